@@ -1,0 +1,1 @@
+"""Triton kernels for the hot spots of 1-Lipschitz layers."""

@@ -1,0 +1,152 @@
+"""What is measured, as frozen data: the layer or network, and the conditions around it.
+
+Nothing here imports torch, so that listing, planning and reading runs stay quick.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lipbench import errors
+
+PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
+DTYPES = ("float32", "float64")
+PRECISIONS = ("ieee", "tf32")
+DEVICES = ("cpu", "cuda")
+WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
+"""First-block channels w of the paper's ConvNet by size (Table 5) for 32 × 32 images; half of it for 64 × 64."""
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise errors.not_positive(name.replace("_", " "), value)
+
+
+def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise errors.unknown_choice(option, value, known)
+
+
+@dataclass(frozen=True, order=True)
+class LayerSpec:
+    """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
+
+    `method` is a name of the registry, or `package.module:Class` of somebody else's layer.
+    """
+
+    method: str
+    channels: int
+    image_size: int
+    kernel_size: int = 3
+    implementation: str = "paper"
+
+    def __post_init__(self) -> None:
+        _require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
+        if self.kernel_size % 2 == 0:
+            raise errors.even_kernel(self.kernel_size)
+
+    @property
+    def slug(self) -> str:
+        return f"{self.method}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+
+
+@dataclass(frozen=True, order=True)
+class NetworkSpec:
+    """The paper's ConvNet of a `size` (XS, S, M, L) built from a method, for 32 × 32 or 64 × 64 images."""
+
+    method: str
+    size: str
+    image_size: int = 32
+    kernel_size: int = 3
+    implementation: str = "paper"
+
+    def __post_init__(self) -> None:
+        _require_choice("network size", self.size, tuple(WIDTHS))
+        if self.image_size not in (32, 64):
+            raise errors.unknown_choice("network image size", self.image_size, (32, 64))
+        if self.kernel_size % 2 == 0:
+            raise errors.even_kernel(self.kernel_size)
+
+    @property
+    def width(self) -> int:
+        """Channels w of the first block."""
+        return WIDTHS[self.size] * 32 // self.image_size
+
+    @property
+    def slug(self) -> str:
+        return f"{self.method}-{self.implementation}-convnet{self.size}-s{self.image_size}-k{self.kernel_size}"
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """A layer or network and the conditions it is measured under. Two equal cases mean the same measurement."""
+
+    spec: LayerSpec | NetworkSpec
+    batch_size: int
+    dtype: str = "float32"
+    precision: str = "ieee"
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_positive(batch_size=self.batch_size, threads=self.threads)
+        _require_choice("dtype", self.dtype, DTYPES)
+        _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("device", self.device, DEVICES)
+
+    @property
+    def id(self) -> str:
+        """Readable slug, the same on every machine; the stem of the record's file name."""
+        conditions = f"b{self.batch_size}-{self.dtype}-{self.precision}-{self.device}-t{self.threads}-seed{self.seed}"
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.spec.slug}-{conditions}")
+
+
+def to_dict(case: Case) -> dict[str, Any]:
+    """A case as JSON-ready values; `kind` tells layer from network."""
+    kind = "network" if isinstance(case.spec, NetworkSpec) else "layer"
+    return {"kind": kind, **asdict(case)}
+
+
+def from_dict(values: dict[str, Any]) -> Case:
+    """The case that `to_dict` wrote. Raises `LipbenchError` on a value no case can have."""
+    values = dict(values)
+    spec_type = NetworkSpec if values.pop("kind") == "network" else LayerSpec
+    return Case(**{**values, "spec": spec_type(**values["spec"])})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Specs and batch size of a named selection, and the limits it is measured under."""
+
+    layer_shapes: tuple[tuple[int, int, int], ...]
+    """(channels, image_size, kernel_size)"""
+    network_sizes: tuple[str, ...]
+    batch_size: int
+    rounds: int
+    phase_seconds: float
+
+
+def _block_shapes() -> tuple[tuple[int, int, int], ...]:
+    """Shapes of the ConvNet's five blocks, XS to L (Table 6): channels double as the image halves, the last kernel is 1 × 1."""
+    shapes = {
+        (width * 2**block, 32 // 2**block, 3 if block < 4 else 1) for width in WIDTHS.values() for block in range(5)
+    }
+    return tuple(sorted(shapes))
+
+
+PRESETS = {
+    "quick": Preset(
+        layer_shapes=((16, 16, 3), (32, 16, 3), (64, 16, 3)),
+        network_sizes=(),
+        batch_size=32,
+        rounds=2,
+        phase_seconds=0.5,
+    ),
+    "paper": Preset(
+        layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=2, phase_seconds=1.0
+    ),
+}

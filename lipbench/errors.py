@@ -1,0 +1,98 @@
+"""Every message once: what is wrong, what was got, what to do.
+
+An error here is the user's to mend. The command line prints it as one line and exits with code 2; a traceback is a bug.
+"""
+
+
+class LipbenchError(Exception):
+    """Wrong use, bad input or a missing part; its text is one line: what, got, do."""
+
+
+class UnsupportedError(LipbenchError):
+    """A layer cannot be built with these sizes, or an implementation is not available here."""
+
+
+def _message(what: str, got: object, do: str) -> str:
+    return " ".join(f"{what}: got {got}; {do}.".split())
+
+
+def _listing(names: object) -> str:
+    return ", ".join(sorted(str(name) for name in names))  # type: ignore[attr-defined]  # any iterable of names
+
+
+def unknown_method(name: str, known: object) -> LipbenchError:
+    return LipbenchError(_message("unknown method", repr(name), f"choose from {_listing(known)} or give package.module:Class"))
+
+
+def duplicate_method(name: str) -> LipbenchError:
+    return LipbenchError(_message("method name taken twice", repr(name), "rename the entry point of the other package"))
+
+
+def unknown_choice(option: str, got: object, known: object) -> LipbenchError:
+    return LipbenchError(_message(f"unknown {option}", repr(got), f"choose from {_listing(known)}"))
+
+
+def not_positive(option: str, got: object) -> LipbenchError:
+    return LipbenchError(_message(f"{option} must be a whole number of at least 1", repr(got), "give a positive whole number"))
+
+
+def even_kernel(got: object) -> UnsupportedError:
+    return UnsupportedError(_message("kernel size must be odd", got, "use 1, 3 or 5, so that the image keeps its size"))
+
+
+def kernel_exceeds_image(method: str, kernel_size: int, image_size: int) -> UnsupportedError:
+    return UnsupportedError(
+        _message(
+            f"{method} needs an image at least as large as the kernel",
+            f"kernel {kernel_size} and image {image_size}",
+            "use a smaller kernel or a larger image",
+        )
+    )
+
+
+def unequal_channels(method: str, inputs: int, outputs: int) -> UnsupportedError:
+    return UnsupportedError(
+        _message(f"{method} needs as many output as input channels", f"{inputs} and {outputs}", "use equal channels")
+    )
+
+
+def too_few_channels(method: str, least: int, got: int) -> UnsupportedError:
+    return UnsupportedError(_message(f"{method} needs at least {least} channels", got, f"use {least} or more"))
+
+
+def not_square(got: object) -> LipbenchError:
+    return LipbenchError(_message("layers take images (batch, channels, s, s)", got, "crop or pad the image to a square"))
+
+
+def no_implementation(method: str, name: str, known: object) -> UnsupportedError:
+    return UnsupportedError(
+        _message(f"{method} has no such implementation", repr(name), f"choose from {_listing(known)}")
+    )
+
+
+def no_cuda() -> LipbenchError:
+    return LipbenchError(
+        _message("no CUDA device was found by PyTorch", "device cuda", "use --device cpu, or install a CUDA build of PyTorch")
+    )
+
+
+def unreadable_run(path: object, why: str) -> LipbenchError:
+    return LipbenchError(_message("not a readable run", f"{path} ({why})", "give the directory that lipbench profile wrote"))
+
+
+def run_exists(path: object) -> LipbenchError:
+    return LipbenchError(
+        _message("the run directory is not empty", path, "add --resume to go on with it, or choose another --out")
+    )
+
+
+def newer_schema(path: object, got: object, known: int) -> LipbenchError:
+    return LipbenchError(
+        _message(f"record schema newer than this lipbench ({known})", f"{got} in {path}", "install a newer lipbench")
+    )
+
+
+def not_importable(path: str, why: str) -> LipbenchError:
+    return LipbenchError(
+        _message("cannot load the layer", f"{path!r} ({why})", "give package.module:Class of an importable nn.Module class")
+    )

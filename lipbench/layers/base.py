@@ -1,0 +1,157 @@
+"""What all layers share: two halves, one evaluation cache, and the entry of a method in the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+
+from lipbench import errors
+from lipbench.theory import Complexity
+
+
+class _Cache:
+    """Effective parameters and what they were computed from."""
+
+    __slots__ = ("conditions", "effective", "sources", "versions")
+
+    def __init__(self, sources: tuple[Tensor, ...], conditions: tuple[object, ...], effective: tuple[Tensor, ...]) -> None:
+        self.sources = sources  # held, so that no other tensor can take their identity while this cache lives
+        self.versions = tuple(source._version for source in sources)
+        self.conditions = conditions
+        self.effective = effective
+
+    def serves(self, sources: tuple[Tensor, ...], conditions: tuple[object, ...]) -> bool:
+        return (
+            self.conditions == conditions
+            and len(self.sources) == len(sources)
+            and all(a is b and a._version == version for a, b, version in zip(self.sources, sources, self.versions))
+        )
+
+
+class TwoHalves(nn.Module, ABC):
+    """A layer whose forward pass is a parameter half followed by an input half (Table 1 of arXiv 2311.16833).
+
+    In training mode the parameter half runs in every forward pass and is differentiated through. In evaluation mode its result
+    is cached, as long as nothing could ask for a gradient of it: gradients are disabled, or no parameter requires one. A write
+    through `parameter.data` changes no version counter and is not noticed; write in place under `torch.no_grad()` instead.
+    """
+
+    _cache: _Cache | None = None
+
+    @abstractmethod
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        """The parameter half: free parameters → effective ones, for images of `image_size`. Never sees the input."""
+
+    @abstractmethod
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        """The input half: input and effective parameters → output."""
+
+    def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        """The parameter half, from the evaluation cache where that is allowed."""
+        if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):
+            return self.transform_parameters(image_size)
+        sources = (*self.parameters(), *self.buffers())
+        if any(source.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(source) for source in sources):
+            return self.transform_parameters(image_size)  # neither has a version to watch
+        fake_mode = detect_fake_mode()
+        conditions = (image_size, id(fake_mode), *((source.dtype, source.device) for source in sources))
+        if self._cache is None or not self._cache.serves(sources, conditions):
+            # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                effective = tuple(tensor.detach() for tensor in self.transform_parameters(image_size))
+            self._cache = _Cache(sources, conditions, effective)
+        return self._cache.effective
+
+    def clear_cache(self) -> None:
+        """Forget the cached evaluation parameters; the next evaluation computes them afresh."""
+        self._cache = None
+
+    def _has_trainable_parameters(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_cache", None)
+        return state
+
+
+class LipschitzConv2d(TwoHalves):
+    """A convolutional layer on square images: (batch, in_channels, s, s) → (batch, out_channels, s, s).
+
+    `image_size` is the s that size-dependent state is made for; other sizes work too. Raises `UnsupportedError` for an even
+    kernel, and where a method cannot take the sizes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise errors.even_kernel(kernel_size)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.image_size = image_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, s, s) → (batch, out_channels, s, s)."""
+        if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
+            raise errors.not_square(tuple(x.shape))
+        return self.transform_input(x, *self.effective_parameters(x.shape[-1]))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, image_size={self.image_size}"
+
+
+class LipschitzLinear(TwoHalves):
+    """A fully connected layer: (batch, in_features) → (batch, out_features). Its parameter half knows no image."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_features) → (batch, out_features)."""
+        return self.transform_input(x, *self.effective_parameters(1))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The fully connected layer that ends a network, where it is not the method's own 1 × 1 convolution."""
+
+    layer: type[LipschitzLinear]
+    exact: Complexity
+    """in c = in_features = out_features and b"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """All that is known of one method. One such entry per file in `layers/`, one line in `registry.py`."""
+
+    name: str
+    title: str
+    source: str
+    implementations: Mapping[str, type[LipschitzConv2d]]
+    published: Complexity | None
+    """the row of Table 1; None where the paper gives none"""
+    published_operations: tuple[str, str]
+    """what Table 1 names the input and the parameter half by"""
+    exact: Complexity
+    """of the `paper` implementation, training mode, c input and c output channels"""
+    iterations: Mapping[str, int] = field(default_factory=dict)
+    """value of each iteration symbol in training mode"""
+    evaluation_iterations: Mapping[str, int] = field(default_factory=dict)
+    """the same in evaluation mode; only what differs"""
+    linear: bool = True
+    orthogonal: bool = False
+    lipschitz: bool = True
+    """whether the method claims to be 1-Lipschitz; the plain convolution does not"""
+    head: Head | None = None

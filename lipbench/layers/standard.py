@@ -1,0 +1,49 @@
+"""Standard: a plain convolution with circular padding. The yardstick for cost; not 1-Lipschitz."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.theory import C, Complexity, Cost, M, P, b, c, k, s
+
+
+def circular_conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Cross-correlation with circular padding: x (b, i, s, s), kernel (o, i, k, k), bias (o,) → (b, o, s, s)."""
+    radius = kernel.shape[-1] // 2
+    if radius:
+        x = functional.pad(x, (radius,) * 4, mode="circular")
+    return functional.conv2d(x, kernel, bias)
+
+
+PADDED = b * c * (s + k - 1) ** 2
+"""Elements kept of a circularly padded input: the padded copy, not the input."""
+
+
+class StandardConv2d(LipschitzConv2d):
+    """`y = K ∗ x + bias`, initialised as `torch.nn.Conv2d`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
+        assert convolution.bias is not None
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return circular_conv2d(x, effective[0], self.bias)
+
+
+METHOD = Method(
+    name="standard",
+    title="Standard",
+    source="a plain convolution, the yardstick",
+    implementations={"paper": StandardConv2d},
+    published=Complexity(Cost(C, M), Cost(C * 0, P)),
+    published_operations=("CONV", "-"),
+    exact=Complexity(Cost(C, PADDED), Cost(C * 0, P)),
+    lipschitz=False,
+)

@@ -1,0 +1,118 @@
+"""What the meters return: plain frozen data, in SI units with the unit in the name. No torch, so that runs are read quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TRAINING_PHASES = ("forward", "backward", "step")
+PHASES = ("forward", "backward", "step", "parametrize", "inference", "first_inference")
+"""forward: training mode, graph kept · backward · step: forward, backward and SGD update · parametrize: the parameter half
+alone · inference: evaluation mode, cache warm · first_inference: cache cold."""
+
+
+@dataclass(frozen=True)
+class Contention:
+    """Who else used the machine while a phase was timed."""
+
+    own_share: float
+    """own CPU time ÷ (wall time × threads)"""
+    foreign_share: float
+    """CPU time of other processes ÷ (wall time × cores)"""
+    involuntary_switches: int
+    gpu_processes: int | None = None
+    gpu_clock_share: float | None = None
+    """SM clock ÷ its maximum"""
+    contended: bool = False
+    """over the limits of the meter, in both attempts"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Raw samples of one phase in one process. Statistics are derived on reading."""
+
+    samples_s: tuple[float, ...]
+    """seconds per call"""
+    host_s: tuple[float, ...] = ()
+    """CUDA: host seconds per call, launches only; empty on a CPU"""
+    calls_per_sample: int = 1
+    converged: bool = False
+    """stopped because the median's 95 % interval was within ±2 % of it, not at the limit"""
+    warmup_s: float = 0.0
+    timer_cost_s: float = 0.0
+    """cost of reading the clock itself, not subtracted"""
+    remeasured: bool = False
+    contention: Contention | None = None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Largest number of bytes held at once during a phase."""
+
+    total_bytes: int
+    """everything the allocator had handed out, weights and inputs included"""
+    above_baseline_bytes: int
+    """above what was held before the phase began"""
+    reserved_bytes: int | None = None
+    """CUDA: held by PyTorch's caching allocator"""
+    process_bytes: int | None = None
+    """CUDA: the whole process, by NVML"""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what holds them, and the peak of each phase."""
+
+    source: str
+    """which allocator was read: 'cuda allocator' or 'cpu allocator events'"""
+    parameter_bytes: int
+    buffer_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    input_bytes: int
+    output_bytes: int
+    saved_bytes: int
+    """kept by autograd for the backward pass, unique storages, weights and input included where they are kept"""
+    saved_per_image_bytes: float | None = None
+    """slope in the batch size: the input half"""
+    saved_constant_bytes: float | None = None
+    """intercept at batch size 0: the parameter half"""
+    peaks: dict[str, Peak] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Real multiply-accumulates of one call, counted (a complex one is 4); FLOPs are twice that."""
+
+    phases: dict[str, int]
+    by_operation: dict[str, int]
+    """of one training forward pass"""
+    unsupported: tuple[str, ...] = ()
+    """operations that have no formula: not counted, and not zero"""
+    per_image: float | None = None
+    """slope in the batch size of the training forward pass: the input half"""
+    constant: float | None = None
+    """its intercept: the parameter half"""
+    fvcore_forward: int | None = None
+    fvcore_unsupported: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with what a round ran."""
+
+    hostname: str
+    system: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    python: str
+    torch: str
+    packages: dict[str, str]
+    commit: str | None
+    gpu: str | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_l2_bytes: int | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    flags: dict[str, str] = field(default_factory=dict)
+    """precision and autotuning flags in force, threads, affinity"""

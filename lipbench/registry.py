@@ -1,0 +1,75 @@
+"""The methods there are: one line each, and the entry points `lipbench.methods` of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.metadata import entry_points
+
+from torch import nn
+
+from lipbench import errors
+from lipbench.cases import LayerSpec
+from lipbench.layers import standard
+from lipbench.layers.base import LipschitzConv2d, Method
+
+METHODS: dict[str, Method] = {
+    "standard": standard.METHOD,
+}
+
+
+def methods() -> dict[str, Method]:
+    """Built-in methods and those of installed packages, by name. Raises `LipbenchError` if a name is taken twice."""
+    found = dict(METHODS)
+    for entry_point in entry_points(group="lipbench.methods"):
+        if entry_point.name in found:
+            raise errors.duplicate_method(entry_point.name)
+        found[entry_point.name] = entry_point.load()
+    return found
+
+
+def find(name: str) -> Method:
+    """The method of that name. Raises `LipbenchError` for a name that nobody has."""
+    known = methods()
+    if name not in known:
+        raise errors.unknown_method(name, known)
+    return known[name]
+
+
+def is_external(name: str) -> bool:
+    """Whether a name is `package.module:Class` rather than a registered method."""
+    return ":" in name
+
+
+def build_layer(spec: LayerSpec) -> nn.Module:
+    """The layer a spec describes, freshly initialised: (b, channels, s, s) → (b, channels, s, s).
+
+    A layer of somebody else's is called as `Class(channels, channels, kernel_size)`, with `image_size=` added where its
+    constructor has a parameter of that name. Raises `UnsupportedError` where the method cannot take the sizes.
+    """
+    arguments = (spec.channels, spec.channels, spec.kernel_size)
+    if is_external(spec.method):
+        layer = load_class(spec.method)
+        takes_image_size = "image_size" in inspect.signature(layer).parameters
+        return layer(*arguments, **({"image_size": spec.image_size} if takes_image_size else {}))
+    return implementation(spec.method, spec.implementation)(*arguments, spec.image_size)
+
+
+def implementation(method: str, name: str) -> type[LipschitzConv2d]:
+    """The class of one implementation of a method. Raises `UnsupportedError` where there is none."""
+    entry = find(method)
+    if name not in entry.implementations:
+        raise errors.no_implementation(entry.title, name, entry.implementations)
+    return entry.implementations[name]
+
+
+def load_class(path: str) -> type[nn.Module]:
+    """The `torch.nn.Module` class at `package.module:Class`. Raises `LipbenchError` if there is none."""
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise errors.not_importable(path, str(error)) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise errors.not_importable(path, "not a torch.nn.Module class")
+    return found

@@ -1,0 +1,1 @@
+"""Tables, figures and the HTML report. Takes pandas DataFrames; imports neither torch nor lipbench."""
