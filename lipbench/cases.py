@@ -132,9 +132,7 @@ class Preset:
 
 def _block_shapes() -> tuple[tuple[int, int, int], ...]:
     """Shapes of the ConvNet's five blocks, XS to L (Table 6): channels double as the image halves, the last kernel is 1 × 1."""
-    shapes = {
-        (width * 2**block, 32 // 2**block, 3 if block < 4 else 1) for width in WIDTHS.values() for block in range(5)
-    }
+    shapes = {(width * 2**block, 32 // 2**block, 3 if block < 4 else 1) for width in WIDTHS.values() for block in range(5)}
     return tuple(sorted(shapes))
 
 
@@ -146,7 +144,17 @@ PRESETS = {
         rounds=2,
         phase_seconds=0.5,
     ),
-    "paper": Preset(
-        layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=2, phase_seconds=1.0
-    ),
+    "paper": Preset(layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=2, phase_seconds=1.0),
 }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how large a round may grow."""
+
+    phase_seconds: float = 0.5
+    """sampling time of one phase in one round"""
+    timeout_s: float = 300.0
+    """wall time of one round's process"""
+    memory_bytes: int | None = None
+    """address space of one round's process; None: no limit"""

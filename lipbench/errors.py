@@ -65,9 +65,7 @@ def not_square(got: object) -> LipbenchError:
 
 
 def no_implementation(method: str, name: str, known: object) -> UnsupportedError:
-    return UnsupportedError(
-        _message(f"{method} has no such implementation", repr(name), f"choose from {_listing(known)}")
-    )
+    return UnsupportedError(_message(f"{method} has no such implementation", repr(name), f"choose from {_listing(known)}"))
 
 
 def no_cuda() -> LipbenchError:

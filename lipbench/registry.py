@@ -8,13 +8,20 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
-from lipbench import errors
-from lipbench.cases import LayerSpec
-from lipbench.layers import standard
+from lipbench import errors, networks
+from lipbench.cases import LayerSpec, NetworkSpec
+from lipbench.layers import aol, bcop, cayley, cpl, lot, sll, soc, standard
 from lipbench.layers.base import LipschitzConv2d, Method
 
 METHODS: dict[str, Method] = {
     "standard": standard.METHOD,
+    "aol": aol.METHOD,
+    "bcop": bcop.METHOD,
+    "cayley": cayley.METHOD,
+    "cpl": cpl.METHOD,
+    "lot": lot.METHOD,
+    "sll": sll.METHOD,
+    "soc": soc.METHOD,
 }
 
 
@@ -39,6 +46,24 @@ def find(name: str) -> Method:
 def is_external(name: str) -> bool:
     """Whether a name is `package.module:Class` rather than a registered method."""
     return ":" in name
+
+
+def build(spec: LayerSpec | NetworkSpec) -> nn.Module:
+    """The layer or network of a spec, freshly initialised. Raises `UnsupportedError` where the method cannot take the sizes."""
+    return build_network(spec) if isinstance(spec, NetworkSpec) else build_layer(spec)
+
+
+def build_network(spec: NetworkSpec) -> nn.Module:
+    """The ConvNet of a spec: (b, 3, image_size, image_size) → (b, 10)."""
+
+    def convolution(channels: int, kernel_size: int, image_size: int) -> nn.Module:
+        return build_layer(LayerSpec(spec.method, channels, image_size, kernel_size, spec.implementation))
+
+    def head(features: int) -> nn.Module:
+        own = None if is_external(spec.method) else find(spec.method).head
+        return own.layer(features, features) if own else networks.ConvolutionalHead(convolution(features, 1, 1))
+
+    return networks.convnet(spec, convolution, head)
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:

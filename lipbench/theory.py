@@ -4,8 +4,8 @@ One sympy expression gives the number, the exponent in each variable and the for
 
 Two conventions stand side by side, never mixed in one expression:
 
-* *published*: leading terms as in Table 1 of arXiv 2311.16833. A complex multiply-accumulate is one MAC, a complex number is one
-  element.
+* *published*: leading terms as in Table 1 of arXiv 2311.16833. A complex multiply-accumulate is one MAC, a complex number is
+  one element.
 * *exact*: real MACs of this code (a complex one is 4) and real elements kept for the backward pass (a complex number is 2),
   in training mode, with an input that requires a gradient.
 """

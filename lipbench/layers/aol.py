@@ -1,0 +1,59 @@
+"""AOL: almost-orthogonal Lipschitz layers, a convolution whose kernel is rescaled per input channel.
+
+Source: Prach & Lampert, "Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks", ECCV 2022,
+arXiv 2208.03160.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.standard import PADDED, circular_conv2d
+from lipbench.theory import C, Complexity, Cost, M, P, c, k
+
+EPSILON = 1e-6
+
+
+def self_correlation(kernel: Tensor) -> Tensor:
+    """Correlation of a kernel (o, i, k, k) with itself, (i, i, 2k−1, 2k−1): v[i, j, δ] = Σ_o Σ_p K[o, i, p] K[o, j, p + δ]."""
+    transposed = kernel.transpose(0, 1)
+    return functional.conv2d(transposed, transposed, padding=kernel.shape[-1] - 1)
+
+
+CORRELATION_MACS = c**3 * k**2 * (2 * k - 1) ** 2
+"""As carried out, with the products that fall on padding; k⁴ of the k² (2k−1)² do not."""
+CORRELATION_MEMORY = c**2 * (2 * k - 1) ** 2
+
+
+class AOLConv2d(LipschitzConv2d):
+    """`y = K̂ ∗ x + bias`, `K̂[o, i] = K[o, i] / sqrt(Σ_{j, δ} |v[i, j, δ]| + ε)` (arXiv 2208.03160, Theorem 2).
+
+    The bound holds for circular and zero padding alike; initialised to the identity.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.dirac_(self.weight)
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        bound = self_correlation(self.weight).abs().sum((1, 2, 3))
+        return (self.weight * torch.rsqrt(bound + EPSILON)[:, None, None],)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return circular_conv2d(x, effective[0], self.bias)
+
+
+METHOD = Method(
+    name="aol",
+    title="AOL",
+    source="Prach & Lampert, ECCV 2022, arXiv 2208.03160",
+    implementations={"paper": AOLConv2d},
+    published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),
+    published_operations=("CONV", "CONV"),
+    exact=Complexity(Cost(C, PADDED), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c)),
+)

@@ -1,0 +1,159 @@
+"""BCOP: block-convolution orthogonal parameterisation, and the Björck–Bowie orthogonalisation it rests on.
+
+Source: Li, Haque, Anil, Lucas, Grosse & Jacobsen, "Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
+Networks", NeurIPS 2019, arXiv 1911.00937; Björck & Bowie, SIAM J. Numer. Anal. 8 (1971).
+"""
+
+from __future__ import annotations
+
+import math
+
+import sympy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench.layers.base import Head, LipschitzConv2d, LipschitzLinear, Method
+from lipbench.layers.standard import PADDED, circular_conv2d
+from lipbench.theory import C, Complexity, Cost, M, b, c, k, t
+
+BJORCK_ITERATIONS = 20
+BJORCK_BETA = 0.5
+POWER_ITERATIONS = 10
+
+
+def spectral_norms(matrices: Tensor) -> Tensor:
+    """Estimates of the spectral norms of (n, r, c) matrices, shape (n, 1, 1): power iterations from a fresh normal vector.
+
+    The vector starts on the side of the columns. Not differentiated.
+    """
+    with torch.no_grad():
+        right = torch.randn(matrices.shape[0], matrices.shape[2], 1, dtype=matrices.dtype, device=matrices.device)
+        for _ in range(POWER_ITERATIONS):
+            left = functional.normalize(torch.bmm(matrices, right), dim=1)
+            right = functional.normalize(torch.bmm(matrices.mT, left), dim=1)
+        return torch.bmm(left.mT, torch.bmm(matrices, right))
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Nearly orthogonal matrices from (n, r, c) free ones by Björck–Bowie steps `A ← (1 + β) A − β A Aᵀ A`.
+
+    The division by the estimated norm puts the singular values inside the region of convergence, below √5.
+    """
+    matrices = matrices / spectral_norms(matrices)
+    tall = matrices.shape[1] >= matrices.shape[2]
+    for _ in range(BJORCK_ITERATIONS):
+        if tall:
+            left, right = matrices, torch.bmm(matrices.mT, matrices)
+        else:
+            left, right = torch.bmm(matrices, matrices.mT), matrices
+        matrices = torch.baddbmm(matrices, left, right, beta=1 + BJORCK_BETA, alpha=-BJORCK_BETA)
+    return matrices
+
+
+def block_convolution(blocks: Tensor, factor: Tensor) -> Tensor:
+    """Block convolution of (n, n, c, c) with (2, 2, c, c) → (n+1, n+1, c, c): products summed over offsets that add up."""
+    n, channels = blocks.shape[0], blocks.shape[2]
+    columns = factor.permute(2, 0, 1, 3).reshape(channels, 4 * channels)
+    products = (blocks.reshape(n * n * channels, channels) @ columns).view(n, n, channels, 2, 2, channels)
+    return sum(  # type: ignore[return-value]  # sum() of tensors is a tensor
+        functional.pad(products[:, :, :, row, column], (0, 0, 0, 0, column, 1 - column, row, 1 - row))
+        for row in (0, 1)
+        for column in (0, 1)
+    )
+
+
+class BCOPConv2d(LipschitzConv2d):
+    """`y = K ∗ x + bias`, K the block convolution of an orthogonal matrix and k − 1 pairs of projectors (arXiv 1911.00937).
+
+    `weight` (2k−1, c, c) with c = max(in, out): the free matrices, the first for the channels, the others for the projectors.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        channels = max(in_channels, out_channels)
+        self.weight = nn.Parameter(torch.empty(2 * kernel_size - 1, channels, channels))
+        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-1, 1) / math.sqrt(out_channels))
+        for matrix in self.weight.data:
+            nn.init.orthogonal_(matrix, gain=1 / math.sqrt(channels))
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        orthogonal = orthogonalize(self.weight)
+        channel_mixing = orthogonal[0, : self.in_channels, : self.out_channels]
+        if self.kernel_size == 1:
+            kernel = channel_mixing if self.in_channels == self.out_channels else channel_mixing.T
+            return (kernel[:, :, None, None],)
+        blocks = self._blocks(orthogonal[1:])
+        if self.in_channels <= self.out_channels:
+            return ((blocks.mT @ channel_mixing.T).permute(2, 3, 1, 0),)
+        return ((channel_mixing.T @ blocks).permute(2, 3, 1, 0),)
+
+    def _blocks(self, orthogonal: Tensor) -> Tensor:
+        """Block kernel (k, k, c, c) of the projectors on the first half of the columns of (2k−2, c, c) matrices."""
+        halves = orthogonal[:, :, : orthogonal.shape[2] // 2]
+        projectors = torch.bmm(halves, halves.mT)
+        first, second = projectors[0::2], projectors[1::2]
+        both = torch.bmm(first, second)
+        identity = torch.eye(both.shape[-1], dtype=both.dtype, device=both.device)
+        factors = torch.stack((both, first - both, second - both, identity - first - second + both), dim=1)
+        factors = factors.view(-1, 2, 2, *identity.shape)
+        blocks: Tensor = factors[0]
+        for factor in factors[1:]:
+            blocks = block_convolution(blocks, factor)
+        return blocks
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return circular_conv2d(x, effective[0], self.bias)
+
+
+class BjorckLinear(LipschitzLinear):
+    """`y = W x + bias`, W (out, in) orthogonalised by Björck–Bowie steps; initialised to the identity."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        nn.init.eye_(self.weight)
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        return (orthogonalize(self.weight[None])[0],)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return functional.linear(x, effective[0], self.bias)
+
+
+def _orthogonalization(count: sympy.Expr) -> Cost:
+    """Of `count` matrices of c × c: two products a step; kept are A and AᵀA of each step, the result, and the norms."""
+    power = 2 * POWER_ITERATIONS + 1
+    return Cost(count * (2 * c**3 * t + power * c**2 + c), count * (c**2 * (2 * t + 1) + 1))
+
+
+def _block_kernel() -> Cost:
+    """From orthogonal matrices to the kernel for k > 1: projectors, their pairs, k − 2 block convolutions, the channel mixing.
+
+    A block convolution multiplies n² blocks by 4, n = 2 … k − 1; its factors are kept, the first with all 2 × 2 kernels.
+    """
+    squares = (k - 1) * k * (2 * k - 1) / 6  # Σ n², n = 1 … k − 1
+    projectors = (2 * k - 2) * c**2 * sympy.floor(c / 2)
+    macs = projectors + (k - 1) * c**3 + 4 * (squares - 1) * c**3 + k**2 * c**3
+    memory = c**2 * ((2 * k - 2) + 4 * (k - 1) + 4 * (k - 2) + (squares - 5) + 2 * k**2)
+    return Cost(sympy.Piecewise((macs, k > 1), (0, True)), sympy.Piecewise((memory, k > 1), (0, True)))
+
+
+def _parameter_cost() -> Cost:
+    matrices, kernel = _orthogonalization(2 * k - 1), _block_kernel()
+    return Cost(matrices.macs + kernel.macs, matrices.memory + kernel.memory)
+
+
+METHOD = Method(
+    name="bcop",
+    title="BCOP",
+    source="Li et al., NeurIPS 2019, arXiv 1911.00937",
+    implementations={"paper": BCOPConv2d},
+    published=Complexity(Cost(C, M), Cost(c**3 * k * t + c**3 * k**3, c**2 * k * t + c**2 * k**3)),
+    published_operations=("CONV", "BnB & MMs"),
+    exact=Complexity(Cost(C, PADDED), _parameter_cost()),
+    iterations={"t": BJORCK_ITERATIONS},
+    orthogonal=True,
+    head=Head(BjorckLinear, Complexity(Cost(b * c**2, b * c), _orthogonalization(sympy.Integer(1)))),
+)

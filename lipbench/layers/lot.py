@@ -1,0 +1,76 @@
+"""LOT: layer-wise orthogonal training, every Fourier block orthogonalised by its own inverse square root.
+
+Source: Xu, Li & Li, "LOT: Layer-wise Orthogonal Training on Improving ℓ2 Certified Robustness", NeurIPS 2022, arXiv 2210.11620.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
+from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
+
+NEWTON_ITERATIONS = 10
+EPSILON = 1e-4
+
+
+def orthogonalize(blocks: Tensor) -> Tensor:
+    """`Q = (V Vᴴ)^(−1/2) V` for complex V (f, o, i), the root by coupled Newton steps (arXiv 2210.11620, Alg. 1).
+
+    `Y₀ = S/ν`, `Z₀ = I`, `T = (3 I − Z Y)/2`, `Y ← Y T`, `Z ← T Z`. The first Z is the identity and the last Y is not used, so
+    neither is multiplied.
+    """
+    identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
+    covariance = torch.bmm(blocks, blocks.mH) + EPSILON * identity
+    norm = torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON
+    y = covariance / norm
+    z = step = 1.5 * identity - 0.5 * y
+    for _ in range(NEWTON_ITERATIONS - 1):
+        y = torch.bmm(y, step)
+        step = torch.baddbmm(identity, z, y, beta=1.5, alpha=-0.5)
+        z = torch.bmm(step, z)
+    return torch.bmm(z, blocks) * torch.rsqrt(norm)
+
+
+class LOTConv2d(LipschitzConv2d):
+    """Zero-pads by k//2, multiplies every frequency by its block, crops, adds the bias. Initialised to the identity.
+
+    Padding and cropping make it a contraction on the image, orthogonal only as a map on the padded torus.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.dirac_(self.weight)
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        return (orthogonalize(kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))),)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        radius, image_size = self.kernel_size // 2, x.shape[-1]
+        if radius:
+            x = functional.pad(x, (radius,) * 4)
+        image = slice(radius, radius + image_size)
+        return apply_spectrum(x, effective[0])[:, :, image, image] + self.bias[:, None, None]
+
+
+_F = half_plane(s + k - 1)
+_FFT = fft_macs(s + k - 1)
+
+METHOD = Method(
+    name="lot",
+    title="LOT",
+    source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
+    implementations={"paper": LOTConv2d},
+    published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
+    published_operations=("FFTs & MVs", "FFTs & MMs"),
+    exact=Complexity(
+        Cost(4 * b * _F * c**2 + 2 * b * c * _FFT, b * c * (s + k - 1) ** 2 + 2 * b * c * _F),
+        Cost(c**2 * _FFT + 4 * _F * c**3 * (3 * t - 1), c**2 * (s + k - 1) ** 2 + 2 * _F * c**2 * (3 * t + 3) + 5 * _F),
+    ),
+    iterations={"t": NEWTON_ITERATIONS},
+)

@@ -1,0 +1,61 @@
+"""SLL: SDP-based Lipschitz layers, a residual layer with a learnable diagonal bound.
+
+Source: Araujo, Havens, Delattre, Allauzen & Hu, "A Unified Algebraic Perspective on Lipschitz Neural Networks", ICLR 2023,
+arXiv 2303.03169.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench import errors
+from lipbench.layers.aol import CORRELATION_MACS, CORRELATION_MEMORY
+from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.theory import C, Complexity, Cost, M, P, c, k
+
+EPSILON = 1e-6
+
+
+class SLLConv2d(LipschitzConv2d):
+    """`y = x − Kᵀ (T ⊙ relu(K ∗ x + bias))`, zero padding, `T_i = 2 / (Σ_j |K Kᵀ|_ij q_j / q_i + ε)` (arXiv 2303.03169).
+
+    `q` (c,) is free; `|q| + ε` is used. Raises `UnsupportedError` for unequal channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        if in_channels != out_channels:
+            raise errors.unequal_channels("SLL", in_channels, out_channels)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        nn.init.xavier_normal_(self.weight)
+        bound = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
+        self.q = nn.Parameter(torch.randn(out_channels))
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        correlation = functional.conv2d(self.weight, self.weight, padding=self.kernel_size - 1)
+        q = self.q.abs() + EPSILON
+        row_sums = torch.mv(correlation.abs().sum((2, 3)), q) / q
+        return self.weight, 2 / (row_sums + EPSILON)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        kernel, scale = effective
+        radius = self.kernel_size // 2
+        activation = functional.relu(functional.conv2d(x, kernel, self.bias, padding=radius))
+        return x - functional.conv_transpose2d(scale[:, None, None] * activation, kernel, padding=radius)
+
+
+METHOD = Method(
+    name="sll",
+    title="SLL",
+    source="Araujo et al., ICLR 2023, arXiv 2303.03169",
+    implementations={"paper": SLLConv2d},
+    published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
+    published_operations=("CONVs & ACT", "CONVs"),
+    exact=Complexity(Cost(2 * C, 3 * M), Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c)),
+    linear=False,
+)

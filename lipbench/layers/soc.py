@@ -1,0 +1,120 @@
+"""SOC: skew-orthogonal convolutions, the exponential of a skew-symmetric convolution by its truncated Taylor series.
+
+Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, arXiv 2105.11417.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
+
+TRAINING_TERMS = 5
+EVALUATION_TERMS = 12
+REFRESH_ITERATIONS = 50
+SCALE = 0.7
+
+
+def skew_kernel(kernel: Tensor) -> Tensor:
+    """`L = (K − flip(Kᵀ)) / 2` of a kernel (c, c, k, k): with zero padding 'same' its map is skew-symmetric."""
+    return (kernel - kernel.transpose(0, 1).flip(2, 3)) / 2
+
+
+def matricizations(kernel: Tensor) -> tuple[Tensor, ...]:
+    """The four matrices of a kernel (o, i, k, k) whose norms, times k, bound that of the convolution (arXiv 2105.11417)."""
+    outputs, inputs, size, _ = kernel.shape
+    return (
+        kernel.permute(0, 2, 1, 3).reshape(outputs * size, inputs * size),
+        kernel.permute(0, 3, 1, 2).reshape(outputs * size, inputs * size),
+        kernel.reshape(outputs, inputs * size * size),
+        kernel.permute(0, 2, 3, 1).reshape(outputs * size * size, inputs),
+    )
+
+
+class SOCConv2d(LipschitzConv2d):
+    """`y = Σ_{n=0..t} Lⁿ x / n! + bias`, `L ← 0.7 L / σ` (1.0 for k = 1); 5 terms in training, 12 in evaluation, zero padding.
+
+    σ is the smallest of the four matricisations' norms, each `uᵀ L v` with unit vectors that take one step of power iteration
+    in every training forward pass. Call `refresh()` every 200 training steps. Unequal channels work at the larger number,
+    padded with zeros or cut. With 5 terms the layer is not exactly orthogonal.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, image_size)
+        channels = max(in_channels, out_channels)
+        self.weight = nn.Parameter(torch.randn(channels, channels, kernel_size, kernel_size) / math.sqrt(channels))
+        bound = 1 / math.sqrt(out_channels)
+        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
+        for index, matrix in enumerate(matricizations(self.weight.detach())):
+            self.register_buffer(f"left{index}", functional.normalize(torch.randn(matrix.shape[0]), dim=0))
+            self.register_buffer(f"right{index}", functional.normalize(torch.randn(matrix.shape[1]), dim=0))
+        self.register_load_state_dict_post_hook(_refresh_loaded)  # type: ignore[no-untyped-call]  # torch types it nowhere
+        self.refresh()
+
+    def _vectors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.get_buffer(f"left{index}"), self.get_buffer(f"right{index}")) for index in range(4)]
+
+    @torch.no_grad()
+    def _power_iteration(self, matrices: tuple[Tensor, ...], steps: int) -> list[tuple[Tensor, Tensor]]:
+        """Singular vectors after some steps, stored in the buffers too."""
+        stepped = []
+        for matrix, (left_buffer, right_buffer) in zip(matrices, self._vectors()):
+            left, right = left_buffer, right_buffer
+            for _ in range(steps):
+                left = functional.normalize(torch.mv(matrix, right), dim=0)
+                right = functional.normalize(torch.mv(matrix.T, left), dim=0)
+            left_buffer.copy_(left)
+            right_buffer.copy_(right)
+            stepped.append((left, right))
+        return stepped
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the power iterations to convergence on the present kernel: 50 steps. Not part of any graph."""
+        self._power_iteration(matricizations(skew_kernel(self.weight)), REFRESH_ITERATIONS)
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        kernel = skew_kernel(self.weight)
+        matrices = matricizations(kernel)
+        vectors = self._power_iteration(matrices, 1) if self.training else self._vectors()
+        norms = [torch.dot(left, torch.mv(matrix, right)) for matrix, (left, right) in zip(matrices, vectors)]
+        scale = 1.0 if self.kernel_size == 1 else SCALE
+        return (scale * kernel / torch.stack(norms).amin(),)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        (kernel,) = effective
+        if self.in_channels < self.out_channels:
+            x = functional.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
+        total = term = x
+        for n in range(1, (TRAINING_TERMS if self.training else EVALUATION_TERMS) + 1):
+            term = functional.conv2d(term, kernel, padding=self.kernel_size // 2) / n
+            total = total + term
+        return total[:, : self.out_channels] + self.bias[:, None, None]
+
+
+def _refresh_loaded(module: nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(module, SOCConv2d)
+    module.refresh()
+
+
+METHOD = Method(
+    name="soc",
+    title="SOC",
+    source="Singla & Feizi, ICML 2021, arXiv 2105.11417",
+    implementations={"paper": SOCConv2d},
+    published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),
+    published_operations=("CONVs", "F4"),
+    exact=Complexity(
+        Cost(C * t1, M * t1),
+        Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5),
+    ),
+    iterations={"t1": TRAINING_TERMS, "t2": 1},
+    evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},
+    orthogonal=True,
+)
