@@ -49,9 +49,11 @@ def parse(text: str) -> sympy.Expr:
 
 
 def exponent(expression: sympy.Expr, symbol: sympy.Symbol) -> int:
-    """Exponent of the leading term as `symbol` grows; 0 where it does not occur."""
-    growth = sympy.limit(symbol * sympy.diff(expression, symbol) / expression, symbol, sympy.oo) if expression != 0 else 0
-    return int(growth)
+    """Exponent of the leading term as `symbol` grows; 0 where it does not occur. Logarithms count as constants."""
+    polynomial = sympy.sympify(expression).replace(sympy.floor, lambda argument: argument)
+    polynomial = polynomial.replace(sympy.log, lambda argument, *base: sympy.Integer(1))
+    polynomial = polynomial.replace(sympy.Piecewise, lambda first, *others: first[0])
+    return 0 if polynomial == 0 else int(sympy.degree(sympy.expand(polynomial), symbol))
 
 
 def evaluate(expression: sympy.Expr, **values: int) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +55,26 @@ class TwoHalves(nn.Module, ABC):
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """The parameter half, from the evaluation cache where that is allowed."""
         if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):
-            return self.transform_parameters(image_size)
+            return self._parameter_half(image_size)
         sources = (*self.parameters(), *self.buffers())
         if any(source.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(source) for source in sources):
-            return self.transform_parameters(image_size)  # neither has a version to watch
+            return self._parameter_half(image_size)  # neither has a version to watch
         fake_mode = detect_fake_mode()
         conditions = (image_size, id(fake_mode), *((source.dtype, source.device) for source in sources))
         if self._cache is None or not self._cache.serves(sources, conditions):
             # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                effective = tuple(tensor.detach() for tensor in self.transform_parameters(image_size))
+                effective = tuple(tensor.detach() for tensor in self._parameter_half(image_size))
             self._cache = _Cache(sources, conditions, effective)
         return self._cache.effective
+
+    def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
+        """`transform_parameters`, kept out of autocast: rounded to half precision, no bound would hold."""
+        device = next(self.parameters()).device.type
+        if not torch.is_autocast_enabled(device):
+            return self.transform_parameters(image_size)
+        with torch.autocast(device, enabled=False):
+            return self.transform_parameters(image_size)
 
     def clear_cache(self) -> None:
         """Forget the cached evaluation parameters; the next evaluation computes them afresh."""
@@ -74,6 +82,11 @@ class TwoHalves(nn.Module, ABC):
 
     def _has_trainable_parameters(self) -> bool:
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .to(), .half() and their like write through .data: a round trip changes values and leaves no other trace.
+        self.clear_cache()
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
