@@ -94,3 +94,44 @@ def not_importable(path: str, why: str) -> LipbenchError:
     return LipbenchError(
         _message("cannot load the layer", f"{path!r} ({why})", "give package.module:Class of an importable nn.Module class")
     )
+
+
+def unreadable_file(path: object, why: str) -> LipbenchError:
+    return LipbenchError(_message("not a readable file", f"{path} ({why})", "remove it, and run what made it once more"))
+
+
+def no_samples(path: object) -> LipbenchError:
+    return LipbenchError(_message("benchmark file without samples", path, "write it with --benchmark-json"))
+
+
+def not_writable(path: object, why: str) -> LipbenchError:
+    return LipbenchError(_message("cannot write there", f"{path} ({why})", "choose another place"))
+
+
+def no_output_file(kind: str) -> LipbenchError:
+    return LipbenchError(_message(f"{kind} is not for a terminal", "no output file", "add -o FILE"))
+
+
+def not_in_list(option: str, got: object, kind: str) -> LipbenchError:
+    return LipbenchError(_message(f"{option} takes {kind}, separated by commas", repr(got), "give for example 16,32"))
+
+
+def not_positive_number(option: str, got: object) -> LipbenchError:
+    return LipbenchError(_message(f"{option} must be greater than 0", got, "give a positive number"))
+
+
+def resume_without_run() -> LipbenchError:
+    return LipbenchError(_message("nothing says which run to go on with", "--resume without --out", "add --out DIR"))
+
+
+def retry_without_resume() -> LipbenchError:
+    return LipbenchError(_message("only a run that stands can be retried", "--retry-failed without --resume", "add --resume"))
+
+
+def nothing_can_run(cases: int, reason: str) -> LipbenchError:
+    """`reason` is itself a line of this module, and says what to do."""
+    return LipbenchError(f"none of {cases} {'case' if cases == 1 else 'cases'} can run: {reason}")
+
+
+def survey_failed(why: str) -> LipbenchError:
+    return LipbenchError(_message("PyTorch or the layer cannot be imported", why, "run python -c 'import torch' to see why"))

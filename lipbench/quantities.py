@@ -42,6 +42,8 @@ class Timing:
     """cost of reading the clock itself, not subtracted"""
     remeasured: bool = False
     contention: Contention | None = None
+    first_call_s: float = 0.0
+    """the very first call of the phase, compilation and autotuning included; no sample, and not part of `warmup_s`"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""What each operation of PyTorch costs: formulas in the shapes of its arguments, and which operations are free of MACs.
+
+There is no standard count for transforms and factorisations; these are fixed here, in real multiply-accumulates: FFT of n
+points 5/2 · n log₂ n (complex), half for real; inverse of n × n: n³; solve with m right sides: n³/3 + n² m; LU: n³/3;
+matrix–vector n m. Times 4 where complex; the FFT's is real already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+Formula = Callable[..., float]
+
+
+def _complex_factor(*tensors: Tensor) -> int:
+    """Real MACs of one MAC between these tensors."""
+    return 4 if all(tensor.is_complex() for tensor in tensors) else 2 if any(tensor.is_complex() for tensor in tensors) else 1
+
+
+def product(a: Tensor, b: Tensor, *_: Any, **__: Any) -> float:
+    """(…, n, k) · (…, k, m), (…, n, k) · (k,) or (k,) · (k,)."""
+    columns = b.shape[-1] if b.dim() > 1 else 1
+    return _complex_factor(a, b) * a.numel() * columns
+
+
+def added_product(_: Tensor, a: Tensor, b: Tensor, *__: Any, **___: Any) -> float:
+    """The same, added to a first argument."""
+    return product(a, b)
+
+
+def convolution(x: Tensor, weight: Tensor, *settings: Any, out_val: Tensor, **_: Any) -> float:
+    """Every weight meets every position: of the output, or of the input if transposed. Products with padding count.
+
+    `settings` are bias, stride, padding, dilation, transposed, …
+    """
+    transposed = len(settings) > 4 and settings[4]
+    positions = (x if transposed else out_val).shape[2:]
+    return _complex_factor(x, weight) * x.shape[0] * weight.numel() * math.prod(positions)
+
+
+def convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *settings: Any, **_: Any) -> float:
+    """As many as forward for each of the two gradients that are asked for; the bias has none.
+
+    `settings` are bias sizes, stride, padding, dilation, transposed, output padding, groups, output mask.
+    """
+    transposed, wanted = bool(settings[4]), settings[7]
+    gradients = int(wanted[0]) + int(wanted[1])
+    positions = (x if transposed else gradient).shape[2:]
+    return _complex_factor(x, weight) * x.shape[0] * weight.numel() * math.prod(positions) * gradients
+
+
+def fft(sizes: Sequence[int], dimensions: Sequence[int], real: bool) -> float:
+    """All the transforms of a tensor of these sizes, over these dimensions."""
+    points = math.prod(sizes[dimension] for dimension in dimensions)
+    return (1.25 if real else 2.5) * math.prod(sizes) * math.log2(points)
+
+
+def _fft_c2c(x: Tensor, dimensions: list[int], *_: Any, **__: Any) -> float:
+    return fft(x.shape, dimensions, real=False)
+
+
+def _fft_r2c(x: Tensor, dimensions: list[int], *_: Any, **__: Any) -> float:
+    return fft(x.shape, dimensions, real=True)
+
+
+def _fft_c2r(x: Tensor, dimensions: list[int], *_: Any, out_val: Tensor, **__: Any) -> float:
+    return fft(out_val.shape, dimensions, real=True)
+
+
+def inverse(a: Tensor, *_: Any, **__: Any) -> float:
+    """Of a (…, n, n)."""
+    return _complex_factor(a) * a.numel() * a.shape[-1]
+
+
+def lu(a: Tensor, *_: Any, **__: Any) -> float:
+    """Of a (…, n, n)."""
+    return _complex_factor(a) * a.numel() * a.shape[-1] / 3
+
+
+def solve(a: Tensor, b: Tensor, *_: Any, out_val: Any, **__: Any) -> float:
+    """a (…, n, n), right sides b (…, n, m), or (…, n), or (…, m, n) from the right."""
+    return lu(a) + _substitution(a, out_val[0])
+
+
+def lu_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
+    """The second half of `solve`: a is a factorisation (…, n, n)."""
+    return _substitution(a, out_val)
+
+
+def triangular_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
+    """Half of `lu_solve`."""
+    return _substitution(a, out_val) / 2
+
+
+def _substitution(a: Tensor, solution: Tensor) -> float:
+    """n² for each of the solution's vectors of n."""
+    return _complex_factor(a) * solution.numel() * a.shape[-1]
+
+
+_FORMULAS: dict[Any, Callable[..., float]] = {
+    aten.mm: product,
+    aten.bmm: product,
+    aten.mv: product,
+    aten.dot: product,
+    aten.vdot: product,
+    aten.addmm: added_product,
+    aten.addmm_: added_product,
+    aten.addmv: added_product,
+    aten.addmv_: added_product,
+    aten.baddbmm: added_product,
+    aten.baddbmm_: added_product,
+    aten.addbmm: added_product,
+    aten.convolution: convolution,
+    aten.convolution_backward: convolution_backward,
+    aten._fft_c2c: _fft_c2c,
+    aten._fft_r2c: _fft_r2c,
+    aten._fft_c2r: _fft_c2r,
+    aten.linalg_inv_ex: inverse,
+    aten._linalg_solve_ex: solve,
+    aten.linalg_lu_factor_ex: lu,
+    aten.linalg_lu_solve: lu_solve,
+    aten.linalg_solve_triangular: triangular_solve,
+}
+
+
+def _as_flops(macs: Formula) -> Formula:
+    """In the unit and with the marks that `FlopCounterMode(custom_mapping=…)` wants: FLOPs, of tensors rather than shapes."""
+
+    def flops(*arguments: Any, **named: Any) -> float:
+        return 2 * macs(*arguments, **named)
+
+    flops._get_raw = True  # type: ignore[attr-defined]  # without it, shapes are passed and complex numbers are lost
+    return flops
+
+
+FORMULAS = {operation: _as_flops(formula) for operation, formula in _FORMULAS.items()}
+"""operation → FLOPs, in place of, and beside, those that PyTorch brings"""
+
+FREE = frozenset({
+    # copies and rearrangements
+    "_to_copy", "clone", "copy_", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip", "tril", "triu", "index",
+    "index_put", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter", "scatter_", "scatter_add",
+    "scatter_add_", "index_add", "index_add_", "masked_select", "embedding", "embedding_dense_backward", "slice_backward",
+    "select_backward", "diagonal_backward", "unfold_backward", "slice_scatter", "select_scatter", "as_strided_scatter",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im", "reflection_pad2d",
+    "reflection_pad2d_backward", "replication_pad2d", "replication_pad2d_backward", "complex", "polar", "_unsafe_view",
+    "sort", "topk", "nonzero", "_local_scalar_dense", "max_pool2d_with_indices", "max_pool2d_with_indices_backward",
+    "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
+    # new tensors and random numbers
+    "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full", "zeros",
+    "zeros_like", "ones", "ones_like", "full", "full_like", "fill", "fill_", "zero_", "eye", "arange", "linspace",
+    "scalar_tensor", "rand", "rand_like", "randn", "randn_like", "randint", "randperm", "normal", "normal_", "uniform_",
+    "bernoulli", "bernoulli_", "native_dropout", "native_dropout_backward", "lift_fresh",
+    # reductions and scans, which older versions do not tag
+    "sum", "mean", "prod", "amax", "amin", "aminmax", "max", "min", "all", "any", "argmax", "argmin", "norm",
+    "linalg_vector_norm", "var", "var_mean", "std", "std_mean", "logsumexp", "median", "cumsum", "cumprod", "trace",
+    "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool2d_backward", "avg_pool2d", "avg_pool2d_backward",
+    # an optimizer's element-wise update, and checks
+    "_fused_sgd_", "_fused_adam_", "_fused_adamw_", "_linalg_check_errors", "_assert_async",
+    # how a trace names copies, views and reductions that are made of others
+    "pad", "reshape", "reshape_as", "flatten", "unflatten", "contiguous", "type_as", "to", "size", "mH", "mT", "adjoint",
+    "matrix_H", "numpy_T", "conj", "resolve_conj", "resolve_neg", "linalg_norm", "frobenius_norm", "max_pool2d", "chunk",
+    "split", "moveaxis", "movedim", "swapaxes", "rot90", "tile", "repeat_interleave",
+})  # fmt: skip
+"""Operations without MACs that no tag tells from others, by name."""
+
+_FREE_TAGS = {torch.Tag.pointwise, getattr(torch.Tag, "reduction", torch.Tag.pointwise)}
+
+
+def is_free_of_macs(operation: Any) -> bool:
+    """Whether an operation (`OpOverload`) is known to do element-wise work, reductions, copies or views only."""
+    if not isinstance(operation, torch._ops.OpOverload):
+        return False
+    if _FREE_TAGS & set(operation.tags):
+        return True
+    if operation.namespace == "profiler":
+        return True  # marks in a profile
+    if operation.namespace not in ("aten", "prim", "prims"):
+        return False
+    return is_free_name(operation._schema.name.partition("::")[2]) or _is_view(operation)
+
+
+def is_free_name(name: str) -> bool:
+    """The same by the name of an operation of PyTorch's own, e.g. 'mul' or '_foreach_mul_', whatever its overload.
+
+    What works in place does what its namesake does, whose tags are more complete.
+    """
+    name = name.removeprefix("_foreach_")
+    for candidate in (name, name.removesuffix("_")):
+        if candidate in FREE:
+            return True
+        packet = getattr(aten, candidate, None) if candidate else None
+        overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+        if any(_FREE_TAGS & set(overload.tags) or _is_view(overload) for overload in overloads):
+            return True
+    return False
+
+
+def _is_view(operation: Any) -> bool:
+    """Every result is an alias of an argument, unwritten."""
+    returns = operation._schema.returns
+    return bool(returns) and all(result.alias_info is not None and not result.alias_info.is_write for result in returns)

@@ -1,0 +1,258 @@
+"""The machine a round runs on, and who else uses it meanwhile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+
+from lipbench.quantities import Contention, Machine
+
+FOREIGN_LIMIT = 0.05
+"""largest share of all cores that other processes may use while a phase is timed"""
+CLOCK_LIMIT = 0.75
+"""smallest share of its maximum that the GPU's clock may have"""
+_cudnn: Any = torch.backends.cudnn  # its attributes are made when torch is imported, so type checkers do not see them
+PACKAGES = ("lipbench", "numpy", "torch", "triton", "fvcore", "nvidia-ml-py")
+
+
+# --------------------------------------------------------------------------------------------------------------- who else
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """Busy seconds of all cores together since the machine started."""
+
+    busy_s: float
+    cores: int
+    resolution_s: float
+
+
+def read_cpu_times(path: Path = Path("/proc/stat")) -> CpuTimes:
+    """CPU time of all processes, from `/proc/stat`; where there is no such file, from what psutil reads instead.
+
+    Guest time is part of user time there, and waiting for disks is idleness, so neither is added.
+    """
+    resolution_s = 1 / os.sysconf("SC_CLK_TCK")
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        times = psutil.cpu_times()
+        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        return CpuTimes(busy, psutil.cpu_count() or 1, resolution_s)
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in lines[0].split()[1:9])
+    cores = sum(line.startswith("cpu") for line in lines) - 1
+    return CpuTimes((user + nice + system + irq + softirq + steal) * resolution_s, cores, resolution_s)
+
+
+@dataclass(frozen=True)
+class OwnUse:
+    """What this process, all its threads together, has used so far."""
+
+    cpu_s: float
+    involuntary_switches: int
+
+
+def read_own_use() -> OwnUse:
+    """CPU time and involuntary context switches of this process."""
+    use = resource.getrusage(resource.RUSAGE_SELF)
+    return OwnUse(use.ru_utime + use.ru_stime, use.ru_nivcsw)
+
+
+class Watch:
+    """Context manager that sees who used the machine inside it; the answer is `contention` after it ends.
+
+    `Contention.contended` says that a limit was passed in this one attempt; the meter of time gives it a second one.
+    The kernel counts in ticks, so one tick is let pass before time counts as foreign.
+    """
+
+    contention: Contention
+
+    def __init__(
+        self,
+        device: str,
+        threads: int,
+        read_cpu: Callable[[], CpuTimes] = read_cpu_times,
+        read_own: Callable[[], OwnUse] = read_own_use,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._threads = device, threads
+        self._read_cpu, self._read_own, self._clock = read_cpu, read_own, clock
+
+    def __enter__(self) -> Watch:
+        self._start = self._clock(), self._read_cpu(), self._read_own()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        wall_start, cpu_start, own_start = self._start
+        # The GPU first: its clock falls soon after the work ends.
+        gpu_processes, gpu_clock_share = read_gpu_use() if self._device == "cuda" else (None, None)
+        own, cpu, wall = self._read_own(), self._read_cpu(), self._clock()
+        wall_s = max(wall - wall_start, 1e-9)
+        own_s = own.cpu_s - own_start.cpu_s
+        foreign_s = max(0.0, cpu.busy_s - cpu_start.busy_s - own_s - cpu.resolution_s)
+        foreign_share = foreign_s / (wall_s * cpu.cores)
+        self.contention = Contention(
+            own_share=own_s / (wall_s * self._threads),
+            foreign_share=foreign_share,
+            involuntary_switches=own.involuntary_switches - own_start.involuntary_switches,
+            gpu_processes=gpu_processes,
+            gpu_clock_share=gpu_clock_share,
+            contended=foreign_share > FOREIGN_LIMIT
+            or (gpu_processes or 0) > 0
+            or (gpu_clock_share is not None and gpu_clock_share < CLOCK_LIMIT),
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------------- NVML
+
+
+def _ask_nvml(question: Callable[[Any, Any], Any]) -> Any:
+    """The answer to `question(pynvml, handle)` for PyTorch's current GPU; None where NVML or the answer is missing.
+
+    The device is found by its UUID, because `CUDA_VISIBLE_DEVICES` renumbers devices for CUDA but not for NVML.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        if not uuid.startswith(("GPU-", "MIG-")):
+            uuid = f"GPU-{uuid}"
+        return question(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+    except (pynvml.NVMLError, AttributeError):
+        return None  # a virtual or partitioned GPU may refuse any question
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def read_gpu_use() -> tuple[int | None, float | None]:
+    """Number of other processes that compute on this GPU, and its SM clock ÷ the maximum; None where NVML cannot tell."""
+
+    def other_processes(nvml: Any, handle: Any) -> int:
+        # In a container NVML gives process ids of the host, so this process cannot always be told by its id. It has a
+        # context on the device, so where any process is listed, one of them is this one.
+        return max(0, len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - 1)
+
+    def clock_share(nvml: Any, handle: Any) -> float:
+        now = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+        return float(now) / float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+
+    return _ask_nvml(other_processes), _ask_nvml(clock_share)
+
+
+def read_gpu_process_bytes() -> int | None:
+    """GPU memory of this process by NVML, what PyTorch's allocator does not see included; None where NVML cannot tell."""
+
+    def own_bytes(nvml: Any, handle: Any) -> int | None:
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        own = [process for process in processes if process.pid == os.getpid()]
+        if not own and len(processes) == 1:
+            own = processes  # in a container, under the host's process id
+        return int(own[0].usedGpuMemory) if own and own[0].usedGpuMemory is not None else None
+
+    answer: int | None = _ask_nvml(own_bytes)
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------------ the machine
+
+
+def set_precision(precision: str) -> None:
+    """Set what float32 matrix products and convolutions are computed in on a GPU: 'ieee' or 'tf32'."""
+    torch.backends.cuda.matmul.fp32_precision = precision
+    _cudnn.conv.fp32_precision = precision
+
+
+def describe(device: str, threads: int) -> Machine:
+    """Hardware, software and flags in force now. `device` is 'cpu' or 'cuda'; what cannot be found out is None or ''."""
+    return Machine(
+        hostname=platform.node(),
+        system=f"{platform.system()} {platform.release()}",
+        cpu=_cpu_model(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        packages=_versions(),
+        commit=_commit(),
+        flags=_flags(threads),
+        **(_describe_gpu() if device == "cuda" else {}),
+    )
+
+
+def _describe_gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    driver = _ask_nvml(lambda nvml, handle: nvml.nvmlSystemGetDriverVersion())
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_l2_bytes": properties.L2_cache_size,
+        "driver": driver.decode() if isinstance(driver, bytes) else driver,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this code runs from, '+' behind it if files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout
+        command = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changes = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.strip() + ("+" if changes.strip() else "")
+
+
+def _flags(threads: int) -> dict[str, str]:
+    """Settings that change speed or precision, as text."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "threads": str(threads),
+        "torch_threads": str(torch.get_num_threads()),
+        "affinity_cores": str(affinity),
+        "matmul_precision": str(torch.backends.cuda.matmul.fp32_precision),
+        "convolution_precision": str(_cudnn.conv.fp32_precision),
+        "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
+        "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
+    }

@@ -1,0 +1,114 @@
+"""Real multiply-accumulates, counted: a complex one is 4, FLOPs are twice the MACs.
+
+Operations are seen by `torch.utils.flop_counter`, forward and backward, with the formulas of `formulas.py` added for what it
+misses or counts as real. Element-wise work is no MAC. What is neither known to be free of MACs nor has a formula is listed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from lipbench.meters.formulas import FORMULAS, is_free_of_macs
+from lipbench.meters.second_opinion import count_fvcore
+from lipbench.quantities import Macs
+
+__all__ = ["Counted", "count", "count_fvcore", "measure"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Real MACs of one run."""
+
+    total: int
+    by_operation: dict[str, int]
+    """operation, e.g. 'aten.bmm' → its MACs"""
+    unsupported: tuple[str, ...]
+    """operations that have no formula and may have MACs: not counted"""
+
+
+class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """Notes the operations that nobody can cost. Entered before the counter, it sees what the counter has taken apart."""
+
+    def __init__(self, known: Mapping[Any, Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known = known
+        self.unsupported: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = getattr(func, "_overloadpacket", func)
+        if packet not in self.known and not is_free_of_macs(func):
+            self.unsupported.add(str(packet))
+        return func(*args, **(kwargs or {}))
+
+
+def count(run: Callable[[], object]) -> Counted:
+    """Real MACs of everything that `run()` does, backward passes included.
+
+    A Triton kernel passes unseen if it is launched without `torch.library.triton_op` or `custom_op`.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    witness = _Witness(counter.flop_registry)
+    with witness, counter:
+        run()
+    # A formula gives a fraction where it has a logarithm or a third; so PyTorch's table of whole numbers is one of floats here.
+    by_operation = {str(operation): flops / 2 for operation, flops in counter.get_flop_counts().get("Global", {}).items()}
+    return Counted(
+        total=round(math.fsum(by_operation.values())),
+        by_operation={name: round(macs) for name, macs in by_operation.items()},
+        unsupported=tuple(sorted(witness.unsupported)),
+    )
+
+
+class Workload(Protocol):
+    """What is needed of `lipbench.workload.Workload`."""
+
+    module: nn.Module
+    x: Tensor
+    optimizer: torch.optim.SGD
+
+    @property
+    def has_halves(self) -> bool: ...
+    def prepare_training(self) -> None: ...
+    def prepare_first_inference(self) -> None: ...
+    def forward(self) -> object: ...
+    def backward(self) -> object: ...
+    def parametrize(self) -> object: ...
+    def inference(self) -> object: ...
+    def first_inference(self) -> object: ...
+    def other_batch(self) -> Tensor: ...
+
+
+def measure(workload: Workload) -> Macs:
+    """Real MACs of every phase, the line in the batch size that the training forward pass lies on, and fvcore's count of it."""
+    workload.prepare_training()
+    counted = {"forward": count(workload.forward), "backward": count(workload.backward)}
+    update = count(workload.optimizer.step)
+    workload.prepare_training()
+    if workload.has_halves:
+        counted["parametrize"] = count(workload.parametrize)
+        workload.prepare_first_inference()
+        counted["first_inference"] = count(workload.first_inference)
+    counted["inference"] = count(workload.inference)
+    workload.prepare_training()
+    other = workload.other_batch()
+    forward, other_total = counted["forward"], count(lambda: workload.module(other)).total
+    per_image = (forward.total - other_total) / (len(workload.x) - len(other))
+    fvcore_total, fvcore_unsupported = count_fvcore(workload.module, (workload.x,))
+    phases = {name: found.total for name, found in counted.items()}
+    return Macs(
+        phases={**phases, "step": phases["forward"] + phases["backward"] + update.total},
+        by_operation=forward.by_operation,
+        unsupported=tuple(sorted({name for found in (*counted.values(), update) for name in found.unsupported})),
+        per_image=per_image,
+        constant=forward.total - per_image * len(workload.x),
+        fvcore_forward=fvcore_total,
+        fvcore_unsupported=fvcore_unsupported,
+    )

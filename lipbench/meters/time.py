@@ -1,0 +1,327 @@
+"""Seconds per call, with what makes them worth printing: warm-up, a stop rule, and a look at who else used the machine.
+
+A *group* is measured together: one iteration prepares, then runs each stage of the group in order, and each stage is timed by
+itself. So a backward pass is timed right behind the forward pass whose graph it consumes.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import pairwise, repeat
+from typing import Any
+
+import torch
+
+from lipbench.meters.machine import Watch
+from lipbench.quantities import Contention, Timing
+
+FEWEST_SAMPLES = 5
+SETTLING_SAMPLES = 10
+"""no fewer are enough to stop before the limit"""
+MOST_SAMPLES = 1000
+"""a limit like that of time: more would only swell the record"""
+PRECISION = 0.02
+"""half width of the median's 95 % interval, relative, at which sampling stops; also the agreement of warm-up medians"""
+LEAST_WATCH_S = 0.1
+"""sampling lasts at least so long, because the kernel counts CPU time in ticks of 0.01 s and a shorter look would see nobody"""
+LEAST_WARMUP_S = {"cpu": 0.0, "cuda": 0.15}
+WARMUP_BATCH_S = 0.005
+WARMUP_BATCH_SAMPLES = 3
+LOOPED_BELOW_S = 1e-3
+HOST_SAMPLES = 5
+SAMPLES_AHEAD = 16
+SECONDS_AHEAD = 0.05
+"""CUDA: most samples, and most seconds of them, that wait on the device for their turn, but always two samples"""
+
+Events = tuple[Any, Any]
+"""two `torch.cuda.Event`, which PyTorch leaves without types"""
+Stages = Mapping[str, Callable[[], object]]
+
+
+def measure(
+    group: Stages,
+    prepare: Callable[[], object],
+    *,
+    device: str,
+    limit_s: float,
+    threads: int,
+    loop: bool = False,
+    watch: Callable[[str, int], Watch] = Watch,
+) -> dict[str, Timing]:
+    """Time every stage of a group: name → `Timing`, seconds per call.
+
+    `limit_s` is the sampling time of one stage, half of it for each of two attempts; it is passed only where fewer than
+    `FEWEST_SAMPLES` samples were taken by then. The second attempt is made if other processes used the machine in the first,
+    whose samples it replaces; `Contention.contended` means that they did both times. `loop` lets calls of less than a
+    millisecond be repeated within a sample, for a group of one stage on a CPU.
+    """
+    sampler: _Sampler = _CudaSampler(group, prepare) if device == "cuda" else _CpuSampler(group, prepare)
+    with _long_lived_objects_set_aside():
+        first_call_s = sampler.first_call()
+        warmup_s = _warm_up(sampler, LEAST_WARMUP_S[device], len(group) * limit_s / 4)
+        sampler.calibrate(loop)
+        contention = _sample_watched(sampler, len(group) * limit_s / 2, watch(device, threads))
+        remeasured = contention.contended
+        if remeasured:
+            contention = _sample_watched(sampler, len(group) * limit_s / 2, watch(device, threads))
+    return {
+        name: Timing(
+            samples_s=tuple(samples),
+            host_s=tuple(sampler.host_s[name]),
+            calls_per_sample=sampler.calls,
+            converged=is_settled(samples),
+            warmup_s=warmup_s,
+            first_call_s=first_call_s[name],
+            timer_cost_s=sampler.timer_cost_s,
+            remeasured=remeasured,
+            contention=contention,
+        )
+        for name, samples in sampler.samples.items()
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ the rules
+
+
+@lru_cache(maxsize=MOST_SAMPLES)
+def interval_rank(count: int) -> int:
+    """Rank l, from 1, such that the l-th smallest and the l-th largest of `count` samples enclose the median with at least
+    95 % probability, whatever the distribution; 0 if no two samples do (fewer than six)."""
+    rank, tail = 0, 0
+    while True:
+        tail += math.comb(count, rank)
+        if tail * 40 > 2**count:  # P(Binomial(count, ½) ≤ rank) > 0.025
+            return rank
+        rank += 1
+
+
+def is_settled(samples: Sequence[float]) -> bool:
+    """Whether there are enough samples and the 95 % interval of their median is within `PRECISION` of it."""
+    if len(samples) < SETTLING_SAMPLES:
+        return False
+    ordered, rank = sorted(samples), interval_rank(len(samples))
+    median = statistics.median(ordered)
+    return ordered[rank - 1] >= (1 - PRECISION) * median and ordered[-rank] <= (1 + PRECISION) * median
+
+
+def _agree(medians: Sequence[float]) -> bool:
+    """Whether the last three are within `PRECISION` of each other."""
+    last = medians[-3:]
+    return len(last) == 3 and max(last) <= (1 + PRECISION) * min(last)
+
+
+def _warm_up(sampler: _Sampler, least_s: float, most_s: float) -> float:
+    """Run until every stage's last three medians agree; returns the seconds it took. At least one call, and no cap before
+    `least_s`."""
+    start = time.perf_counter()
+    medians: dict[str, list[float]] = {name: [] for name in sampler.group}
+    capped = False
+    while not capped:
+        sampler.clear()
+        batch_start, taken = time.perf_counter(), 0
+        while not capped and (taken < WARMUP_BATCH_SAMPLES or time.perf_counter() - batch_start < WARMUP_BATCH_S):
+            sampler.take()
+            taken += 1
+            capped = time.perf_counter() - start >= max(least_s, most_s)
+        sampler.finish()
+        for name, samples in sampler.samples.items():
+            medians[name].append(statistics.median(samples))
+        if time.perf_counter() - start >= least_s and all(_agree(values) for values in medians.values()):
+            break
+    return time.perf_counter() - start
+
+
+def _sample_watched(sampler: _Sampler, limit_s: float, watch: Watch) -> Contention:
+    sampler.clear()
+    with watch:
+        _sample(sampler, limit_s)
+    return watch.contention
+
+
+def _sample(sampler: _Sampler, limit_s: float) -> None:
+    """Take samples until all stages are settled or the limit is reached."""
+    start = time.perf_counter()
+    taken, next_check = 0, SETTLING_SAMPLES
+    while taken < MOST_SAMPLES:
+        sampler.take()
+        taken += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= limit_s and taken >= FEWEST_SAMPLES:
+            break
+        done = min(len(samples) for samples in sampler.samples.values())
+        if done >= next_check and elapsed >= LEAST_WATCH_S:
+            if all(is_settled(samples) for samples in sampler.samples.values()):
+                break
+            next_check = done + max(1, done // 5)  # sorting after every sample would compete with what is measured
+    sampler.finish()
+
+
+@contextmanager
+def _long_lived_objects_set_aside() -> Iterator[None]:
+    """Collect garbage, then keep the collector from walking through all that imports left in memory while the clock runs.
+
+    The collector stays on: a graph in a reference cycle must not pile up.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+# ---------------------------------------------------------------------------------------------------------- the clocks
+
+
+class _Sampler(ABC):
+    """Takes samples of a group, one of each stage at a time."""
+
+    def __init__(self, group: Stages, prepare: Callable[[], object]) -> None:
+        self.group, self.prepare = group, prepare
+        self.samples: dict[str, list[float]] = {name: [] for name in group}
+        self.host_s: dict[str, list[float]] = {name: [] for name in group}
+        self.calls = 1
+        self.timer_cost_s = 0.0
+
+    def clear(self) -> None:
+        """Forget the samples."""
+        self.samples = {name: [] for name in self.group}
+
+    def first_call(self) -> dict[str, float]:
+        """Run each stage once, to its end, and return the seconds each took."""
+        self.prepare()
+        return {name: self._run_once(call) for name, call in self.group.items()}
+
+    def _run_once(self, call: Callable[[], object]) -> float:
+        start = time.perf_counter_ns()
+        call()
+        return (time.perf_counter_ns() - start) * 1e-9
+
+    @abstractmethod
+    def calibrate(self, loop: bool) -> None:
+        """Settle, from the last warm-up samples, how to sample."""
+
+    @abstractmethod
+    def take(self) -> None:
+        """Prepare and run every stage once more. The samples may come in later."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait until all samples are in."""
+
+
+class _CpuSampler(_Sampler):
+    """The host's clock around one call, or around a loop of calls where that is allowed."""
+
+    def calibrate(self, loop: bool) -> None:
+        reads = [time.perf_counter_ns() for _ in range(101)]
+        self.timer_cost_s = statistics.median(after - before for before, after in pairwise(reads)) * 1e-9
+        if loop and len(self.group) == 1:
+            (samples,) = self.samples.values()
+            self.calls = max(1, math.ceil(LOOPED_BELOW_S / max(statistics.median(samples), 1e-9)))
+
+    def take(self) -> None:
+        calls = self.calls
+        self.prepare()
+        for name, call in self.group.items():
+            if calls == 1:
+                start = time.perf_counter_ns()
+                call()
+                end = time.perf_counter_ns()
+            else:
+                turns = repeat(None, calls)
+                start = time.perf_counter_ns()
+                for _ in turns:
+                    call()
+                end = time.perf_counter_ns()
+            self.samples[name].append((end - start) * 1e-9 / calls)
+
+    def finish(self) -> None:
+        """Every sample is in as soon as it was taken."""
+
+
+class _CudaSampler(_Sampler):
+    """A pair of events around each call, on the current stream.
+
+    The device never waits for the host between samples: results are read from events that have passed already. Where the host
+    is far ahead it waits for the oldest sample alone, which leaves the device the others to work on. Before each pair, a buffer
+    of the L2 cache's size is written, so that every call finds its operands in memory, not in the cache.
+    """
+
+    def __init__(self, group: Stages, prepare: Callable[[], object]) -> None:
+        super().__init__(group, prepare)
+        l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        self._flush = torch.empty(l2_bytes, dtype=torch.uint8, device="cuda")
+        self._waiting: deque[dict[str, Events]] = deque()
+        self._ahead = WARMUP_BATCH_SAMPLES
+
+    def _run_once(self, call: Callable[[], object]) -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter_ns()
+        call()
+        torch.cuda.synchronize()
+        return (time.perf_counter_ns() - start) * 1e-9
+
+    def calibrate(self, loop: bool) -> None:
+        """Host time per call, each begun on an idle device, so that a full launch queue does not count as host work."""
+        sample_s = sum(statistics.median(samples) for samples in self.samples.values())
+        self._ahead = int(min(SAMPLES_AHEAD, max(2, SECONDS_AHEAD / max(sample_s, 1e-9))))
+        self.host_s = {name: [] for name in self.group}
+        for _ in range(HOST_SAMPLES):
+            self.prepare()
+            for name, call in self.group.items():
+                torch.cuda.synchronize()
+                start = time.perf_counter_ns()
+                call()
+                self.host_s[name].append((time.perf_counter_ns() - start) * 1e-9)
+        empty_pairs = []
+        for _ in range(HOST_SAMPLES):
+            self._flush.zero_()
+            empty_pairs.append(self._pair(lambda: None))
+        torch.cuda.synchronize()
+        self.timer_cost_s = statistics.median(start.elapsed_time(end) for start, end in empty_pairs) * 1e-3
+
+    def clear(self) -> None:
+        """Forget the samples, and give the device some work, so that the first new sample is not launched on an idle one."""
+        super().clear()
+        for _ in range(SAMPLES_AHEAD):
+            self._flush.zero_()
+
+    def take(self) -> None:
+        if len(self._waiting) >= self._ahead:
+            self._read_oldest()
+        self.prepare()
+        pairs = {}
+        for name, call in self.group.items():
+            self._flush.zero_()
+            pairs[name] = self._pair(call)
+        self._waiting.append(pairs)
+        while self._waiting and all(end.query() for _, end in self._waiting[0].values()):
+            self._read_oldest()
+
+    def finish(self) -> None:
+        torch.cuda.synchronize()
+        while self._waiting:
+            self._read_oldest()
+
+    @staticmethod
+    def _pair(call: Callable[[], object]) -> Events:
+        new_event: Any = torch.cuda.Event
+        start, end = new_event(enable_timing=True), new_event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        return start, end
+
+    def _read_oldest(self) -> None:
+        for name, (start, end) in self._waiting.popleft().items():
+            end.synchronize()
+            self.samples[name].append(start.elapsed_time(end) * 1e-3)

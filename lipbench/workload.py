@@ -1,0 +1,182 @@
+"""What a case does once it is built: a module with fixed weights, input and cotangent, and a callable for each phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.cases import Case, NetworkSpec
+from lipbench.layers.base import TwoHalves
+
+INPUT_CHANNELS = 3
+"""of the images that networks take"""
+NOISE = 0.1
+"""by which weights are moved from their initial values, relative to their root mean square"""
+LEARNING_RATE = 1e-8
+"""so small that thousands of updates, all along the same cotangent, leave the weights finite"""
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Group:
+    """Stages that are timed together. One iteration is `prepare()`, then each stage in order, timed by itself."""
+
+    stages: dict[str, Callable[[], object]]
+    prepare: Callable[[], object]
+    loop: bool = False
+    """calls of under a millisecond may be repeated within a sample"""
+
+
+class Workload:
+    """A module, ready to be measured; made by `Workload.build`.
+
+    Results are kept until the next `prepare_*()`, so that freeing them is in nobody's time.
+    """
+
+    def __init__(self, case: Case, module: nn.Module, x: Tensor, cotangent: Tensor) -> None:
+        self.case = case
+        self.module = module
+        self.x = x
+        """(b, channels, s, s), requires a gradient"""
+        self._images = x.detach()
+        self.cotangent = cotangent
+        """of the output: what the backward pass starts from"""
+        self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.output: Tensor | None = None
+        self.effective: list[tuple[Tensor, ...]] = []
+        # In host memory, so that it does not count as memory of the device.
+        self._state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+
+    @classmethod
+    def build(cls, case: Case, module: nn.Module) -> Workload:
+        """Move a freshly built module to the case's dtype and device, its weights away from where they start; make its data.
+
+        All random numbers come from the case's seed and are drawn on the CPU, so that every device gets the same.
+        """
+        generator = torch.Generator().manual_seed(case.seed)
+        _randomise(module, generator)
+        dtype: torch.dtype = getattr(torch, case.dtype)
+        module = module.to(device=case.device, dtype=dtype)
+        spec = case.spec
+        channels = INPUT_CHANNELS if isinstance(spec, NetworkSpec) else spec.channels
+        x = torch.randn(case.batch_size, channels, spec.image_size, spec.image_size, generator=generator, dtype=dtype)
+        x = x.to(case.device).requires_grad_()
+        with torch.no_grad():
+            shape = module.eval()(x[:1]).shape[1:]
+        cotangent = torch.randn(case.batch_size, *shape, generator=generator, dtype=dtype).to(case.device)
+        return cls(case, module, x, cotangent)
+
+    # ---------------------------------------------------------------------------------------------------------- the stages
+
+    def forward(self) -> Tensor:
+        """Training mode, graph kept."""
+        output: Tensor = self.module(self.x)
+        self.output = output
+        return output
+
+    def backward(self) -> None:
+        """Gradients of input and parameters, from the output of `forward()`."""
+        assert self.output is not None
+        self.output.backward(self.cotangent)  # type: ignore[no-untyped-call]  # torch gives it no types
+
+    def step(self) -> None:
+        """Forward, backward and the SGD update."""
+        self.forward()
+        self.backward()
+        self.optimizer.step()
+
+    def parametrize(self) -> None:
+        """The parameter halves alone, graph kept; none for a module that has no halves."""
+        self.effective = [half.transform_parameters(getattr(half, "image_size", 1)) for half in self.halves]
+
+    def inference(self) -> Tensor:
+        """Evaluation mode, no graph."""
+        with torch.inference_mode():
+            output: Tensor = self.module(self._images)
+        self.output = output
+        return output
+
+    def first_inference(self) -> Tensor:
+        """The same; `prepare_first_inference()` has emptied the caches."""
+        return self.inference()
+
+    # ---------------------------------------------------------------------------------------------------- what comes before
+
+    def prepare_training(self) -> None:
+        """Training mode; no results, no gradients."""
+        self._forget()
+        self.module.train()
+
+    def prepare_inference(self) -> None:
+        """Evaluation mode; no results, no gradients; caches as they are."""
+        self._forget()
+        self.module.eval()
+
+    def prepare_first_inference(self) -> None:
+        """Evaluation mode, and every cache empty."""
+        self.prepare_inference()
+        for half in self.halves:
+            half.clear_cache()
+
+    def restore(self) -> None:
+        """Put parameters and buffers back to what they were when the workload was built."""
+        self._forget()
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(self._state[name])
+
+    def groups(self) -> list[Group]:
+        """The phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
+        groups = [
+            Group({"forward": self.forward, "backward": self.backward}, self.prepare_training),
+            Group({"step": self.step}, self.prepare_training),
+        ]
+        if self.has_halves:
+            groups.append(Group({"parametrize": self.parametrize}, self.prepare_training))
+        groups.append(Group({"inference": self.inference}, self.prepare_inference, loop=True))
+        if self.has_halves:
+            groups.append(Group({"first_inference": self.first_inference}, self.prepare_first_inference))
+        return groups
+
+    # ------------------------------------------------------------------------------------------------------------ the parts
+
+    @property
+    def halves(self) -> list[TwoHalves]:
+        """The layers in the module that have a parameter half and a cache."""
+        return [module for module in self.module.modules() if isinstance(module, TwoHalves)]
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether parametrising and a cold cache are phases of this module."""
+        return bool(self.halves)
+
+    def other_batch(self) -> Tensor:
+        """An input of another batch size, b // 2, or 2 if b is 1, for lines in the batch size."""
+        size = len(self.x)
+        other = self.x[: size // 2] if size > 1 else torch.cat((self.x, self.x))
+        return other.detach().requires_grad_()
+
+    def _forget(self) -> None:
+        self.output = None
+        self.effective = []
+        self.x.grad = None
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers, those included that no state dict has."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+
+@torch.no_grad()
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    """Add noise to every parameter, since many layers start as the identity and no trained layer is one."""
+    for parameter in module.parameters():
+        scale = parameter.square().mean().sqrt() if parameter.any() else torch.ones(())
+        parameter.add_(NOISE * scale * torch.randn(parameter.shape, generator=generator))
+    for half in module.modules():
+        refresh = getattr(half, "refresh", None)
+        if isinstance(half, TwoHalves) and callable(refresh):
+            refresh()  # power iterations that converge once, here on the weights as they are now

@@ -1,0 +1,255 @@
+"""Counted MACs against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipbench import registry
+from lipbench.cases import Case, LayerSpec
+from lipbench.meters import macs
+from lipbench.workload import Workload
+
+REAL = torch.float64
+COMPLEX = torch.complex128
+
+
+def random(*shape: int, dtype: torch.dtype = REAL) -> Tensor:
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def total(run: Callable[[], object]) -> int:
+    """MACs of a run in which everything could be counted."""
+    counted = macs.count(run)
+    assert counted.unsupported == ()
+    assert counted.total == pytest.approx(sum(counted.by_operation.values()), abs=len(counted.by_operation))
+    return counted.total
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(REAL, 1), (COMPLEX, 4)])
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (lambda r: r(2, 3) @ r(3, 5), 2 * 3 * 5),
+        (lambda r: r(7, 2, 3) @ r(7, 3, 5), 7 * 2 * 3 * 5),
+        (lambda r: torch.mv(r(4, 6), r(6)), 4 * 6),
+        (lambda r: torch.dot(r(9), r(9)), 9),
+        (lambda r: torch.vdot(r(9), r(9)), 9),
+        (lambda r: torch.addmm(r(2, 5), r(2, 3), r(3, 5)), 2 * 3 * 5),
+        (lambda r: torch.addmv(r(4), r(4, 6), r(6)), 4 * 6),
+        (lambda r: torch.baddbmm(r(7, 2, 5), r(7, 2, 3), r(7, 3, 5)), 7 * 2 * 3 * 5),
+        (lambda r: torch.einsum("bij,bjk->bik", r(7, 2, 3), r(7, 3, 5)), 7 * 2 * 3 * 5),
+        (lambda r: torch.linalg.inv(r(5, 4, 4)), 5 * 4**3),
+        (lambda r: torch.linalg.inv_ex(r(4, 4)), 4**3),
+        (lambda r: torch.linalg.solve(r(5, 6, 6), r(5, 6, 2)), 5 * (6**3 / 3 + 6**2 * 2)),
+        (lambda r: torch.linalg.solve(r(6, 6), r(6)), 6**3 / 3 + 6**2),
+        (lambda r: torch.linalg.solve(r(5, 6, 6), r(6, 2)), 5 * (6**3 / 3 + 6**2 * 2)),
+        (lambda r: torch.linalg.lu_factor(r(5, 6, 6)), 5 * 6**3 / 3),
+        (lambda r: torch.linalg.solve_triangular(r(5, 6, 6).triu(), r(5, 6, 2), upper=True), 5 * 6**2 * 2 / 2),
+    ],
+)
+def test_linear_algebra(run: Callable[..., object], expected: float, dtype: torch.dtype, factor: int) -> None:
+    assert total(lambda: run(lambda *shape: random(*shape, dtype=dtype))) == round(factor * expected)
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_fourier_transforms(size: int) -> None:
+    points, transforms = size * size, 2 * 3
+    complex_macs = 2.5 * points * math.log2(points) * transforms
+    x, spectrum = random(2, 3, size, size), random(2, 3, size, size, dtype=COMPLEX)
+    half = random(2, 3, size, size // 2 + 1, dtype=COMPLEX)
+    assert total(lambda: torch.fft.rfft2(x)) == round(complex_macs / 2)
+    assert total(lambda: torch.fft.irfft2(half, s=(size, size))) == round(complex_macs / 2)
+    assert total(lambda: torch.fft.fft2(spectrum)) == round(complex_macs)
+    assert total(lambda: torch.fft.rfft2(random(2, 3, 3, 3), s=(size, size))) == round(complex_macs / 2)  # padded first
+
+
+def test_sums_of_logarithms_are_rounded_once() -> None:
+    x = random(1, 3)
+    one = 1.25 * 3 * math.log2(3)
+    assert round(one) * 10 != round(10 * one)
+    assert total(lambda: [torch.fft.rfft(x) for _ in range(10)]) == round(10 * one)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolution_forward(groups: int, inference: bool) -> None:
+    x, weight = random(3, 4, 9, 7), random(6, 4 // groups, 3, 3)
+    with torch.inference_mode(inference):
+        counted = total(lambda: functional.conv2d(x, weight, stride=2, groups=groups))
+    assert counted == 3 * (4 * 3) * 6 * (4 // groups) * 9
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolution_forward(groups: int) -> None:
+    x, weight = random(3, 4, 9, 7), random(4, 6 // groups, 3, 3)
+    assert total(lambda: functional.conv_transpose2d(x, weight, stride=2, groups=groups)) == 3 * 9 * 7 * 4 * (6 // groups) * 9
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolution_backward_costs_a_forward_for_each_gradient(transposed: bool) -> None:
+    convolve = functional.conv_transpose2d if transposed else functional.conv2d
+    x, weight, bias = random(3, 4, 9, 7), random(4, 4, 3, 3), random(4)
+    output = convolve(x, weight, bias, padding=1)
+    forward = total(lambda: convolve(x, weight, bias, padding=1))
+    assert forward == 3 * 9 * 7 * 4 * 4 * 9
+    for wanted, gradients in ((x, weight), 2), ((x,), 1), ((weight,), 1), ((bias,), 0):
+        counted = total(lambda wanted=wanted: torch.autograd.grad(output.sum(), wanted, retain_graph=True))
+        assert counted == gradients * forward
+
+
+def test_complex_convolution_is_what_pytorch_makes_of_it() -> None:
+    x, weight = random(2, 3, 5, 5, dtype=COMPLEX), random(3, 3, 1, 1, dtype=COMPLEX)
+    assert total(lambda: functional.conv2d(x, weight)) == 3 * (2 * 25 * 9)  # three real ones instead of four
+
+
+def test_backward_of_an_inverse() -> None:
+    inverse = torch.linalg.inv(random(5, 4, 4, dtype=COMPLEX))
+    assert total(lambda: inverse.abs().sum().backward()) == 4 * 2 * 5 * 4**3  # A⁻ᴴ G A⁻ᴴ
+
+
+def test_backward_of_a_solve() -> None:
+    solution = torch.linalg.solve(random(5, 6, 6), random(5, 6, 2))
+    # One solve with the factors there are already, and an outer product for the gradient of the matrix.
+    assert total(lambda: solution.sum().backward()) == 5 * 6**2 * 2 + 5 * 6 * 6 * 2
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: functional.pad(x, (1, 1, 1, 1), mode="circular"),
+        lambda x: (x * 2 + x.exp()).clamp(min=0).sum((1, 2)).amax(),
+        lambda x: torch.linalg.vector_norm(x.abs().sum((1, 2, 3)) / x.mean()),
+        lambda x: functional.pixel_unshuffle(functional.adaptive_max_pool2d(x.relu(), 2), 2).flatten(1),
+        lambda x: torch.cat((x[:, ::2], x.flip(2, 3).roll(1, 3)[:, 1::2]), 1).contiguous().view(-1),
+        lambda x: torch.view_as_real(torch.polar(x.abs(), x).conj().resolve_conj()).transpose(1, 2),
+        lambda x: x + torch.eye(6) + torch.arange(6) + torch.randn_like(x) + torch.zeros(6).normal_(),
+        lambda x: functional.dropout(torch.where(x > 0, x, x.tril()), 0.5),
+        lambda x: torch.stack((x, x))[0].detach().item() if x.numel() == 1 else x.square().prod().sqrt(),
+    ],
+)
+def test_work_without_macs_is_known_as_such(run: Callable[[Tensor], object]) -> None:
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    assert total(lambda: run(x)) == 0
+    assert total(lambda: run(x).abs().sum().backward()) == 0  # type: ignore[attr-defined]  # all give tensors at this size
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_updates_have_no_macs(foreach: bool) -> None:
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, 4))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1, foreach=foreach)
+    assert total(lambda: [optimizer.step() for _ in range(2)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "missing"),
+    [
+        (lambda a: torch.linalg.matrix_exp(a), "aten.linalg_matrix_exp"),
+        (lambda a: torch.linalg.svdvals(a), "aten._linalg_svd"),
+        (lambda a: torch.linalg.qr(a), "aten.linalg_qr"),
+        (lambda a: torch.linalg.cholesky(a @ a.T + torch.eye(4, dtype=REAL)), "aten.linalg_cholesky_ex"),
+        (lambda a: torch.cdist(a, a), "aten._cdist_forward"),
+        (lambda a: torch.ops.lipbench_test.opaque(a), "lipbench_test.opaque"),
+    ],
+)
+def test_what_has_no_formula_is_listed(run: Callable[[Tensor], object], missing: str) -> None:
+    assert missing in macs.count(lambda: run(random(4, 4))).unsupported
+
+
+@torch.library.custom_op("lipbench_test::opaque", mutates_args=())
+def opaque(x: Tensor) -> Tensor:
+    """An operator of which nothing but its name is known."""
+    return x.clone()
+
+
+# ------------------------------------------------------------------------------------------------------------ second opinion
+
+
+class Everything(nn.Module):
+    """One of each operation that has a handle, on x (4, 6, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(6, 6) + 6 * torch.eye(6))
+        self.vector = nn.Parameter(torch.randn(6))
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(x)
+        x = torch.fft.irfft2(spectrum @ spectrum.mH @ spectrum, s=(6, 6)) + torch.fft.ifft2(torch.fft.fft2(x)).real
+        x = x @ torch.linalg.inv(self.matrix) + torch.linalg.solve(self.matrix, x)
+        x = x * torch.mv(self.matrix, self.vector) * torch.dot(self.vector, self.vector)
+        x = torch.einsum("cij,jk->cik", x, self.matrix) + torch.bmm(x, x) + functional.linear(x, self.matrix)
+        x = functional.conv2d(x[None], self.kernel, padding=1)
+        return functional.conv_transpose2d(x, self.kernel, padding=1)
+
+
+def test_fvcore_agrees_on_one_of_each() -> None:
+    module, x = Everything(), torch.randn(4, 6, 6)
+    second, missing = macs.count_fvcore(module, (x,))
+    fft = 2.5 * 36 * math.log2(36) * 4
+    products = 4 * (4 * 6 * 6 * 4 + 4 * 6 * 4 * 6) + 4 * 6**3  # two complex ones, and by the inverse
+    algebra = 6**3 + 6**3 / 3 + 4 * (6**2 * 6) + 6 * 6 + 6  # one matrix is factored, for 4 times 6 right sides
+    rest = 3 * 4 * 6**3 + 2 * 4 * 4 * 9 * 36
+    assert missing == ()
+    assert second == round(3 * fft + products + algebra + rest)
+    assert total(lambda: module(x)) == second
+
+
+def test_fvcore_lists_what_it_cannot_see() -> None:
+    class Exponential(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.matrix_exp(x)
+
+    assert macs.count_fvcore(Exponential(), (torch.randn(3, 3),)) == (0, ("aten::linalg_matrix_exp",))
+
+
+def test_a_failing_second_opinion_says_why() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("not traceable")
+
+    assert macs.count_fvcore(Refuses(), (torch.randn(3, 3),)) == (None, ("RuntimeError: not traceable",))
+
+
+# ------------------------------------------------------------------------------------------------------------------ measure
+
+
+def measured(method: str, batch_size: int = 4) -> tuple[macs.Macs, Workload]:
+    case = Case(LayerSpec(method, channels=4, image_size=6, kernel_size=3), batch_size=batch_size)
+    workload = Workload.build(case, registry.build(case.spec))
+    return macs.measure(workload), workload
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_phases_of_the_plain_convolution(batch_size: int) -> None:
+    found, _ = measured("standard", batch_size)
+    forward = batch_size * 6**2 * 4**2 * 3**2
+    assert found.phases == {
+        "forward": forward, "backward": 2 * forward, "step": 3 * forward,
+        "parametrize": 0, "inference": forward, "first_inference": forward,
+    }  # fmt: skip
+    assert found.per_image == forward / batch_size
+    assert found.constant == 0
+    assert found.by_operation == {"aten.convolution": forward}
+    assert found.fvcore_forward == forward
+    assert found.unsupported == found.fvcore_unsupported == ()
+
+
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_every_method_is_counted_whole(method: str) -> None:
+    found, _ = measured(method)
+    assert found.unsupported == ()
+    assert found.per_image is not None
+    assert found.constant is not None
+    assert found.per_image * 4 + found.constant == pytest.approx(found.phases["forward"])
+    assert found.phases["parametrize"] == pytest.approx(found.constant, abs=2)  # rounding of logarithms
+    assert found.fvcore_unsupported == ()
+    assert found.fvcore_forward == pytest.approx(found.phases["forward"], abs=1)

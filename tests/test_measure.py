@@ -1,0 +1,233 @@
+"""The conductor, and the workload that it plays."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipbench import measure as conductor
+from lipbench import registry
+from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
+from lipbench.errors import LipbenchError, UnsupportedError
+from lipbench.layers.base import TwoHalves
+from lipbench.quantities import PHASES
+from lipbench.workload import Workload
+
+QUICK = Limits(phase_seconds=0.02)
+
+
+class Foreign(nn.Module):
+    """Somebody else's layer: no halves."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x)
+
+
+class BreaksInEvaluation(Foreign):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x / 0
+
+
+class BreaksInBackward(Foreign):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (x - x).abs().sqrt()  # 0, of infinite slope
+
+
+def case(method: str, **conditions: object) -> Case:
+    return Case(LayerSpec(method, channels=4, image_size=6), batch_size=3, **conditions)  # type: ignore[arg-type]
+
+
+def test_a_first_round_has_everything() -> None:
+    found = conductor.measure(case("standard", threads=torch.get_num_threads()), QUICK, first=True)
+    assert found.status == "ok"
+    assert found.reason == ""
+    assert found.phases is not None
+    assert tuple(found.phases) == PHASES
+    for timing in found.phases.values():
+        assert len(timing.samples_s) >= 5
+        assert all(sample > 0 for sample in timing.samples_s)
+        assert timing.contention is not None
+    assert found.phases["forward"].calls_per_sample == found.phases["step"].calls_per_sample == 1
+    assert found.memory is not None
+    assert set(found.memory.peaks) == set(PHASES)
+    assert found.macs is not None
+    assert set(found.macs.phases) == set(PHASES)
+    assert found.machine is not None
+    assert found.machine.flags["convolution_precision"] == "ieee"
+    assert found.started.endswith("+00:00")
+    assert found.duration_s > 0
+
+
+def test_later_rounds_only_take_time() -> None:
+    found = conductor.measure(case("standard"), QUICK, first=False)
+    assert found.status == "ok"
+    assert found.phases is not None
+    assert found.memory is None
+    assert found.macs is None
+
+
+def test_a_black_box_goes_through_the_same_meters() -> None:
+    found = conductor.measure(case(f"{__name__}:Foreign"), QUICK, first=True)
+    assert found.status == "ok"
+    assert found.phases is not None
+    assert set(found.phases) == {"forward", "backward", "step", "inference"}
+    assert found.memory is not None
+    assert found.macs is not None
+    assert found.macs.phases["forward"] == found.macs.fvcore_forward == 3 * 36 * 16 * 9
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [("BreaksInEvaluation", "output in evaluation"), ("BreaksInBackward", "gradient of the input")],
+)
+def test_what_is_not_finite_is_not_measured(layer: str, reason: str) -> None:
+    found = conductor.measure(case(f"{__name__}:{layer}"), QUICK, first=True)
+    assert found.status == "nan"
+    assert reason in found.reason
+    assert found.phases is None
+    assert found.machine is not None
+
+
+def test_doubts_are_told() -> None:
+    found = conductor.measure(case("standard", threads=97, precision="tf32"), QUICK, first=False)
+    assert any("97" in warning for warning in found.warnings)
+    assert any("tf32" in warning for warning in found.warnings)
+    assert found.machine is not None
+    assert found.machine.flags["matmul_precision"] == "tf32"
+
+
+def test_a_gpu_that_is_not_there_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LipbenchError, match="CUDA"):
+        conductor.measure(case("standard", device="cuda"), QUICK, first=True)
+
+
+def test_a_layer_that_cannot_be_built_raises() -> None:
+    too_large_a_kernel = Case(LayerSpec("cayley", channels=4, image_size=3, kernel_size=5), batch_size=2)
+    with pytest.raises(UnsupportedError, match="larger image"):
+        conductor.measure(too_large_a_kernel, QUICK, first=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------- workload
+
+
+def build(method: str, **conditions: object) -> Workload:
+    it = case(method, **conditions)
+    torch.manual_seed(it.seed)
+    return Workload.build(it, registry.build(it.spec))
+
+
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_equal_cases_have_equal_weights_and_data(method: str) -> None:
+    one, other = build(method), build(method)
+    assert torch.equal(one.x, other.x)
+    assert torch.equal(one.cotangent, other.cotangent)
+    for (name, a), b in zip(one.module.state_dict().items(), other.module.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_weights_are_moved_from_where_they_start(method: str) -> None:
+    spec = case(method).spec
+    torch.manual_seed(0)
+    fresh = registry.build(spec)
+    moved = build(method).module
+    for (name, before), b in zip(fresh.named_parameters(), moved.parameters()):
+        a = before.detach()
+        size = max(torch.linalg.vector_norm(a).item(), 1e-3 * math.sqrt(a.numel()))
+        assert torch.linalg.vector_norm(a - b.detach()).item() > 0.005 * size, name
+        assert torch.isfinite(b).all(), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_all_is_of_the_dtype(dtype: str) -> None:
+    workload = build("cayley", dtype=dtype)
+    wanted = getattr(torch, dtype)
+    assert workload.x.dtype == workload.cotangent.dtype == workload.forward().dtype == wanted
+    assert all(parameter.dtype == wanted for parameter in workload.module.parameters())
+
+
+@pytest.mark.parametrize("method", ["soc", "cpl"])
+def test_restoring_undoes_training(method: str) -> None:
+    workload = build(method)
+    before = {name: tensor.clone() for name, tensor in workload.module.state_dict().items()}
+    workload.optimizer.param_groups[0]["lr"] = 0.1
+    for _ in range(3):
+        workload.prepare_training()
+        workload.step()
+    changed = [name for name, tensor in workload.module.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert "weight" in changed
+    assert len(changed) > 1  # vectors of the power iteration too
+    workload.restore()
+    for name, tensor in workload.module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_every_sample_begins_without_gradients_and_results() -> None:
+    workload = build("standard")
+    workload.prepare_training()
+    workload.step()
+    assert workload.x.grad is not None
+    for group in workload.groups():
+        group.prepare()
+        assert workload.x.grad is None
+        assert all(parameter.grad is None for parameter in workload.module.parameters())
+        assert workload.output is None
+        for stage in group.stages.values():
+            stage()
+
+
+def test_phases_run_in_their_modes() -> None:
+    workload = build("aol")
+    modes = {}
+    for group in workload.groups():
+        group.prepare()
+        modes.update(dict.fromkeys(group.stages, workload.module.training))
+    assert modes == {phase: phase not in ("inference", "first_inference") for phase in PHASES}
+
+
+def test_the_cache_is_warm_in_inference_and_cold_in_the_first() -> None:
+    workload = build("aol")
+    layer = workload.module
+    assert isinstance(layer, TwoHalves)
+    calls = 0
+    original = layer.transform_parameters
+
+    def counted(image_size: int) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return original(image_size)
+
+    layer.transform_parameters = counted  # type: ignore[method-assign]
+    groups = {name: group for group in workload.groups() for name in group.stages}
+    for name, expected in ("inference", 1), ("first_inference", 4):  # the first inference of all fills the cache
+        calls = 0
+        workload.prepare_first_inference()
+        for _ in range(4):
+            groups[name].prepare()
+            groups[name].stages[name]()
+        assert calls == expected
+
+
+def test_parametrising_keeps_the_graph_of_every_layer() -> None:
+    spec = NetworkSpec("aol", "XS")
+    workload = Workload.build(Case(spec, batch_size=2), registry.build(spec))
+    workload.prepare_training()
+    workload.parametrize()
+    assert len(workload.effective) == len(workload.halves) > 20
+    assert all(effective[0].grad_fn is not None for effective in workload.effective)
+
+
+@pytest.mark.parametrize(("batch_size", "other"), [(1, 2), (2, 1), (5, 2), (32, 16)])
+def test_the_other_batch_differs(batch_size: int, other: int) -> None:
+    it = Case(LayerSpec("standard", channels=4, image_size=6), batch_size=batch_size)
+    batch = Workload.build(it, registry.build(it.spec)).other_batch()
+    assert len(batch) == other
+    assert batch.requires_grad

@@ -1,0 +1,61 @@
+"""The frozen yardstick: MACs and stored elements of every `paper` layer, as the meters count them.
+
+`python tests/yardstick.py` prints the table that is committed as `tests/yardstick.csv`. Commit a new one only with a reason: the
+speed-ups of other implementations are told against these figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lipbench import registry
+from lipbench.layers.base import TwoHalves
+from lipbench.meters import macs, memory
+
+TABLE = Path(__file__).with_name("yardstick.csv")
+SHAPES = ((2, 6, 3, 4), (3, 7, 3, 6), (2, 5, 5, 4), (4, 8, 1, 8))
+"""(batch_size, image_size, kernel_size, channels): odd and even images, the three kernel sizes"""
+
+
+def build(method: str, channels: int, kernel_size: int, image_size: int) -> TwoHalves:
+    """The `paper` layer of a method in training mode."""
+    return registry.implementation(method, "paper")(channels, channels, kernel_size, image_size)
+
+
+def counted_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
+    """Real MACs of the input and of the parameter half of one forward pass."""
+    effective = layer.transform_parameters(x.shape[-1])
+    input_half = macs.count(lambda: layer.transform_input(x, *effective))
+    parameter_half = macs.count(lambda: layer.transform_parameters(x.shape[-1]))
+    assert input_half.unsupported == parameter_half.unsupported == ()
+    return input_half.total, parameter_half.total
+
+
+def stored_elements(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
+    """Elements kept for the backward pass by the input and by the parameter half: what grows with the batch, and what does not."""
+    doubled = torch.cat((x, x)).detach().requires_grad_()
+    small, large = (memory.saved_elements(lambda batch=batch: layer(batch)) for batch in (x, doubled))
+    return large - small, 2 * small - large
+
+
+def rows() -> pd.DataFrame:
+    """One row per method and shape."""
+    table = []
+    for method in registry.METHODS:
+        for batch_size, image_size, kernel_size, channels in SHAPES:
+            torch.manual_seed(0)
+            layer = build(method, channels, kernel_size, image_size)
+            x = torch.randn(batch_size, channels, image_size, image_size, requires_grad=True)
+            table.append(
+                (method, batch_size, image_size, kernel_size, channels, *counted_macs(layer, x), *stored_elements(layer, x))
+            )
+    columns = ["method", "batch_size", "image_size", "kernel_size", "channels"]
+    columns += ["input_macs", "parameter_macs", "input_elements", "parameter_elements"]
+    return pd.DataFrame(table, columns=columns)
+
+
+if __name__ == "__main__":
+    print(rows().to_csv(index=False), end="")
