@@ -1,7 +1,7 @@
 """The frozen yardstick: MACs and stored elements of every `paper` layer, as the meters count them.
 
-`python tests/yardstick.py` prints the table that is committed as `tests/yardstick.csv`. Commit a new one only with a reason: the
-speed-ups of other implementations are told against these figures.
+`python tests/yardstick.py` prints the table that is committed as `tests/yardstick.csv`. Commit a new one only with a reason:
+the speed-ups of other implementations are told against these figures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def counted_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
 
 
 def stored_elements(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
-    """Elements kept for the backward pass by the input and by the parameter half: what grows with the batch, and what does not."""
+    """Elements kept for the backward pass by the input and the parameter half: what grows with the batch, what does not."""
     doubled = torch.cat((x, x)).detach().requires_grad_()
     small, large = (memory.saved_elements(lambda batch=batch: layer(batch)) for batch in (x, doubled))
     return large - small, 2 * small - large

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench.layers.base import LipschitzConv2d, Method
-from lipbench.layers.standard import PADDED, circular_conv2d
+from lipbench.layers.standard import PADDED, circular_conv2d, identity_kernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
 EPSILON = 1e-6
@@ -36,9 +36,8 @@ class AOLConv2d(LipschitzConv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, image_size)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(identity_kernel(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        nn.init.dirac_(self.weight)
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         bound = self_correlation(self.weight).abs().sum((1, 2, 3))

@@ -40,6 +40,7 @@ class TwoHalves(nn.Module, ABC):
     In training mode the parameter half runs in every forward pass and is differentiated through. In evaluation mode its result
     is cached, as long as nothing could ask for a gradient of it: gradients are disabled, or no parameter requires one. A write
     through `parameter.data` changes no version counter and is not noticed; write in place under `torch.no_grad()` instead.
+    Nor are the tangents of `torch.autograd.forward_ad` on parameters; `torch.func.jvp` is served afresh.
     """
 
     _cache: _Cache | None = None
@@ -86,7 +87,8 @@ class TwoHalves(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .to(), .half() and their like write through .data: a round trip changes values and leaves no other trace.
         self.clear_cache()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch gives it no types
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

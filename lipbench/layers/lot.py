@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lipbench.layers.base import LipschitzConv2d, Method
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
+from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
 
 NEWTON_ITERATIONS = 10
@@ -43,9 +44,8 @@ class LOTConv2d(LipschitzConv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, image_size)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(identity_kernel(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        nn.init.dirac_(self.weight)
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         return (orthogonalize(kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +16,14 @@ def circular_conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     if radius:
         x = functional.pad(x, (radius,) * 4, mode="circular")
     return functional.conv2d(x, kernel, bias)
+
+
+def identity_kernel(out_channels: int, in_channels: int, kernel_size: int) -> Tensor:
+    """The kernel (o, i, k, k) of the identity, cut or padded with zeros to the channels."""
+    kernel = torch.zeros(out_channels, in_channels, kernel_size, kernel_size)
+    # nn.init.dirac_ sets one element at a time, which takes half a minute for a large network of fake tensors.
+    kernel[:, :, kernel_size // 2, kernel_size // 2] = torch.eye(out_channels, in_channels)
+    return kernel
 
 
 PADDED = b * c * (s + k - 1) ** 2

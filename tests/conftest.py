@@ -1,0 +1,122 @@
+"""Threads are fixed before torch starts; tests over the registry take the fixture `variant` and so meet every method."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from lipbench.layers.base import LipschitzConv2d, Method
+
+CHANNELS, KERNEL_SIZE, IMAGE_SIZE = 4, 3, 6
+"""Sizes that every method must take."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation of one method of the registry."""
+
+    method: Method
+    implementation: str
+
+    def build(
+        self,
+        inputs: int = CHANNELS,
+        outputs: int = CHANNELS,
+        kernel_size: int = KERNEL_SIZE,
+        image_size: int = IMAGE_SIZE,
+        *,
+        dtype: torch.dtype | None = None,
+        disturbed: bool = True,
+    ) -> LipschitzConv2d:
+        """The layer in float64 (or `dtype`), moved away from its initial weights unless told otherwise.
+
+        Skips the test where the implementation is not available on this machine or the method cannot take these sizes.
+        """
+        import torch
+
+        from lipbench import registry
+        from lipbench.errors import UnsupportedError
+
+        try:
+            layer = registry.implementation(self.method.name, self.implementation)(inputs, outputs, kernel_size, image_size)
+        except UnsupportedError as error:
+            if self.implementation == "paper" and (inputs, outputs, kernel_size, image_size) == (
+                CHANNELS,
+                CHANNELS,
+                KERNEL_SIZE,
+                IMAGE_SIZE,
+            ):
+                raise
+            pytest.skip(str(error))
+        wanted = dtype or torch.float64
+        if next(layer.parameters()).dtype != wanted:
+            layer.to(wanted)
+        if disturbed:
+            disturb(layer)
+        return layer
+
+    def image(self, layer: LipschitzConv2d, batch: int = 2, image_size: int | None = None) -> torch.Tensor:
+        """A normal input of the layer's channels, size, dtype and device."""
+        import torch
+
+        size = image_size or layer.image_size
+        parameter = next(layer.parameters())
+        return torch.randn(batch, layer.in_channels, size, size, dtype=parameter.dtype, device=parameter.device)
+
+
+def disturb(module: torch.nn.Module) -> None:
+    """Move every parameter away from where it starts (an identity hides mistakes), and let power iterations follow."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    for part in module.modules():
+        refresh: Callable[[], None] | None = getattr(part, "refresh", None)
+        for _ in range(4 if refresh else 0):  # until nothing moves any more
+            refresh()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" not in metafunc.fixturenames:
+        return
+    from lipbench import registry
+
+    variants = [Variant(method, name) for method in registry.METHODS.values() for name in method.implementations]
+    ids = [v.method.name if v.implementation == "paper" else f"{v.method.name}-{v.implementation}" for v in variants]
+    metafunc.parametrize("variant", variants, ids=ids)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
+
+
+@pytest.fixture
+def calls(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Image sizes that the parameter half of the variant's layers was run for, in order."""
+    seen: list[int] = []
+    layer_type = variant.method.implementations[variant.implementation]
+    original = layer_type.transform_parameters
+
+    def counted(self: LipschitzConv2d, image_size: int) -> tuple[torch.Tensor, ...]:
+        seen.append(image_size)
+        return original(self, image_size)
+
+    monkeypatch.setattr(layer_type, "transform_parameters", counted)
+    return seen

@@ -1,0 +1,254 @@
+"""The evaluation cache: it is used where it may be, and never seen anywhere else."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import IMAGE_SIZE, Variant
+from evaluation import afresh, evaluate, in_place, input_gradient, seeded
+from torch import Tensor, nn
+
+from lipbench.layers.base import LipschitzConv2d, TwoHalves
+
+
+class Scaled(TwoHalves):
+    """The smallest layer with two halves: y = (weight² · image size) x. Knows how often each half ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(3.0))
+        self.calls = 0
+
+    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        self.calls += 1
+        return (self.weight.square() * image_size,)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return effective[0] * x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transform_input(x, *self.effective_parameters(x.shape[-1]))
+
+
+# Used where it may be
+
+
+def test_parameter_half_runs_once_in_evaluation(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build().eval()
+    x = variant.image(layer)
+    with torch.no_grad():
+        outputs = [layer(x), layer(x)]
+    with torch.inference_mode():
+        outputs += [layer(x)]
+    layer.requires_grad_(False)
+    outputs += [layer(x)]
+    assert calls == [IMAGE_SIZE]
+    for output in outputs[1:]:
+        assert torch.equal(output, outputs[0])
+
+
+def test_parameter_half_runs_every_time_in_training(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build().train()
+    x = variant.image(layer)
+    with torch.no_grad():
+        layer(x), layer(x)
+    assert len(calls) == 2
+
+
+def test_cleared_cache_is_computed_again(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    first = evaluate(layer, x)
+    layer.clear_cache()
+    assert torch.equal(evaluate(layer, x), first)
+    assert len(calls) == 2
+
+
+def test_cached_output_is_that_of_the_two_halves(variant: Variant) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    expected = afresh(layer, x)
+    assert torch.equal(evaluate(layer, x), expected)
+    assert torch.equal(evaluate(layer, x), expected)
+
+
+# Gradients
+
+
+def test_born_in_inference_mode_then_an_input_gradient(variant: Variant) -> None:
+    layer = variant.build().eval().requires_grad_(False)
+    x = variant.image(layer)
+    expected = input_gradient(layer, x)
+    layer.clear_cache()
+    with torch.inference_mode():
+        seeded(lambda: layer(x))
+    assert torch.equal(input_gradient(layer, x), expected)
+
+
+def test_second_backward_through_one_cache(variant: Variant) -> None:
+    layer = variant.build().eval().requires_grad_(False)
+    x = variant.image(layer)
+    first = input_gradient(layer, x)  # fills the cache with gradients enabled
+    assert torch.equal(input_gradient(layer, x), first)
+
+
+def test_second_backward_with_trainable_parameters(variant: Variant) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    evaluate(layer, x)
+    first = input_gradient(layer, x)
+    assert torch.equal(input_gradient(layer, x), first)
+
+
+def test_parameter_gradients_in_evaluation_mode(variant: Variant) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    evaluate(layer, x)
+    seeded(lambda: layer(x)).square().sum().backward()
+    cached = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    layer.zero_grad()
+    effective = seeded(lambda: layer.transform_input(x, *layer.transform_parameters(IMAGE_SIZE)))
+    effective.square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        found = cached[name]
+        assert found is not None, name
+        assert parameter.grad is not None
+        assert torch.equal(found, parameter.grad), name
+        assert found.abs().sum() > 0, name
+
+
+def test_one_trainable_parameter_is_enough_to_compute_afresh(variant: Variant) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    evaluate(layer, x)
+    layer.requires_grad_(False)
+    parameter = next(layer.parameters()).requires_grad_()
+    layer(x).square().sum().backward()
+    assert parameter.grad is not None
+
+
+# Never stale
+
+
+def optimizer_step(layer: LipschitzConv2d, x: Tensor) -> None:
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer.train()(x).square().mean().backward()
+    optimizer.step()
+
+
+def other_state(layer: LipschitzConv2d) -> dict[str, Tensor]:
+    return {name: value + 0.5 * torch.randn_like(value) for name, value in layer.state_dict().items()}
+
+
+def loaded(layer: LipschitzConv2d, x: Tensor) -> None:
+    layer.load_state_dict(other_state(layer))
+
+
+def assigned(layer: LipschitzConv2d, x: Tensor) -> None:
+    layer.load_state_dict(other_state(layer), assign=True)
+
+
+def replaced(layer: LipschitzConv2d, x: Tensor) -> None:
+    name, parameter = next(iter(layer.named_parameters()))
+    setattr(layer, name, nn.Parameter(parameter.detach() + 0.5 * torch.randn_like(parameter)))
+
+
+def rounded(layer: LipschitzConv2d, x: Tensor) -> None:
+    layer.to(torch.bfloat16).to(torch.float64)
+
+
+def initialised(layer: LipschitzConv2d, x: Tensor) -> None:
+    nn.init.normal_(next(layer.parameters()))
+
+
+CHANGES = [optimizer_step, in_place, loaded, assigned, replaced, rounded, initialised]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_follows_a_change_of_parameters(variant: Variant, change: Callable[[LipschitzConv2d, Tensor], None]) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    before = evaluate(layer, x)
+    change(layer, x)
+    after = evaluate(layer, x)
+    assert torch.equal(after, afresh(layer, x))
+    assert not torch.allclose(after, before, rtol=1e-5), "the change should be visible"
+
+
+def test_follows_a_change_of_dtype(variant: Variant) -> None:
+    layer = variant.build(dtype=torch.float32)
+    x = variant.image(layer)
+    single = evaluate(layer, x)
+    double = evaluate(layer.to(torch.float64), x.double())
+    assert double.dtype == torch.float64
+    assert torch.equal(double, afresh(layer, x.double()))
+    assert evaluate(layer.to(torch.float32), x).dtype == single.dtype
+
+
+def test_other_image_size_and_back(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build()
+    x, larger = variant.image(layer), variant.image(layer, image_size=IMAGE_SIZE + 1)
+    first = evaluate(layer, x)
+    assert torch.equal(evaluate(layer, larger), afresh(layer, larger))
+    assert torch.equal(evaluate(layer, x), first)
+    assert IMAGE_SIZE + 1 in calls
+
+
+# Copies and files
+
+
+def test_copies_and_files_leave_it_out(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build().eval()
+    cold, keys = pickle.dumps(layer), set(layer.state_dict())
+    x = variant.image(layer)
+    expected = evaluate(layer, x)
+    assert pickle.dumps(layer) == cold
+    assert set(layer.state_dict()) == keys
+    for twin in (copy.deepcopy(layer), pickle.loads(cold), copy.copy(layer)):
+        calls.clear()
+        assert torch.equal(evaluate(twin, x), expected)
+        assert calls == [IMAGE_SIZE], "the copy should have computed its own"
+    in_place(twin, x)  # shares its parameters with the layer
+    assert torch.equal(evaluate(layer, x), evaluate(twin, x))
+
+
+# The base class by itself
+
+
+def test_base_class_caches_and_follows() -> None:
+    layer = Scaled().eval()
+    x = torch.ones(1, 1, 2, 2)
+    with torch.no_grad():
+        assert layer(x).max() == 18
+        assert layer(x).max() == 18
+        assert layer.calls == 1
+        layer.weight.fill_(1.0)
+        assert layer(x).max() == 2
+        assert layer(torch.ones(1, 1, 5, 5)).max() == 5
+    assert layer.calls == 3
+
+
+def test_base_class_computes_afresh_for_gradients() -> None:
+    layer = Scaled().eval()
+    x = torch.ones(1, 1, 2, 2)
+    with torch.no_grad():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert float(layer.weight.grad) == 4 * 2 * 3 * 2  # pixels × d(w²)/dw × image size
+    assert layer.calls == 2
+
+
+def test_write_through_data_is_the_documented_exception() -> None:
+    layer = Scaled().eval()
+    x = torch.ones(1, 1, 2, 2)
+    with torch.no_grad():
+        layer(x)
+        layer.weight.data.fill_(1.0)
+        assert layer(x).max() == 18
+        layer.clear_cache()
+        assert layer(x).max() == 2
