@@ -1,0 +1,185 @@
+"""Measured against theory: the formula, its number, what was counted, and their ratio; and exponents in the channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from lipbench_reports.cells import COUNTS, Cell, Column, Table, mathml, numbers, table
+from lipbench_reports.measurements import CONTENDED, names
+from lipbench_reports.tables import COMPLEXITY, EXPONENTS, with_columns
+
+RESIDUAL = "residual"
+AGREEMENT = 0.005
+"""Counted and exact numbers further apart than this are marked; what is left is rounding of logarithms."""
+
+ELEMENT_BYTES = {"float32": 4, "float64": 8}
+HALVES = ("input", "parameters")
+
+
+class Formulas:
+    """MathML by method, half and quantity, as `complexity` gives it."""
+
+    def __init__(self, complexity: pd.DataFrame) -> None:
+        frame = with_columns(complexity, COMPLEXITY)
+        keys = zip(frame["method"], frame["half"], frame["quantity"])
+        self._published = dict(zip(keys, frame["published_mathml"]))
+        self._exact = dict(zip(self._published, frame["exact_mathml"]))
+
+    def published(self, method: str, quantity: str, *halves: str) -> Markup | None:
+        return mathml(*(self._published.get((method, half, quantity)) for half in halves))
+
+    def exact(self, method: str, quantity: str, *halves: str) -> Markup | None:
+        return mathml(*(self._exact.get((method, half, quantity)) for half in halves))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One number against theory."""
+
+    series: str
+    shape: str
+    method: str
+    half: str
+    halves: tuple[str, ...]
+    """whose formulas it is the sum of"""
+    leading: float
+    exact: float
+    counted: float
+
+
+def macs(rows: pd.DataFrame, formulas: Formulas, labels: Mapping[str, str], caption: str) -> Table | None:
+    """Multiply-accumulates of a training forward pass by half; what has no halves is given whole. None if none were counted."""
+    columns = ["published_macs", "theory_macs", "macs"]
+    found = []
+    for case, group in _layers(rows):
+        key, shape, method = map(str, case)
+        numbers_of = {phase: group.loc[group["phase"] == phase, columns].iloc[:1] for phase in ("forward", "parametrize")}
+        if numbers_of["forward"].empty:
+            continue
+        whole = numbers_of["forward"].to_numpy(dtype=float)[0]
+        if numbers_of["parametrize"].notna().any(axis=None):
+            part = numbers_of["parametrize"].to_numpy(dtype=float)[0]
+            found.append(Compared(key, shape, method, "input", ("input",), *(whole - part)))
+            found.append(Compared(key, shape, method, "parameters", ("parameters",), *part))
+        else:
+            found.append(Compared(key, shape, method, "both", HALVES, *whole))
+    return _against(found, "macs", formulas, labels, caption)
+
+
+def elements(rows: pd.DataFrame, formulas: Formulas, labels: Mapping[str, str], caption: str) -> Table | None:
+    """Elements kept for the backward pass: counted bytes over the bytes of one number. None if none were counted."""
+    found, inputs, parameters = [], [], []
+    for case, group in _layers(rows):
+        key, shape, method = map(str, case)
+        training = group[group["phase"].isin(["forward", "step"])].sort_values("phase")
+        if training.empty:
+            continue
+        size = ELEMENT_BYTES.get(str(training["dtype"].iloc[0]), math.nan)
+        theory = (_first(training, "published_memory_elements"), _first(training, "theory_memory_elements"))
+        found.append(Compared(key, shape, method, "both", HALVES, *theory, _first(training, "saved_memory_bytes") / size))
+        inputs.append(_first(training, "saved_input_half_bytes") / size)
+        parameters.append(_first(training, "saved_parameter_half_bytes") / size)
+    halves = [numbers("Counted, input half", inputs, COUNTS), numbers("Counted, parameter half", parameters, COUNTS)]
+    known = [column for column in halves if any(cell.sort is not None for cell in column[1])]
+    return _against(found, "memory", formulas, labels, caption, known)
+
+
+def _layers(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+    """The cases that the formulas are about: they hold for one layer, not for a network."""
+    return rows[rows["network"] == ""].groupby(["series", "shape", "method"], sort=False)
+
+
+def _first(rows: pd.DataFrame, column: str) -> float:
+    values = rows[column].dropna()
+    return math.nan if values.empty else float(values.iloc[0])
+
+
+def _against(
+    found: Sequence[Compared],
+    quantity: str,
+    formulas: Formulas,
+    labels: Mapping[str, str],
+    caption: str,
+    more: Sequence[tuple[Column, Sequence[Cell]]] = (),
+) -> Table | None:
+    """Formula, number, count and ratio as a table."""
+    if not any(math.isfinite(one.counted) for one in found):
+        return None
+    columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
+    if len({one.shape for one in found}) > 1:
+        columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    if {one.half for one in found} != {"both"}:
+        columns.append((Column("Half", numeric=False), [Cell(one.half, one.half) for one in found]))
+    published = [formulas.published(one.method, quantity, *one.halves) for one in found]
+    exact = [formulas.exact(one.method, quantity, *one.halves) for one in found]
+    columns += [
+        (Column("Table\u00a01", numeric=False, sortable=False), [Cell(math=formula) for formula in published]),
+        numbers("Table\u00a01, number", [one.leading for one in found], COUNTS),
+        (Column("Exact for this code", numeric=False, sortable=False), [Cell(math=formula) for formula in exact]),
+        numbers("Exact, number", [one.exact for one in found], COUNTS),
+        numbers("Counted", [one.counted for one in found], COUNTS),
+        (Column("Counted ÷ exact"), [_agreement(one.counted, one.exact) for one in found]),
+    ]
+    return table(caption, [*columns, *more])
+
+
+def _agreement(counted: float, exact: float) -> Cell:
+    if exact == 0 and counted == 0:
+        return Cell("1.000", 1.0)
+    if not math.isfinite(counted) or not math.isfinite(exact) or exact == 0:
+        return Cell()
+    value = counted / exact
+    return Cell(f"{value:.3f}", value, mark="" if abs(value - 1) <= AGREEMENT else RESIDUAL)
+
+
+def exponents(frame: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[Table, bool]]:
+    """Fitted exponents in the channels with their 95 % intervals, beside the formulas' exponents.
+
+    One table per quantity, and whether there is a formula for it. A fit through contended times is marked.
+    """
+    data = with_columns(frame, EXPONENTS)
+    for name in ("exponent", "low", "high", "theory_exponent", "leading_exponent", "points"):
+        data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
+    data = data[data["exponent"].notna()]
+    contended = rows[rows["contended"]]
+    doubtful = set(zip(contended["method"], "time: " + contended["phase"]))
+    return [_growth(str(quantity), group, doubtful, labels) for quantity, group in data.groupby("quantity", sort=False)]
+
+
+def _growth(quantity: str, fits: pd.DataFrame, doubtful: set[tuple[str, str]], labels: Mapping[str, str]) -> tuple[Table, bool]:
+    by_method: dict[str, str] = {}
+    for key in labels:
+        by_method.setdefault(key.partition("|")[0], key)
+    keys = [by_method.get(str(method)) for method in fits["method"]]
+    marks = [CONTENDED if (str(method), quantity) in doubtful else "" for method in fits["method"]]
+    titles = [str(title) for title in fits["title"]]
+    intervals = [
+        f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–" for low, high in zip(fits["low"], fits["high"])
+    ]
+    columns = [
+        (Column("Method", numeric=False), [Cell(title, title, series=key) for title, key in zip(titles, keys)]),
+        (Column("Fitted"), [Cell(f"{e:.2f}".replace("-", "−"), e, mark=mark) for e, mark in zip(fits["exponent"], marks)]),
+        (Column("95 % interval"), [Cell(text.replace("-", "−"), low) for text, low in zip(intervals, fits["low"].fillna(0.0))]),
+        (Column("Exact"), [_exponent(value) for value in fits["theory_exponent"]]),
+        (Column("Table\u00a01"), [_exponent(value) for value in fits["leading_exponent"]]),
+        (Column("Points"), [_exponent(value) for value in fits["points"]]),
+    ]
+    known = fits[["theory_exponent", "leading_exponent"]].notna().any(axis=None)
+    kept = [column for column in columns if any(cell.text != "–" for cell in column[1])]
+    caption = f"{quantity[:1].upper()}{quantity[1:]}"
+    if fits["points"].nunique(dropna=False) == 1 and kept[-1][0].title == "Points":
+        caption, kept = f"{caption} ({kept[-1][1][0].text} points)", kept[:-1]
+    return table(caption, kept), bool(known)
+
+
+def _exponent(value: float) -> Cell:
+    """A whole number as it is, anything else with two decimals."""
+    if not math.isfinite(value):
+        return Cell()
+    return Cell((f"{value:.0f}" if value.is_integer() else f"{value:.2f}").replace("-", "−"), value)

@@ -1,0 +1,137 @@
+"""Tables as the template prints them: cells with a text to read and a raw value to sort by, and units chosen per column."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html.entities import html5
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+TIMES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
+COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+PLAIN = (("", 1.0),)
+
+_MATH_TAGS = frozenset(
+    ("mrow", "mi", "mn", "mo", "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot", "mtext", "mstyle", "mover", "munder")
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is read, what is sorted by (nothing: always last), and what is added."""
+
+    text: str = "–"
+    sort: float | str | None = None
+    math: Markup | None = None
+    """MathML, shown in place of the text"""
+    note: str = ""
+    """small print after the text, such as an interval"""
+    mark: str = ""
+    """a doubt about the value: its sign is shown and explained"""
+    series: str | None = None
+    """key of the series whose marker is shown before the text"""
+    share: float | None = None
+    """a bar from 0 to 1"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's head. Numeric columns are right-aligned and sorted as numbers."""
+
+    title: str
+    unit: str = ""
+    numeric: bool = True
+    sortable: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Head, rows (the first cell names the row) and what is said above and below them."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    caption: str
+    notes: Sequence[str] = field(default=())
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """Three significant digits without an exponent: 0.123, 1.23, 12.3, 123, 1 234 (thin spaces); "–" for no number."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    places = max(0, significant - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(places, 6)}f}".replace(",", "\u202f").replace("-", "−")
+
+
+def scale(values: Iterable[float], units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """The unit in which the middle of a column reads best, and its size."""
+    sizes = sorted(abs(value) for value in values if math.isfinite(value) and value != 0)
+    middle = sizes[len(sizes) // 2] if sizes else units[-1][1]
+    return next((unit for unit in units if middle >= unit[1]), units[-1])
+
+
+def with_unit(value: float, units: Sequence[tuple[str, float]], *, round_number: bool = False) -> str:
+    """A single number with its unit: "3.20 ms", or "3.2 ms" where the number is round and not measured."""
+    unit, size = scale([value * (1 + 1e-9)], units)  # a tick of 0.1 s must not fall a rounding error below its unit
+    return f"{value / size:.4g} {unit}".rstrip() if round_number else f"{digits(value / size)} {unit}".rstrip()
+
+
+def numbers(
+    title: str, values: Sequence[float], units: Sequence[tuple[str, float]] = PLAIN, suffix: str = "", marks: Sequence[str] = ()
+) -> tuple[Column, list[Cell]]:
+    """A numeric column in one unit. Units and numbers are for reading; cells sort by the raw values."""
+    unit, size = scale(values, units)
+    cells = [
+        Cell(digits(value / size), value if math.isfinite(value) else None, mark=mark if math.isfinite(value) else "")
+        for value, mark in zip(values, marks or [""] * len(values))
+    ]
+    return Column(title, f"{unit}{suffix}".strip()), cells
+
+
+def ratio(value: float, mark: str = "") -> Cell:
+    """A factor such as "1.92×"."""
+    return Cell(f"{digits(value)}×", value, mark=mark) if math.isfinite(value) else Cell()
+
+
+def table(caption: str, columns: Sequence[tuple[Column, Sequence[Cell]]], notes: Sequence[str] = ()) -> Table:
+    """A table from its columns."""
+    return Table([head for head, _ in columns], list(zip(*(cells for _, cells in columns))), caption, notes)
+
+
+def mathml(*formulas: object) -> Markup | None:
+    """MathML of a sum of formulas, as presentation elements without attributes; None if none can be read.
+
+    Formulas come from outside this package, so they are parsed, and only elements of mathematics are let through.
+    """
+    terms = [term for term in (_presentation(formula) for formula in formulas) if term]
+    if len(terms) > 1:  # a half that costs nothing is not printed as "+ 0"
+        terms = [term for term in terms if term != "<mn>0</mn>"] or terms[:1]
+    return Markup(f"<math><mrow>{'<mo>+</mo>'.join(terms)}</mrow></math>") if terms else None
+
+
+def _presentation(formula: object) -> str:
+    if not isinstance(formula, str) or not formula.strip():
+        return ""
+    # sympy writes HTML's entities, which XML does not know.
+    text = re.sub(r"&(\w+);", lambda m: m[0] if m[1] in ("lt", "gt", "amp", "quot") else html5.get(f"{m[1]};", ""), formula)
+    try:
+        root = ElementTree.fromstring(f"<root>{text}</root>")
+    except ElementTree.ParseError:
+        return f"<mtext>{html.escape(formula)}</mtext>"
+    children = list(root)
+    if len(children) == 1 and children[0].tag.endswith("math"):
+        children = list(children[0])
+    return "".join(_rebuilt(child) for child in children)
+
+
+def _rebuilt(element: ElementTree.Element) -> str:
+    tag = element.tag.rpartition("}")[2]
+    inside = html.escape((element.text or "").strip()) + "".join(_rebuilt(child) for child in element)
+    return f"<{tag}>{inside}</{tag}>" if tag in _MATH_TAGS else f"<mtext>{inside}</mtext>"

@@ -1,0 +1,245 @@
+"""The figures: cost against width after Figures 2 to 4 of the paper, and its radar (Figure 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lipbench_reports.cells import BYTES, TIMES, with_unit
+from lipbench_reports.look import Look
+from lipbench_reports.svg import FAINT, INK, PAPER, inline, page_style
+from lipbench_reports.tables import CONDITIONS, common_conditions
+
+POINT = 1 / 72
+PANEL_WIDTH, PANEL_HEIGHT, LABELS_WIDTH = 350, 290, 92
+LABEL_GAP = 13.5
+"""points between the baselines of two direct labels"""
+MOST_PANELS = 8
+LONGEST_LABEL = 15
+"""characters; of a longer one, such as a class by its path, the end tells more than the start"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure: what is drawn against the number of channels, one panel per image size and other conditions."""
+
+    identity: str
+    title: str
+    paper: str
+    """the figure of the paper that it redraws"""
+    phase: str
+    column: str
+    axis: str
+    units: Sequence[tuple[str, float]]
+    range_columns: tuple[str, str] | None = None
+
+
+RATES = (("M/s", 1e6), ("k/s", 1e3), ("/s", 1.0))
+PLOTS = (
+    Plot("time", "Training time", "Figure 2", "step", "median_s", "time of a training step", TIMES, ("p20_s", "p80_s")),
+    Plot("throughput", "Inference throughput", "Figure 3", "inference", "images_per_s", "images per second", RATES),
+    Plot("memory", "Training memory", "Figure 4", "step", "peak_memory_bytes", "peak of a training step", BYTES),
+    Plot("memory-inference", "Inference memory", "Figure 4", "inference", "peak_memory_bytes", "peak of inference", BYTES),
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A finished picture and what it shows."""
+
+    svg: Markup
+    caption: str
+    missing: tuple[str, ...] = ()
+    """cases of these conditions that have no point"""
+
+
+def colours(looks: Mapping[str, Look]) -> dict[str, str]:
+    """Stand-in colours of all series and their CSS."""
+    return {look.sentinel: look.css for look in looks.values()}
+
+
+def panels(plot: Plot, rows: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look]) -> list[Panel]:
+    """One panel per set of conditions other than the channels, those with the most points first drawn; none without data."""
+    drawn = rows[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0)]
+    others = [name for name in CONDITIONS if name not in ("channels", "network")]
+    panel = [
+        "|".join(map(str, (bool(network), *values))) for network, *values in rows[["network", *others]].itertuples(index=False)
+    ]
+    keyed = rows.assign(panel=pd.Series(panel, index=rows.index, dtype=object))
+    groups = [(str(key), group) for key, group in keyed.loc[drawn.index].groupby("panel", sort=False)]
+    chosen = sorted(groups, key=lambda item: len(item[1]), reverse=True)[:MOST_PANELS]
+    chosen.sort(
+        key=lambda item: (item[0].startswith("True"), -float(item[1]["image_size"].max()))
+    )  # layers first, large images first
+    result = []
+    for place, (key, group) in enumerate(chosen):
+        same = keyed[keyed["panel"] == key]
+        failed = same[~same["status"].isin(["ok", "predicted"])]
+        missing = [f"{labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
+        caption = ("Networks: " if bool(group["network"].iloc[0]) else "") + common_conditions(group)
+        svg = _panel(f"{plot.identity}-{place}", plot, group, labels, looks, caption)
+        result.append(Panel(svg, caption, tuple(dict.fromkeys(missing))))
+    return result
+
+
+def _panel(
+    identity: str, plot: Plot, points: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look], caption: str
+) -> Markup:
+    keys = [key for key in looks if key in set(points["series"])]
+    height = max(PANEL_HEIGHT, 70 + LABEL_GAP * len(keys))  # room for a label each
+    with page_style(identity):
+        figure = Figure(figsize=(PANEL_WIDTH * POINT, height * POINT), dpi=72)
+        left, right, low, high = 58, PANEL_WIDTH - LABELS_WIDTH, 40, height - 26
+        axes = figure.add_axes((left / PANEL_WIDTH, low / height, (right - left) / PANEL_WIDTH, (high - low) / height))
+        _scales(axes, plot, points)
+        _lines(axes, plot, points, keys, looks)
+        _direct_labels(axes, plot, points, keys, labels, looks)
+        axes.grid(axis="y")
+        sns.despine(ax=axes)
+        axes.set_title(plot.axis, loc="left", fontsize=11, x=-left / (right - left), pad=10)
+        axes.set_xlabel("channels (width)")
+        axes.set_ylabel("")
+        description = (
+            f"{plot.title} against the number of channels, {caption}. The numbers are in the table of all measurements."
+        )
+        return inline(figure, identity, plot.title, description, colours(looks))
+
+
+def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
+    """Logarithmic axes with few, whole, readable ticks: the channels that were measured, and 1-2-5 steps in the best unit."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    widths = sorted(points["channels"].unique())
+    axes.set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
+    axes.set_xticks(widths, [f"{width:g}" for width in widths])
+    values = points[[plot.column, *(plot.range_columns or ())]].to_numpy(dtype=float)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if high / low < 3:  # a range this small would have no tick in it
+        low, high = low / math.sqrt(3), high * math.sqrt(3)
+    axes.set_ylim(low / 1.2, high * 1.2)
+    ticks = _ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
+    axes.set_yticks(ticks, [with_unit(tick, plot.units, round_number=True) for tick in ticks])
+    axes.minorticks_off()
+
+
+def _ticks(low: float, high: float, binary: bool) -> list[float]:
+    """At most seven round values between `low` and `high`: powers of two for bytes, otherwise 1-2-5, 1-3 or 1 per decade."""
+    if binary:
+        every = [2.0**power for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+        series = [[value for value in every if math.log2(value) % step == 0] for step in (1, 2, 4, 8)]
+    else:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        series = [[digit * 10.0**decade for decade in decades for digit in step] for step in ((1, 2, 5), (1, 3), (1,))]
+    inside = [[value for value in values if low <= value <= high] for values in series]
+    return next((values for values in inside if len(values) <= 7), inside[-1])
+
+
+def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks: Mapping[str, Look]) -> None:
+    dashes = {key: looks[key].dashes or "" for key in keys}
+    sns.lineplot(
+        data=points, x="channels", y=plot.column, hue="series", style="series", hue_order=keys, style_order=keys,
+        palette={key: looks[key].sentinel for key in keys}, dashes=dashes, estimator=None, markers=False, linewidth=1.4,
+        legend=False, ax=axes,
+    )  # fmt: skip
+    for key in keys:
+        own = points[points["series"] == key]
+        if plot.range_columns:
+            low, high = (own[name].to_numpy() for name in plot.range_columns)
+            axes.vlines(own["channels"].to_numpy(), low, high, colors=looks[key].sentinel, linewidths=1)
+        doubtful = own["contended"] & (plot.column != "peak_memory_bytes")
+        for chosen, face in ((own[~doubtful], looks[key].sentinel), (own[doubtful], PAPER)):
+            axes.plot(
+                chosen["channels"], chosen[plot.column], linestyle="none", marker=looks[key].marker, markersize=5.5,
+                markerfacecolor=face, markeredgecolor=looks[key].sentinel, markeredgewidth=1, zorder=3,
+            )  # fmt: skip
+
+
+def _direct_labels(
+    axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
+) -> None:
+    """Each series' name right of its last point, moved apart where they would touch, with a hair line between."""
+    last = points.sort_values("channels").groupby("series").last()
+    places = {key: axes.transData.transform(last.loc[key, ["channels", plot.column]].to_numpy(dtype=float)) for key in keys}
+    bottom, top = axes.bbox.y0, axes.bbox.y1
+    edge = axes.bbox.x1
+    ordered = sorted(keys, key=lambda key: float(places[key][1]))
+    heights = apart([float(places[key][1]) for key in ordered], LABEL_GAP, bottom, top)
+    to_axes = axes.transAxes.inverted().transform
+    for key, height in zip(ordered, heights):
+        (x, y), (end, level), (text, _) = (to_axes(p) for p in (places[key], (edge + 8, height), (edge + 12, height)))
+        axes.plot(
+            [x, end], [y, level], transform=axes.transAxes, color=looks[key].sentinel, linewidth=0.6, clip_on=False, alpha=0.6
+        )
+        label = labels[key] if len(labels[key]) <= LONGEST_LABEL else f"…{labels[key][-LONGEST_LABEL + 1 :]}"
+        axes.text(text, level, label, transform=axes.transAxes, fontsize=10.5, color=INK, va="center", ha="left")
+
+
+def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending heights moved as little as needed to be `gap` apart, between `low` and `high` if there is room."""
+    placed: list[list[float]] = []  # runs of labels that touch: their wanted heights
+    for height in heights:
+        placed.append([height])
+        while len(placed) > 1 and _start(placed[-2], gap, low, high) + gap * len(placed[-2]) > _start(
+            placed[-1], gap, low, high
+        ):
+            placed[-2:] = [placed[-2] + placed[-1]]
+    return [_start(run, gap, low, high) + gap * place for run in placed for place in range(len(run))]
+
+
+def _start(run: Sequence[float], gap: float, low: float, high: float) -> float:
+    """Lowest height of a run of labels whose middle is at the middle of what they want."""
+    length = gap * (len(run) - 1)
+    return max(low, min(sum(run) / len(run) - length / 2, high - length))
+
+
+def radars(
+    scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], looks: Mapping[str, Look]
+) -> list[tuple[str, Markup]]:
+    """A small radar per series that has all axes, by its key; none with fewer than three axes."""
+    complete = {key: axes for key, axes in scores.items() if all(math.isfinite(score) for score in axes.values())}
+    if not complete or len(next(iter(complete.values()))) < 3:
+        return []
+    return [(key, _radar(f"radar-{place}", complete[key], labels[key], looks[key])) for place, key in enumerate(complete)]
+
+
+def _radar(identity: str, scores: Mapping[str, float], label: str, look: Look) -> Markup:
+    width, height, radius, centre = 232, 176, 58, (116, 88)
+    angles = [math.pi / 2 - 2 * math.pi * place / len(scores) for place in range(len(scores))]
+
+    def ring(values: Sequence[float]) -> tuple[list[float], list[float]]:
+        points = [(value / 5 * radius, angle) for value, angle in zip(values, angles)]
+        points.append(points[0])
+        return [centre[0] + r * math.cos(a) for r, a in points], [centre[1] + r * math.sin(a) for r, a in points]
+
+    with page_style(identity):
+        figure = Figure(figsize=(width * POINT, height * POINT), dpi=72)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, width), ylim=(0, height))
+        axes.set_axis_off()
+        for level in range(1, 6):
+            axes.plot(*ring([level] * len(scores)), color=FAINT, linewidth=0.7)
+        for angle, (name, score) in zip(angles, scores.items()):
+            x, y = math.cos(angle), math.sin(angle)
+            axes.plot([centre[0], centre[0] + radius * x], [centre[1], centre[1] + radius * y], color=FAINT, linewidth=0.7)
+            align = "center" if abs(x) < 0.3 else ("left" if x > 0 else "right")
+            words = f"{name} {score:.1f}" if align == "center" else f"{name} {score:.1f}".replace(" ", "\n")
+            axes.text(
+                centre[0] + (radius + 5) * x,
+                centre[1] + (radius + 9) * y,
+                words,
+                fontsize=9.5,
+                ha=align,
+                va="center",
+            )
+        axes.fill(*ring(list(scores.values())), color=look.sentinel, alpha=0.22, linewidth=0)
+        axes.plot(*ring(list(scores.values())), color=look.sentinel, linewidth=1.5, marker=look.marker, markersize=4.5)
+        values = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
+        return inline(figure, identity, label, f"Scores of {label}: {values}.", {look.sentinel: look.css})

@@ -1,0 +1,150 @@
+"""The report: one HTML document that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lipbench_reports import against_theory, figures, findings, measurements
+from lipbench_reports.cells import BYTES, with_unit
+from lipbench_reports.costs import ALIKE, Costs, costs, verdict
+from lipbench_reports.look import DARK, LIGHT, looks
+from lipbench_reports.tables import (
+    Tables,
+    as_text,
+    as_texts,
+    common_conditions,
+    prepare,
+    reference_shape,
+    with_columns,
+)  # fmt: skip
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("lipbench_reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def render(tables: Tables) -> str:
+    """The whole document. Never fails because a run is odd: what is missing is left out, and said where it matters."""
+    rows = prepare(tables.rows)
+    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz"])
+    found = costs(rows, methods)
+    labels = {one.key: one.label for one in found.series}
+    place = {key: number for number, key in enumerate(labels)}
+    rows = rows.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
+    look = looks(found.series, [str(name) for name in methods["method"]])
+    script = _source("sort.js")
+    return ENVIRONMENT.get_template("report.html").render(
+        title=tables.title,
+        verdict=verdict(rows, found),
+        style=Markup(_source("style.css")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        light=list(enumerate(LIGHT)),
+        dark=list(enumerate(DARK)),
+        looks=look,
+        marker_ids={key: f"marker-{place}" for place, key in enumerate(look)},
+        common=common_conditions(rows),
+        shape=_place(rows),
+        shapes=list(dict.fromkeys(rows.loc[rows["phase"] != "", "shape"])),
+        sources=[(title, source) for title, source, name in zip(methods["title"], methods["source"], methods["method"])
+                 if name in set(rows["method"]) and as_text(source)],
+        doubts=findings.warnings(tables, rows, labels),
+        failures=findings.failure_table(rows, labels),
+        machine=_machine(tables.run.get("machine")),
+        provenance=_provenance(tables.run),
+        limits=_pairs(tables.run.get("limits")),
+        alike=f"{100 * ALIKE:.0f} %",
+        **_results(tables, rows, found, labels),
+        **_pictures(rows, found, labels, look),
+    )  # fmt: skip
+
+
+def _source(name: str) -> str:
+    assert ENVIRONMENT.loader is not None
+    return ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0].strip()
+
+
+def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
+    """The tables. What is shown at one shape is repeated for all shapes further down, if there are more."""
+    shape = reference_shape(rows)
+    at_shape = rows[rows["shape"] == shape]
+    several = rows["shape"].nunique() > 1
+    formulas = against_theory.Formulas(tables.complexity)
+    return {
+        "reference": found.reference.label if found.reference else None,
+        "is_yardstick": found.reference is not None and found.reference.method == "standard",
+        "excluded": [(one.label, found.excluded[one.key]) for one in found.series if one.key in found.excluded],
+        "summary": measurements.summary(rows, found, labels),
+        "numbers": measurements.plain_numbers(at_shape, labels, "Measured", with_shape=False),
+        "all_numbers": measurements.plain_numbers(rows, labels, "All measurements", with_shape=True) if several else None,
+        "macs": against_theory.macs(at_shape, formulas, labels, "Multiply-accumulates of a training forward pass"),
+        "all_macs": against_theory.macs(rows, formulas, labels, "Multiply-accumulates, all cases") if several else None,
+        "elements": against_theory.elements(at_shape, formulas, labels, "Elements kept for the backward pass"),
+        "all_elements": against_theory.elements(rows, formulas, labels, "Elements kept, all cases") if several else None,
+        "exponents": against_theory.exponents(tables.exponents, rows, labels),
+        "shares": measurements.shares(at_shape, labels),
+        "all_shares": measurements.shares(rows, labels) if several else None,
+        "epochs": measurements.epochs(rows, tables.published, labels),
+    }
+
+
+def _pictures(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str], look: Mapping[str, Any]) -> dict[str, object]:
+    scored = measurements.scores(found, labels)
+    drawn = figures.radars(scored[1], labels, look) if scored else []
+    shown = {key for key, _ in drawn}
+    return {
+        "plots": [(plot, panels) for plot in figures.PLOTS if (panels := figures.panels(plot, rows, labels, look))],
+        "scores": scored[0] if scored else None,
+        "radars": drawn,
+        "radar_absent": [
+            one.label for one in found.series if drawn and one.key not in shown and one.key not in found.yardsticks
+        ],
+        "labels": labels,
+    }
+
+
+def _place(rows: pd.DataFrame) -> str | None:
+    """The reference shape in words, without what all cases share."""
+    shape = reference_shape(rows)
+    if shape is None:
+        return None
+    at_shape = rows[rows["shape"] == shape]
+    shared = set(common_conditions(rows).split(", "))
+    parts = common_conditions(at_shape).split(", ")
+    network = str(at_shape["network"].iloc[0])
+    own = [part for part in parts if part not in shared or part.endswith(" channels")]
+    return ", ".join([*([f"ConvNet {network}"] if network else []), *own])
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    """A mapping as readable pairs, without what is empty."""
+    if not isinstance(value, Mapping):
+        return []
+    return [(str(key).replace("_", " "), as_text(entry)) for key, entry in value.items() if as_text(entry)]
+
+
+def _machine(value: object) -> list[tuple[str, str]]:
+    """The machine in the order of interest, bytes in words; mappings inside it as one line each."""
+    pairs = []
+    for key, entry in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(entry, Mapping):
+            text = ", ".join(f"{name} {inner}" for name, inner in entry.items())
+        elif str(key).endswith("_bytes") and isinstance(entry, int | float):
+            text = with_unit(float(entry), BYTES)
+        else:
+            text = as_text(entry)
+        if text:
+            pairs.append((str(key).removesuffix("_bytes").replace("_", " "), text))
+    return pairs
+
+
+def _provenance(run: Mapping[str, object]) -> list[tuple[str, str]]:
+    shown = [("command", run.get("command")), ("started", run.get("started")), ("lipbench", run.get("version"))]
+    return [(name, " ".join(as_texts(value)) or as_text(value)) for name, value in shown if as_text(value)]

@@ -1,0 +1,72 @@
+"""A matplotlib figure as SVG that belongs to the page: its fonts, its colours, no identifier twice, no address of anybody."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+INK, FAINT, PAPER = "#fd0001", "#fd0002", "#fd0003"
+"""Stand-ins for the text colour, the colour of grid lines and the background, replaced by what the page uses."""
+
+_PAGE = {INK: "currentColor", FAINT: "var(--grid)", PAPER: "var(--paper)"}
+
+
+@contextmanager
+def page_style(identity: str) -> Iterator[None]:
+    """matplotlib set up for one figure: text stays text, identifiers do not vary from run to run."""
+    ours: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": identity, "text.parse_math": False,
+        "font.size": 11, "axes.linewidth": 0.7, "grid.linewidth": 0.6,
+        "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+        "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT, "axes.facecolor": "none", "figure.facecolor": "none",
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "xtick.minor.bottom": False, "ytick.minor.left": False,
+    }  # fmt: skip
+    with mpl.rc_context({**sns.axes_style("ticks"), **ours}):
+        yield
+
+
+def inline(figure: Figure, identity: str, title: str, description: str, colours: Mapping[str, str]) -> Markup:
+    """The figure as an `<svg>` element for HTML.
+
+    `colours` maps stand-in colours to CSS. Every identifier in use gets the prefix `identity`; the others are dropped.
+    """
+    buffer = io.StringIO()
+    # Without these, matplotlib writes an RDF block with addresses and the time of day.
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{identity}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'href="#', f'href="#{identity}-', text)
+    text = re.sub(r"url\(#", f"url(#{identity}-", text)
+    # The page's font, not the one that this machine measured with.
+    # matplotlib has written it as shorthand or as longhand, by version.
+    text = re.sub(r"font: (?:[\w-]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
+    for stand_in, css in {**_PAGE, **colours}.items():
+        text = text.replace(stand_in, css)
+    # A hundredth of a pixel is enough for coordinates; text between the tags keeps its digits.
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), text)
+    text = re.sub(r">\s+<", "><", text)
+    return Markup(_with_head(text, identity, title, description))
+
+
+def _with_head(text: str, identity: str, title: str, description: str) -> str:
+    view_box = re.search(r'viewBox="([^"]+)"', text)
+    assert view_box is not None, "matplotlib always writes one"
+    width = view_box[1].split()[2]
+    head = (
+        f'<svg viewBox="{view_box[1]}" width="{width}" role="img" aria-labelledby="{identity}-title {identity}-desc">'
+        f'<title id="{identity}-title">{escape(title)}</title><desc id="{identity}-desc">{escape(description)}</desc>'
+    )
+    return re.sub(r"^<svg[^>]*>", lambda _: head, text, count=1)

@@ -1,0 +1,206 @@
+"""What a report is made from: the frames of a run, cleaned once, and how their rows are named and chosen.
+
+Rows may be odd: no Standard, one case only, nothing that worked, columns that are empty. Everything after this module relies on
+`prepare`: all columns exist, numbers are floats with NaN for what is missing, texts are strings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+YARDSTICK = "standard"
+"""the method that costs are put in relation to"""
+
+CONDITIONS = ["network", "channels", "image_size", "kernel_size", "batch_size", "dtype", "precision", "device", "threads"]
+"""Columns that say what was measured under which conditions, whatever the method."""
+
+TEXTS = ["method", "title", "implementation", "network", "dtype", "precision", "device", "phase", "status", "reason", "case"]
+FLAGS = ["contended", "converged", "launch_bound"]
+NUMBERS = [
+    "channels", "image_size", "kernel_size", "batch_size", "threads", "median_s", "p20_s", "p80_s", "samples", "rounds",
+    "round_spread", "outliers", "host_median_s", "peak_memory_bytes", "peak_above_baseline_bytes", "saved_memory_bytes",
+    "saved_input_half_bytes", "saved_parameter_half_bytes", "parameter_bytes", "macs", "theory_macs", "theory_memory_elements",
+    "published_macs", "published_memory_elements", "images_per_s",
+]  # fmt: skip
+COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
+EXPONENTS = ["method", "title", "quantity", "exponent", "low", "high", "points", "theory_exponent", "leading_exponent"]
+PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_seconds_per_epoch"]
+
+LIPSCHITZ_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything a report shows, as the comparison of a run with theory made it."""
+
+    title: str
+    rows: pd.DataFrame
+    """one tidy row per case and phase; one row with phase "" for a case that failed"""
+    methods: pd.DataFrame
+    """method, title, source, linear, orthogonal, lipschitz"""
+    complexity: pd.DataFrame
+    """formulas by method, half and quantity, as text and as MathML"""
+    exponents: pd.DataFrame
+    """fitted exponents in the channels beside those of theory"""
+    published: pd.DataFrame
+    """the paper's epoch budget (Table 8)"""
+    run: Mapping[str, object] = field(default_factory=dict)
+    """command, started, machine, limits, version, problems, warnings"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method in one implementation: what a line, a colour and a table row stand for."""
+
+    method: str
+    implementation: str
+    label: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.method}|{self.implementation}"
+
+
+def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """A copy that has at least these columns, NaN where they were missing."""
+    return frame.reindex(columns=[*frame.columns, *(name for name in columns if name not in frame.columns)])
+
+
+def prepare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with one type per column, and two more: `series` (method and implementation) and `shape` (a readable text)."""
+    tidy = with_columns(rows, [*TEXTS, *FLAGS, *NUMBERS, "certificate", "warnings"]).reset_index(drop=True)
+    for name in NUMBERS:
+        tidy[name] = pd.to_numeric(tidy[name], errors="coerce").astype(float)
+    for name in TEXTS:
+        tidy[name] = pd.Series([as_text(value) for value in tidy[name]], index=tidy.index, dtype=object)
+    for name in FLAGS:
+        # A flag that is missing raises no alarm: not contended, and as converged as anybody knows.
+        tidy[name] = pd.Series([_as_flag(value, name == "converged") for value in tidy[name]], index=tidy.index, dtype=bool)
+    tidy["warnings"] = pd.Series([as_texts(value) for value in tidy["warnings"]], index=tidy.index, dtype=object)
+    tidy["implementation"] = tidy["implementation"].where(tidy["implementation"] != "", "paper")
+    tidy["title"] = tidy["title"].where(tidy["title"] != "", tidy["method"])
+    tidy["series"] = (tidy["method"] + "|" + tidy["implementation"]).astype(object)
+    tidy["shape"] = pd.Series(_shapes(tidy), index=tidy.index, dtype=object)
+    return tidy
+
+
+def is_missing(value: object) -> bool:
+    """None, NaN or NA."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+
+
+def as_text(value: object) -> str:
+    return "" if is_missing(value) else str(value)
+
+
+def as_texts(value: object) -> tuple[str, ...]:
+    """Warnings as they come: a text, some texts, or nothing."""
+    if isinstance(value, str):
+        return tuple(part for part in value.split("\n") if part.strip())
+    if isinstance(value, Iterable):
+        return tuple(as_text(part) for part in value if as_text(part))
+    return ()
+
+
+def _as_flag(value: object, missing: bool) -> bool:
+    if is_missing(value) or value == "":
+        return missing
+    return value.lower() == "true" if isinstance(value, str) else bool(value)
+
+
+def series_of(rows: pd.DataFrame, methods: pd.DataFrame) -> list[Series]:
+    """The series of prepared rows, in the registry's order; methods that it does not know come last."""
+    order = {name: place for place, name in enumerate(with_columns(methods, ["method"])["method"].astype(str))}
+    found = rows.drop_duplicates("series")
+    series = [
+        Series(method, implementation, title if implementation == "paper" else f"{title} · {implementation}")
+        for method, implementation, title in zip(found["method"], found["implementation"], found["title"])
+    ]
+    return sorted(series, key=lambda one: (order.get(one.method, len(order)), one.method, one.implementation != "paper"))
+
+
+def reference(rows: pd.DataFrame, series: list[Series]) -> Series | None:
+    """What costs are put in relation to: Standard, or else the series with the most cases that worked; None if none did."""
+    counts = rows[rows["median_s"].notna() | rows["peak_memory_bytes"].notna()].groupby("series")["shape"].nunique()
+    working = [one for one in series if one.key in counts.index]
+    yardsticks = [one for one in working if one.method == YARDSTICK]
+    candidates = [one for one in yardsticks if one.implementation == "paper"] or yardsticks
+    return candidates[0] if candidates else max(working, key=lambda one: int(counts[one.key]), default=None)
+
+
+def certificate_fails(value: object) -> bool:
+    """Whether a certificate says "not 1-Lipschitz": False, a word for failure, or a constant above 1 + 1e-4."""
+    if is_missing(value):
+        return False
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return float(value) > 1 + LIPSCHITZ_TOLERANCE
+    return str(value).strip().lower() in ("false", "fail", "fails", "failed", "not_lipschitz", "not lipschitz")
+
+
+def uncertified(rows: pd.DataFrame) -> dict[str, str]:
+    """Series that are ranked nowhere because a certificate failed, and at which shape."""
+    failing = rows[(rows["status"] == "not_lipschitz") | rows["certificate"].map(certificate_fails).astype(bool)]
+    return {str(key): str(group["shape"].iloc[0]) for key, group in failing.groupby("series")}
+
+
+def failures(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per case that gave no numbers or may not be ranked."""
+    failed = rows[~rows["status"].isin(["ok", "predicted"])]
+    return failed.drop_duplicates(["series", "shape", "status"])
+
+
+def reference_shape(rows: pd.DataFrame) -> str | None:
+    """The shape at which numbers are shown: a layer's if there is one, measured for the most series, with the most MACs."""
+    measured = rows[rows["median_s"].notna() | rows["peak_memory_bytes"].notna()]
+    layers = measured[measured["network"] == ""]
+    grouped = (measured if layers.empty else layers).groupby("shape", sort=False)
+    sizes = pd.DataFrame({"series": grouped["series"].nunique(), "macs": grouped["macs"].max().fillna(0)})
+    sizes["channels"] = grouped["channels"].max().fillna(0)
+    return None if sizes.empty else str(sizes.sort_values(["series", "macs", "channels"]).index[-1])
+
+
+_PARTS = {
+    "channels": "{} ch", "image_size": "{}²", "kernel_size": "k {}", "batch_size": "b {}", "dtype": "{}", "precision": "{}",
+    "device": "{}", "threads": "{} threads",
+}  # fmt: skip
+
+
+def _shapes(rows: pd.DataFrame) -> list[str]:
+    """A short text per row that tells its conditions from those of all other rows: channels, and what varies in this run."""
+    varying = [name for name in CONDITIONS if name != "network" and rows[name].nunique(dropna=False) > 1]
+    names = ["channels", *(name for name in varying if name != "channels")]
+    texts = []
+    for values in rows[CONDITIONS].itertuples(index=False):
+        value = dict(zip(CONDITIONS, values))
+        network = [f"ConvNet {value['network']}"] if value["network"] else []
+        parts = [_PARTS[name].format(number(value[name])) for name in names if as_text(value[name])]
+        texts.append(", ".join([*network, *parts]) or "one shape")
+    return texts
+
+
+def common_conditions(rows: pd.DataFrame) -> str:
+    """What all rows share, in words: "64 channels, 16 × 16 images, kernel 3 × 3, batch 32, float32 (ieee), cpu, 2 threads"."""
+    words = {
+        "channels": "{0} channels", "image_size": "{0} × {0} images",
+        "kernel_size": "kernel {0} × {0}", "batch_size": "batch {0}", "dtype": "{0}",
+        "precision": "{0} precision", "device": "on {0}", "threads": "{0} threads",
+    }  # fmt: skip
+    parts = []
+    for name, word in words.items():
+        values = {as_text(number(value)) for value in rows[name]} - {""}
+        if len(values) == 1:
+            parts.append(
+                word.format(values.pop()).replace("1 threads", "1 thread") if name == "threads" else word.format(*values)
+            )
+    return ", ".join(parts)
+
+
+def number(value: object) -> object:
+    """Whole floats as integers, so that 64.0 channels print as 64; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
