@@ -1,0 +1,238 @@
+"""The command line. A verb imports what it needs when it runs, so that `lipbench --help` is quick.
+
+Exit codes: 0 all is well, 2 wrong use (one line on stderr), 3 some case failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from lipbench import __version__, errors
+
+FAILED, WRONG_USE, INTERRUPTED = 3, 2, 130
+_ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Of Typer's own copy of Click, or of Click itself where Typer is older."""
+
+app = typer.Typer(
+    help="Profile 1-Lipschitz layers: time, memory and multiply-accumulates, beside theory.",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line, by default the process's, and exit. Wrong use becomes one line on stderr and exit code 2."""
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(list(sys.argv[1:] if arguments is None else arguments), "lipbench", standalone_mode=False)
+    except _ClickException as error:
+        _fail(f"{error.format_message().rstrip('.')}; see lipbench --help")
+    except errors.LipbenchError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("lipbench: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    raise SystemExit(code or 0)
+
+
+def _fail(message: str) -> None:
+    print(f"lipbench: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(WRONG_USE) from None
+
+
+# ---------------------------------------------------------------------------------------------------------------- options
+
+
+class DeviceName(StrEnum):
+    """`auto` is CUDA where there is some."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class TheoryFormat(StrEnum):
+    """How `theory` prints."""
+
+    table = "table"
+    csv = "csv"
+
+
+class ExportFormat(StrEnum):
+    """What `export` writes."""
+
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+
+
+Value = TypeVar("Value", int, str)
+
+
+def _split(option: str, text: str | None, kind: type[Value]) -> tuple[Value, ...] | None:
+    """The values of a list with commas, each once; None for an option not given. Raises `LipbenchError` for what is no list."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if not all(parts):
+            raise ValueError
+        return tuple(dict.fromkeys(kind(part) for part in parts))
+    except ValueError:
+        raise errors.not_in_list(option, text, "whole numbers" if kind is int else "names") from None
+
+
+def _whole(option: str, metavar: str, text: str) -> Any:
+    """An option that takes a whole number of at least 1. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str) -> int:
+        if not given.isdecimal() or int(given) < 1:
+            raise errors.not_positive(option, given)
+        return int(given)
+
+    return typer.Option(option, parser=parse, metavar=metavar, help=text)
+
+
+def _seconds(option: str, text: str) -> Any:
+    """An option that takes a time greater than 0. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str) -> float:
+        try:
+            value = float(given)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise errors.not_positive_number(option, repr(given))
+        return value
+
+    return typer.Option(option, parser=parse, metavar="S", help=text)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _lipbench(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+# ----------------------------------------------------------------------------------------------------------- what there is
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, their sources and what they claim."""
+    from lipbench import printing, table1
+
+    printing.print_table(table1.methods_table().rename(columns={"lipschitz": "1-Lipschitz"}))
+
+
+@app.command()
+def theory(
+    method: Annotated[str | None, typer.Option(help="Methods, with commas; all if left out.")] = None,
+    format: Annotated[TheoryFormat, typer.Option(help="csv has the layout of the published table.")] = TheoryFormat.table,
+) -> None:
+    """Print Table 1 of the paper (arXiv 2311.16833) and, beside it, the exact costs of this code."""
+    from lipbench import printing, registry, table1
+
+    chosen = [registry.find(name).name for name in _split("--method", method, str) or registry.methods()]
+    table = table1.complexity_table()
+    table = table[table["method"].isin(chosen)]
+    if format is TheoryFormat.csv:
+        table1.published_layout(table).to_csv(sys.stdout, index=False)
+        return
+    printing.print_table(table[["title", "half", "quantity", "operations", "published", "exact"]])
+    print("\nC = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t.")
+    print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
+
+
+# -------------------------------------------------------------------------------------------------------------- profiling
+
+
+@app.command()
+def profile(
+    preset: Annotated[str | None, typer.Option(help="Shapes to measure: quick or paper.  [default: quick]")] = None,
+    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
+    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
+    channels: Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
+    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas.")] = None,
+    network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
+    precision: Annotated[str | None, typer.Option(help="ieee, tf32 or both.  [default: ieee]")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
+    threads: Annotated[int | None, _whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
+    timeout: Annotated[float | None, _seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
+    memory_limit: Annotated[int | None, _whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
+    rounds: Annotated[int | None, _whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
+    phase_seconds: Annotated[float | None, _seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
+    deadline: Annotated[float | None, _seconds("--deadline", "Start no new round after so many seconds.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.  [default: a new one in runs/]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; finished cases stay.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed cases once more.")] = False,
+) -> None:
+    """Measure methods over shapes, each case in fresh processes, and keep the records in a run directory."""
+    from lipbench import profiling
+    from lipbench.plan import Request
+
+    request = Request(
+        preset, _split("--method", method, str), _split("--implementation", implementation, str),
+        _split("--channels", channels, int), _split("--image-size", image_size, int), _split("--kernel-size", kernel_size, int),
+        _split("--batch-size", batch_size, int), _split("--network", network, str), _split("--dtype", dtype, str),
+        _split("--precision", precision, str), threads,
+    )  # fmt: skip
+    limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
+    options = profiling.Options(request, str(device), limits, deadline, out, resume, retry_failed)
+    if profiling.profile(options, command=shlex.join(["lipbench", *sys.argv[1:]])):
+        raise typer.Exit(FAILED)
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    format: Annotated[ExportFormat, typer.Option(help="csv and json go to the terminal without -o.")] = ExportFormat.csv,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+) -> None:
+    """Write one tidy row per case and phase, theory beside measurement."""
+    from lipbench import printing, records
+
+    printing.export(records.load(run), str(format), output)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
+) -> None:
+    """Write a report as one HTML file that needs nothing else, and print its path."""
+    from lipbench import printing, records
+
+    found = records.load(run)
+    beside = run / "report.html" if run.is_dir() else run.with_suffix(".html")
+    print(printing.report(found, output or beside))
+
+
+if __name__ == "__main__":
+    main()

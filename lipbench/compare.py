@@ -1,0 +1,240 @@
+"""A run beside theory: one tidy row per case and phase, and exponents fitted over the channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lipbench import registry, table1
+from lipbench.cases import Case, NetworkSpec
+from lipbench.quantities import PHASES, TRAINING_PHASES, Memory, Timing
+from lipbench.records import Record, Run
+
+_COLUMNS = {
+    "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
+    "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
+    "phase": "str", "status": "str", "reason": "str", "median_s": "float64", "p20_s": "float64", "p80_s": "float64",
+    "samples": "Int64", "rounds": "Int64", "round_spread": "float64", "contended": "boolean", "converged": "boolean",
+    "outliers": "Int64", "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64",
+    "peak_above_baseline_bytes": "Int64", "saved_memory_bytes": "Int64", "saved_input_half_bytes": "float64",
+    "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64", "macs": "Int64", "theory_macs": "float64",
+    "theory_memory_elements": "float64", "published_macs": "float64", "published_memory_elements": "float64",
+    "images_per_s": "float64", "certificate": "object", "warnings": "str", "case": "str",
+}  # fmt: skip
+COLUMNS = tuple(_COLUMNS)
+OUTLIER_RANGES = 1.5
+"""A sample further than this many interquartile ranges from the quartiles is counted as an outlier; it stays."""
+LEAST_CHANNELS = 3
+"""Different numbers of channels that an exponent is fitted to, at least."""
+CONFIDENCE = 0.95
+SETTING = ["image_size", "kernel_size", "batch_size", "dtype", "precision", "device", "threads"]
+
+
+def rows(run: Run) -> pd.DataFrame:
+    """One row per case and phase, in `COLUMNS`; one row with phase "" for a case that failed or has not run yet.
+
+    Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
+    `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
+    as the allocator handed them out; `saved_*` belong to the training phases. `warnings` has one line each.
+    """
+    found = [row for record in run.records for row in _case_rows(record)]
+    frame = pd.DataFrame(found, columns=list(COLUMNS))
+    return frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
+
+
+def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
+    conditions = _conditions(record)
+    timings = timings_by_phase(record)
+    if record.status != "ok" or not timings:
+        yield {**conditions, "phase": "", "rounds": len(record.rounds)}
+        return
+    for phase, found in timings.items():
+        yield {
+            **conditions, "phase": phase, **_time(found, record.case), **_memory(record, phase), **_macs(record, phase),
+            **table1.expected(record.case, phase),
+        }  # fmt: skip
+
+
+def _conditions(record: Record) -> dict[str, Any]:
+    case, spec = record.case, record.case.spec
+    known = registry.methods().get(spec.method)
+    return {
+        "method": spec.method,
+        "title": known.title if known else spec.method.rpartition(":")[2],
+        "implementation": spec.implementation,
+        "network": spec.size if isinstance(spec, NetworkSpec) else "",
+        "channels": spec.width if isinstance(spec, NetworkSpec) else spec.channels,
+        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
+        "precision": case.precision, "device": case.device, "threads": case.threads,
+        "status": record.status if record.rounds else "", "reason": record.reason, "certificate": None,
+        "warnings": "\n".join(dict.fromkeys(line for one in record.rounds for line in one.warnings)), "case": case.id,
+    }  # fmt: skip
+
+
+def timings_by_phase(record: Record) -> dict[str, list[Timing]]:
+    """The timings of all rounds, by phase in the order of `PHASES`; phases of other names after them."""
+    present = [one.phases for one in record.rounds if one.phases]
+    names = dict.fromkeys(name for phases in present for name in phases)
+    order = [*(name for name in PHASES if name in names), *(name for name in names if name not in PHASES)]
+    return {name: [phases[name] for phases in present if name in phases] for name in order}
+
+
+# ------------------------------------------------------------------------------------------------------------- statistics
+
+
+def round_medians_s(timings: Sequence[Timing]) -> list[float]:
+    """The median of each round, in seconds."""
+    return [float(np.median(timing.samples_s)) for timing in timings]
+
+
+def _time(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
+    quantiles = np.array([np.quantile(timing.samples_s, (0.2, 0.5, 0.8)) for timing in timings])
+    p20, median, p80 = np.median(quantiles, axis=0)
+    host = [float(np.median(timing.host_s)) for timing in timings if timing.host_s]
+    contentions = [timing.contention for timing in timings if timing.contention is not None]
+    medians = quantiles[:, 1]
+    return {
+        "median_s": median, "p20_s": p20, "p80_s": p80,
+        "samples": sum(len(timing.samples_s) for timing in timings), "rounds": len(timings),
+        "round_spread": medians.max() / medians.min() - 1 if medians.min() > 0 else math.nan,
+        "contended": any(one.contended for one in contentions) if contentions else None,
+        "converged": all(timing.converged for timing in timings),
+        "outliers": sum(map(_outliers, timings)),
+        "host_median_s": np.median(host) if host else math.nan,
+        "launch_bound": bool(np.median(host) > median) if host else None,
+        "images_per_s": case.batch_size / median if median > 0 else math.nan,
+    }  # fmt: skip
+
+
+def _outliers(timing: Timing) -> int:
+    low, high = np.quantile(timing.samples_s, (0.25, 0.75))
+    reach = OUTLIER_RANGES * (high - low)
+    return int(sum(sample < low - reach or sample > high + reach for sample in timing.samples_s))
+
+
+def _memory(record: Record, phase: str) -> dict[str, Any]:
+    memory: Memory | None = next((one.memory for one in record.rounds if one.memory), None)
+    if memory is None:
+        return {}
+    found: dict[str, Any] = {"parameter_bytes": memory.parameter_bytes}
+    if phase in memory.peaks:
+        peak = memory.peaks[phase]
+        found |= {"peak_memory_bytes": peak.total_bytes, "peak_above_baseline_bytes": peak.above_baseline_bytes}
+    if phase in TRAINING_PHASES:
+        found |= {
+            "saved_memory_bytes": memory.saved_bytes,
+            "saved_input_half_bytes": _times(memory.saved_per_image_bytes, record.case.batch_size),
+            "saved_parameter_half_bytes": memory.saved_constant_bytes,
+        }
+    return found
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
+
+
+def _macs(record: Record, phase: str) -> dict[str, Any]:
+    macs = next((one.macs for one in record.rounds if one.macs), None)
+    return {"macs": macs.phases.get(phase)} if macs else {}
+
+
+# -------------------------------------------------------------------------------------------------------------- exponents
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A power law through points: its exponent and the ends of the 95 % interval, NaN where the points are too few for one."""
+
+    exponent: float
+    low: float
+    high: float
+
+
+def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
+    """Least squares on logarithms; the interval by Student's t. All values must be positive, two of x different."""
+    if len(x) < 3:
+        slope = math.log(y[-1] / y[0]) / math.log(x[-1] / x[0])
+        return Fit(slope, math.nan, math.nan)
+    line = stats.linregress(np.log(x), np.log(y))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * float(line.stderr)
+    return Fit(float(line.slope), float(line.slope) - reach, float(line.slope) + reach)
+
+
+def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """Exponents in the channels of every quantity, beside those of the formulas; `frame` is `rows(run)`.
+
+    Layers only, where at least three numbers of channels were measured at equal other sizes; of several such series of a
+    method and implementation, the one with the most channels. Times are fitted to the median of each round. `theory_exponent`
+    is the same fit to the exact formula's numbers, `leading_exponent` that of Table 1.
+    """
+    medians = {
+        (record.case.id, phase): round_medians_s(timings)
+        for record in run.records
+        for phase, timings in timings_by_phase(record).items()
+    }
+    layers = frame[(frame["network"] == "") & (frame["phase"] != "")]
+    found = []
+    for _, own in layers.groupby(["method", "implementation"], sort=False):
+        series = max((one for _, one in own.groupby(SETTING, sort=False)), key=lambda one: one["channels"].nunique())
+        found += [row for quantity in _quantities(series) if (row := _exponent_row(series, quantity, medians))]
+    return pd.DataFrame(found, columns=["method", "title", "implementation", *_EXPONENT_COLUMNS])
+
+
+_EXPONENT_COLUMNS = ("quantity", "exponent", "low", "high", "points", "theory_exponent", "leading_exponent")
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    name: str
+    phase: str
+    column: str
+    theory_column: str | None
+    published: str | None
+    """which of Table 1's formulas it is held against"""
+
+
+def _quantities(series: pd.DataFrame) -> Iterator[_Quantity]:
+    for phase in series["phase"].unique():
+        yield _Quantity(f"time: {phase}", phase, "median_s", "theory_macs", None if phase == "first_inference" else "macs")
+    yield _Quantity("MACs: forward", "forward", "macs", "theory_macs", "macs")
+    yield _Quantity("saved memory", "forward", "saved_memory_bytes", "theory_memory_elements", "memory")
+    yield _Quantity("peak memory: step", "step", "peak_memory_bytes", None, None)
+
+
+def _positive_points(rows_of_phase: pd.DataFrame, column: str) -> list[tuple[float, float]]:
+    pairs = rows_of_phase[["channels", column]].dropna().to_numpy(dtype=float)
+    return [(float(channels), float(value)) for channels, value in pairs if value > 0]
+
+
+def _spans(points: Sequence[tuple[float, float]]) -> bool:
+    return len({channels for channels, _ in points}) >= LEAST_CHANNELS
+
+
+def _exponent_row(
+    series: pd.DataFrame, quantity: _Quantity, medians: dict[tuple[str, str], list[float]]
+) -> dict[str, Any] | None:
+    chosen = series[series["phase"] == quantity.phase]
+    points = [
+        (float(row["channels"]), float(value))
+        for _, row in chosen.iterrows()
+        for value in (medians[row["case"], quantity.phase] if quantity.column == "median_s" else [row[quantity.column]])
+        if pd.notna(value) and value > 0
+    ]
+    if not _spans(points):
+        return None
+    fit = power_law(*zip(*points))
+    theory = _positive_points(chosen, quantity.theory_column) if quantity.theory_column else []
+    method = str(chosen["method"].iloc[0])
+    return {
+        "method": method, "title": chosen["title"].iloc[0], "implementation": chosen["implementation"].iloc[0],
+        "quantity": quantity.name, "exponent": fit.exponent, "low": fit.low, "high": fit.high, "points": len(points),
+        "theory_exponent": power_law(*zip(*theory)).exponent if _spans(theory) else math.nan,
+        "leading_exponent": math.nan if quantity.published is None
+        else table1.leading_exponent(method, quantity.published, quantity.phase),
+    }  # fmt: skip

@@ -1,0 +1,257 @@
+"""One case and round, one fresh process: whatever happens to it becomes a `Round`, and the program goes on.
+
+The parent imports no torch. Run as `python -m lipbench.isolate ANSWER`, this module is the child: it takes one question as JSON
+on stdin and writes the answer to the file ANSWER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lipbench import cases, errors
+from lipbench.cases import Case, Limits
+from lipbench.records import Round, round_from_dict, round_to_dict, write_file
+
+STDERR_TAIL_BYTES = 8192
+REASON_CHARACTERS = 500
+OUT_OF_MEMORY_SIGNS = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "outofmemoryerror", "memoryerror", "bad_alloc",
+    "failed to map segment", "alloc_failed", "thread creation failed", "unable to allocate",
+)  # fmt: skip
+"""How PyTorch, CUDA libraries, the dynamic loader and the C++ runtime say that memory is used up."""
+SURVEY_TIMEOUT_S = 300.0
+
+
+# ------------------------------------------------------------------------------------------------------------- the parent
+
+
+def run_round(case: Case, limits: Limits, first: bool) -> Round:
+    """Measure one round of a case in a fresh process. Never raises for what happens there: that is the round's status."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    question = {"case": cases.to_dict(case), "limits": asdict(limits), "first": first}
+    killed_before = _killed_for_memory()
+    ending = _ask(question, _environment(case.threads), limits.timeout_s)
+    one = judge(ending, limits, _killed_for_memory() > killed_before)
+    return replace(one, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
+
+
+def survey(methods: Sequence[str], implementations: Sequence[str], device: str) -> str:
+    """Whether the names exist, and which device 'auto' means: 'cpu' or 'cuda'; asked in a process of its own.
+
+    Raises `LipbenchError` for a method or implementation that nobody has, a class that cannot be imported, and for 'cuda'
+    where there is none.
+    """
+    question = {"methods": list(methods), "implementations": list(implementations), "device": device}
+    ending = _ask(question, dict(os.environ), SURVEY_TIMEOUT_S)
+    if ending.answer is None:
+        raise errors.survey_failed(_reason(ending, f"exit code {ending.code}"))
+    if "error" in ending.answer:
+        raise errors.LipbenchError(ending.answer["error"])
+    return str(ending.answer["device"])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended."""
+
+    code: int
+    """exit code; negative: the signal that ended it"""
+    timed_out: bool
+    answer: dict[str, Any] | None
+    stderr: str
+    """its last lines"""
+
+
+def _environment(threads: int) -> dict[str, str]:
+    # Read once by the libraries, when they are loaded; torch.set_num_threads is never called.
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float) -> Ending:
+    with tempfile.TemporaryDirectory(prefix="lipbench-") as directory:
+        answer, stderr = Path(directory, "answer.json"), Path(directory, "stderr")
+        with stderr.open("wb") as errors_to:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "lipbench.isolate", str(answer)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors_to, env=environment, start_new_session=True,
+            )  # fmt: skip
+        timed_out = False
+        try:
+            child.communicate(json.dumps(question).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            # Also what the child started itself, and also when the parent is interrupted.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        tail = stderr.read_bytes()[-STDERR_TAIL_BYTES:].decode(errors="replace")
+        return Ending(child.returncode, timed_out, _read_answer(answer), tail)
+
+
+def _read_answer(path: Path) -> dict[str, Any] | None:
+    # Written whole or not at all.
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> Round:
+    """The status of a child, from how it ended."""
+    if ending.timed_out:
+        return Round("timeout", f"no result within {limits.timeout_s:g} s; allow more by --timeout")
+    if ending.answer is not None:
+        return round_from_dict(ending.answer)
+    if ending.code == -signal.SIGKILL and killed_for_memory:
+        return Round("out_of_memory", "killed by the kernel, which had no memory left")
+    if ending.code < 0:
+        how, status = f"ended by {_signal_name(-ending.code)}", "crashed"
+    else:
+        how, status = f"ended with exit code {ending.code} and no result", "raised"
+    return Round("out_of_memory" if _is_out_of_memory(ending.stderr) else status, _reason(ending, how))
+
+
+def _reason(ending: Ending, how: str) -> str:
+    last = _last_line(ending.stderr)
+    return f"{how}: {last}" if last else how
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:REASON_CHARACTERS] if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_out_of_memory(text: str) -> bool:
+    lowered = text.lower()
+    return any(sign in lowered for sign in OUT_OF_MEMORY_SIGNS)
+
+
+def _killed_for_memory() -> int:
+    """How many processes the kernel has killed for want of memory, machine and control group together."""
+    files = [Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")]
+    files += _own_group_files()
+    killed = 0
+    for file in files:
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        killed += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return killed
+
+
+def _own_group_files() -> list[Path]:
+    """Where the kernel counts for this process's control group: version 1 and 2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    groups = [line.split(":", 2) for line in lines]
+    return [
+        Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control") if controllers == "memory" else
+        Path(f"/sys/fs/cgroup{path}/memory.events")
+        for _, controllers, path in groups if controllers in ("memory", "") and path != "/"
+    ]  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- the child
+
+
+def main() -> None:
+    """The child: answer one question and end."""
+    _end_with_parent()
+    question = json.load(sys.stdin)
+    answer = _survey(question) if "methods" in question else round_to_dict(_measure(question))
+    write_file(Path(sys.argv[1]), json.dumps(answer))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, so that none is left to disturb a resumed run."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("the parent has ended")
+
+
+def _measure(question: dict[str, Any]) -> Round:
+    """The round; what is raised on the way becomes its status."""
+    try:
+        case, limits = cases.from_dict(question["case"]), Limits(**question["limits"])
+        if limits.memory_bytes is not None:
+            _limit_memory(case.device, limits.memory_bytes)
+        from lipbench import measure
+
+        return measure.measure(case, limits, question["first"])
+    except errors.LipbenchError as error:
+        return Round("unsupported", str(error))
+    except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+        text = f"{type(error).__name__}: {_last_line(str(error))}".removesuffix(": ")
+        return Round("out_of_memory" if _is_out_of_memory(f"{type(error).__name__}: {error}") else "raised", text)
+
+
+def _limit_memory(device: str, memory_bytes: int) -> None:
+    """Address space on a CPU; on a GPU, where mapped addresses say nothing, what PyTorch's allocator may hand out."""
+    if device == "cpu":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total))
+
+
+def _survey(question: dict[str, Any]) -> dict[str, str]:
+    """`{"device": …}`, or `{"error": …}` with the line to print."""
+    import torch
+
+    from lipbench import registry
+
+    try:
+        known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
+        for name in filter(registry.is_external, question["methods"]):
+            _load(name)
+        offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
+        for implementation in question["implementations"]:
+            if implementation not in offered:
+                raise errors.unknown_choice("implementation", implementation, offered)
+        if question["device"] == "cuda" and not torch.cuda.is_available():
+            raise errors.no_cuda()
+    except errors.LipbenchError as error:
+        return {"error": str(error)}
+    return {"device": question["device"] if question["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"}
+
+
+def _load(name: str) -> None:
+    from lipbench import registry
+
+    try:
+        registry.load_class(name)
+    except errors.LipbenchError:
+        raise
+    except Exception as error:  # importing somebody else's module may raise anything
+        raise errors.not_importable(name, f"{type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

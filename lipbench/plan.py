@@ -1,0 +1,94 @@
+"""What is to be measured: the axes that somebody asked for, as cases."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipbench import errors
+from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """Axes of a run. One that is None takes the preset's values, or the default."""
+
+    preset: str | None = None
+    methods: tuple[str, ...] | None = None
+    implementations: tuple[str, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    image_sizes: tuple[int, ...] | None = None
+    kernel_sizes: tuple[int, ...] | None = None
+    batch_sizes: tuple[int, ...] | None = None
+    networks: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
+    threads: int | None = None
+
+    @property
+    def preset_name(self) -> str:
+        return self.preset or "quick"
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        return self.methods or PAPER_METHODS
+
+    @property
+    def implementation_names(self) -> tuple[str, ...]:
+        return self.implementations or ("paper",)
+
+
+def plan(request: Request, device: str) -> tuple[Case, ...]:
+    """The cases of a request on a device, method by method, each once. Raises `LipbenchError` for sizes no case can have."""
+    if request.preset_name not in PRESETS:
+        raise errors.unknown_choice("preset", request.preset_name, PRESETS)
+    batch_sizes = request.batch_sizes or (PRESETS[request.preset_name].batch_size,)
+    conditions = list(itertools.product(batch_sizes, request.dtypes or ("float32",), request.precisions or ("ieee",)))
+    threads = usable_cores() if request.threads is None else request.threads
+    return tuple(
+        dict.fromkeys(
+            Case(spec, batch_size, dtype, precision, device, threads)
+            for method in request.method_names
+            for implementation in (("paper",) if ":" in method else request.implementation_names)
+            for spec in _specs(request, method, implementation)
+            for batch_size, dtype, precision in conditions
+        )
+    )
+
+
+def _specs(request: Request, method: str, implementation: str) -> list[LayerSpec | NetworkSpec]:
+    """Layers, then networks.
+
+    Any of channels, image sizes and kernel sizes turns the preset's shapes into the product of these axes, and leaves its
+    networks out. Networks named without channels leave the layers out; image and kernel sizes then are the networks'.
+    """
+    preset = PRESETS[request.preset_name]
+    as_preset = request.channels is None and request.image_sizes is None and request.kernel_sizes is None
+    found: list[LayerSpec | NetworkSpec] = []
+    if request.networks is None or request.channels is not None:
+        shapes = preset.layer_shapes if as_preset else _product(request, preset.layer_shapes)
+        found += [LayerSpec(method, *shape, implementation) for shape in shapes]
+    sizes = request.networks or (preset.network_sizes if as_preset else ())
+    for size, image, kernel in itertools.product(sizes, request.image_sizes or (32,), request.kernel_sizes or (3,)):
+        found.append(NetworkSpec(method, size, image, kernel, implementation))
+    return found
+
+
+def _product(request: Request, shapes: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """All combinations of the axes asked for; what was not asked for varies as in the preset."""
+    channels, image_sizes, kernel_sizes = (tuple(sorted(set(values))) for values in zip(*shapes))
+    axes = (request.channels or channels, request.image_sizes or image_sizes, request.kernel_sizes or kernel_sizes)
+    return list(itertools.product(*axes))
+
+
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: by its affinity, and by the quota of its container where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max", which is no limit
+        return cores

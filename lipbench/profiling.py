@@ -1,0 +1,137 @@
+"""The verb `profile`: from options to a run directory, new or gone on with, and what is said at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lipbench import __version__, cases, errors, isolate, progress, records, schedule
+from lipbench.cases import PRESETS, Case, Limits
+from lipbench.plan import Request, plan
+from lipbench.records import Run
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Limits that were asked for; None: as the run that is gone on with, or by default."""
+
+    phase_seconds: float | None = None
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `lipbench profile` was told."""
+
+    request: Request
+    device: str
+    limits: LimitOptions
+    deadline_s: float | None = None
+    out: Path | None = None
+    resume: bool = False
+    retry_failed: bool = False
+
+
+def profile(options: Options, command: str) -> bool:
+    """Measure, print the run directory and the summary, and return whether some case failed.
+
+    Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
+    """
+    deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
+    standing = _standing_run(options)
+    planned = _planned(options, standing)
+    limits, rounds = _limits(options, standing)
+    directory = options.out or _new_directory(Path("runs"))
+    meta = {
+        "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
+        "preset": options.request.preset_name, **(standing.meta if standing else {}),
+        "rounds": rounds, "limits": asdict(limits), "cases": [cases.to_dict(case) for case in planned],
+    }  # fmt: skip
+    if standing is None or standing.meta != {"schema": records.SCHEMA, **meta}:
+        _save_meta(directory, meta)
+    with progress.shown(planned) as show:
+        outcome = schedule.run(
+            directory, planned, rounds, limits, known=standing.records if standing else (),
+            retry_failed=options.retry_failed, deadline=deadline, progress=show,
+        )  # fmt: skip
+    if outcome.records and all(record.status == "unsupported" for record in outcome.records):
+        raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
+    print(directory)
+    print(progress.summary(outcome.records, outcome.left))
+    return any(record.status not in records.HARMLESS for record in outcome.records)
+
+
+def _standing_run(options: Options) -> Run | None:
+    """The run to go on with; None for a new one, which takes a directory that is empty or not there."""
+    if options.retry_failed and not options.resume:
+        raise errors.retry_without_resume()
+    if options.out is None:
+        if options.resume:
+            raise errors.resume_without_run()
+        return None
+    if options.out.exists() and not options.out.is_dir():
+        raise errors.unreadable_run(options.out, "not a directory")
+    if not options.out.is_dir() or not any(options.out.iterdir()):
+        return None
+    if not options.resume:
+        raise errors.run_exists(options.out)
+    return records.load_run(options.out)
+
+
+def _planned(options: Options, standing: Run | None) -> tuple[Case, ...]:
+    """The cases of the run gone on with, and those asked for by name; devices and names are checked in a process of its own."""
+    request, as_it_stands = options.request, standing is not None and options.request == Request()
+    added = () if as_it_stands else plan(request, "cpu")
+    if standing is not None and as_it_stands:
+        device = "cuda" if any(case.device == "cuda" for case in standing.planned) else "cpu"
+        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
+        implementations: tuple[str, ...] = ("paper",)
+    else:
+        device, methods, implementations = options.device, request.method_names, request.implementation_names
+    device = isolate.survey(methods, implementations, device)
+    added = tuple(replace(case, device=device) for case in added)
+    return tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
+
+
+def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
+    """Limits of a round, and rounds of a case: as asked, else as in the standing run, else the preset's."""
+    preset = PRESETS[options.request.preset_name]
+    values: dict[str, Any] = {"phase_seconds": preset.phase_seconds}
+    rounds = preset.rounds
+    if standing is not None:
+        values |= standing.meta.get("limits", {})
+        rounds = standing.meta.get("rounds", rounds)
+    asked = asdict(options.limits)
+    asked_rounds = asked.pop("rounds")
+    values |= {name: value for name, value in asked.items() if value is not None}
+    try:
+        return Limits(**values), int(asked_rounds or rounds)
+    except (TypeError, ValueError) as error:
+        raise errors.unreadable_run(options.out, f"run.json: {error}") from error
+
+
+def _new_directory(parent: Path) -> Path:
+    """A directory of its own, named by the time in UTC."""
+    name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for number in range(1, 1000):
+        directory = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise errors.not_writable(directory, error.strerror or str(error)) from error
+        return directory
+    raise errors.not_writable(parent, "a thousand runs began in this second")
+
+
+def _save_meta(directory: Path, meta: dict[str, Any]) -> None:
+    try:
+        records.save_meta(directory, meta)
+    except OSError as error:
+        raise errors.not_writable(directory, error.strerror or str(error)) from error

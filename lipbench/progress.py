@@ -1,0 +1,53 @@
+"""How a run is shown while it goes on, and what is said at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lipbench import records
+from lipbench.cases import Case
+from lipbench.records import Record
+from lipbench.schedule import Progress
+
+REFRESHES_PER_SECOND = 1
+"""seldom, so that drawing does not disturb what is being timed"""
+
+
+@contextlib.contextmanager
+def shown(cases: Sequence[Case]) -> Iterator[Progress]:
+    """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    places = {case: place for place, case in enumerate(cases, 1)}
+    bar = Bar(
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[failed]} failed"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", failed=0)
+
+        def show(done: int, total: int, case: Case, number: int, failed: int) -> None:
+            text = f"case {places[case]}/{len(cases)}, round {number + 1}: {case.spec.slug}"
+            bar.update(task, description=text, completed=done, total=total, failed=failed)
+
+        yield show
+
+
+def summary(found: Sequence[Record], left: int) -> str:
+    """How many cases ended in which way, each failure with its reason, and what is left."""
+    counts = Counter(record.status for record in found if record.rounds)
+    counted = ", ".join(f"{counts[status]} {status}" for status in records.STATUSES if counts[status])
+    lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
+    lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
+    if left:
+        lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; go on with --resume")
+    return "\n".join(lines)

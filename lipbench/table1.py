@@ -1,0 +1,192 @@
+"""Theory for reading: Table 1 and the exact costs as text, as MathML and as the numbers of one case and phase."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+import sympy
+
+from lipbench import networks, registry, theory
+from lipbench.cases import Case, LayerSpec
+from lipbench.layers.base import Method
+from lipbench.theory import Complexity
+
+HALVES = ("input", "parameters")
+QUANTITIES = ("macs", "memory")
+_SHORTHANDS = {"C": theory.C, "M": theory.M, "P": theory.P}
+_SIZES = {theory.b, theory.s, theory.c, theory.k}
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def shortened(expression: sympy.Expr) -> sympy.Expr:
+    """The same sum with C, M or P in each term that is one of them times a factor without sizes, as Table 1 prints it."""
+    return sympy.Add(*(_shortened_term(term) for term in sympy.Add.make_args(sympy.expand(expression))))
+
+
+def _shortened_term(term: sympy.Expr) -> sympy.Expr:
+    for name, shorthand in _SHORTHANDS.items():
+        factor = term / shorthand
+        if not factor.free_symbols & _SIZES:
+            return factor * sympy.Symbol(name)
+    return term
+
+
+def text(expression: sympy.Expr) -> str:
+    """A formula as `published/complexity.csv` writes it, `^` for powers; `theory.parse` reads it."""
+    return str(expression).replace("**", "^")
+
+
+def mathml(expression: sympy.Expr) -> str:
+    """A formula as presentation MathML."""
+    return str(sympy.mathml(expression, printer="presentation"))
+
+
+def methods_table() -> pd.DataFrame:
+    """One row per method: name, title, source, and what it claims."""
+    rows = [
+        (
+            name,
+            method.title,
+            method.source,
+            method.linear,
+            method.orthogonal,
+            method.lipschitz,
+            ", ".join(method.implementations),
+        )
+        for name, method in registry.methods().items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "title", "source", "linear", "orthogonal", "lipschitz", "implementations"])
+
+
+def complexity_table() -> pd.DataFrame:
+    """One row per method, half and quantity: published leading terms and exact count, as text and MathML, and exponents.
+
+    The exponents are those of the published formula, of the exact one where nothing was published. Texts are "" where there
+    is no formula.
+    """
+    rows = [_complexity_row(name, method, half, quantity)
+            for name, method in registry.methods().items() for half in HALVES for quantity in QUANTITIES]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict[str, object]:
+    published = None if method.published is None else getattr(getattr(method.published, half), quantity)
+    exact = sympy.sympify(getattr(getattr(method.exact, half), quantity))
+    short = None if published is None else shortened(published)
+    leading = exact if published is None else published
+    return {
+        "method": name, "title": method.title, "half": half, "quantity": quantity,
+        "operations": method.published_operations[HALVES.index(half)],
+        "published": "" if short is None else text(short), "published_mathml": "" if short is None else mathml(short),
+        "exact": text(exact), "exact_mathml": mathml(exact),
+        **{f"exponent_{symbol}": theory.exponent(leading, theory.SYMBOLS[symbol]) for symbol in "cksb"},
+    }  # fmt: skip
+
+
+def published_layout(table: pd.DataFrame) -> pd.DataFrame:
+    """`complexity_table` with one row per method, laid out as `published/complexity.csv`, exact costs after that."""
+    return pd.DataFrame([dict(_layout(rows)) for _, rows in table.groupby("method", sort=False)])
+
+
+def _layout(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    cells = {(row["half"], row["quantity"]): row for _, row in rows.iterrows()}
+    yield "layer", rows["title"].iloc[0]
+    for kind in ("published", "exact"):
+        for half, short in zip(HALVES, ("input", "parameter")):
+            if kind == "published":
+                yield f"{short}_operations", cells[half, "macs"]["operations"]
+            prefix = "" if kind == "published" else "exact_"
+            yield f"{prefix}{short}_macs", cells[half, "macs"][kind]
+            yield f"{prefix}{short}_memory_elements", cells[half, "memory"][kind]
+
+
+# ---------------------------------------------------------------------------------------------------------------- numbers
+
+
+def expected(case: Case, phase: str) -> dict[str, float]:
+    """What theory says of one phase of a case; NaN where it says nothing.
+
+    `theory_*` are exact, of the `paper` implementation; `published_*` are the leading terms of Table 1, whose complex numbers
+    count as one. MACs are of forward, parametrize and inference; elements are those kept for the backward pass, of forward and
+    step. A network has the sum of its layers' MACs; what its activations keep is in no formula, so its elements are NaN.
+    """
+    nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
+    method = registry.methods().get(case.spec.method)
+    if method is None:
+        return nothing
+    found: dict[str, float] = {}
+    if case.spec.implementation == "paper":
+        found |= _numbers("theory", case, phase, method, method.exact)
+    if method.published is not None:
+        found |= _numbers("published", case, phase, method, method.published)
+    return {**nothing, **found}
+
+
+_MAC_HALVES = {"forward": HALVES, "parametrize": ("parameters",), "inference": ("input",)}
+"""Evaluation may find its parameters in another way than training, so that no formula is known for its first call."""
+_MEMORY_PHASES = ("forward", "step")
+
+
+def _numbers(convention: str, case: Case, phase: str, method: Method, complexity: Complexity) -> dict[str, float]:
+    iterations = {**method.iterations, **(method.evaluation_iterations if phase == "inference" else {})}
+    found: dict[str, float] = {}
+    if phase in _MAC_HALVES:
+        found[f"{convention}_macs"] = sum(
+            _evaluate(getattr(layer, half).macs, sizes, iterations)
+            for layer, sizes in _layers(case, method, complexity)
+            for half in _MAC_HALVES[phase]
+        )
+    if phase in _MEMORY_PHASES and isinstance(case.spec, LayerSpec):
+        elements = complexity.input.memory + complexity.parameters.memory
+        found[f"{convention}_memory_elements"] = _evaluate(elements, _sizes(case, case.spec), iterations)
+    return found
+
+
+def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> int:
+    return _evaluate_once(sympy.sympify(expression), tuple({**sizes, **iterations}.items()))
+
+
+@functools.lru_cache(maxsize=4096)  # a network repeats its layers, and a run its cases
+def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> int:
+    return theory.evaluate(expression, **dict(values))
+
+
+def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tuple[Complexity, dict[str, int]]]:
+    """The layers of a case: whose formulas, and at which sizes."""
+    spec = case.spec
+    if isinstance(spec, LayerSpec):
+        yield complexity, _sizes(case, spec)
+        return
+    for channels, image_size, kernel_size in networks.convolution_shapes(spec):
+        yield complexity, {"b": case.batch_size, "c": channels, "s": image_size, "k": kernel_size}
+    yield _head(method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}
+
+
+def _head(method: Method, complexity: Complexity) -> Complexity:
+    """Costs of a network's head: of its own linear layer where the method has one, else of its 1 × 1 convolution.
+
+    Table 1 has no row for linear layers; their exact cost serves for both conventions, being real numbers throughout.
+    """
+    return method.head.exact if method.head is not None else complexity
+
+
+def _sizes(case: Case, spec: LayerSpec) -> dict[str, int]:
+    return {"b": case.batch_size, "c": spec.channels, "s": spec.image_size, "k": spec.kernel_size}
+
+
+def leading_exponent(method_name: str, quantity: str, phase: str) -> float:
+    """Exponent in c of Table 1's formula for `macs` or `memory`: of one half in parametrize and inference, of both elsewhere.
+
+    A backward pass and a training step cost a constant times the forward pass. NaN for a method that Table 1 does not have.
+    """
+    method = registry.methods().get(method_name)
+    if method is None or method.published is None:
+        return math.nan
+    halves = HALVES if phase not in ("parametrize", "inference") else _MAC_HALVES[phase]
+    total = sum((getattr(getattr(method.published, half), quantity) for half in halves), sympy.Integer(0))
+    return float(theory.exponent(total, theory.c))

@@ -1,0 +1,144 @@
+"""The project's jobs: `nox -s profile` writes the report, `nox` runs lint and tests.
+
+Every session installs the versions of `constraints.txt`. With `--no-venv` a session uses the environment that nox is called
+from, and installs only what is missing there, so that a PyTorch which is already installed stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nox
+from packaging.utils import canonicalize_name
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ROOT / "constraints.txt"
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+OUT = ROOT / "reports" / "out"
+LIPBENCH = ("python", "-m", "lipbench.cli")
+
+
+@nox.session
+def profile(session: nox.Session) -> None:
+    """Profile all methods at the `quick` preset and write the report; arguments behind `--` go to `lipbench profile`."""
+    start = time.monotonic()
+    install(session, "--editable", ".")
+    installed = time.monotonic()
+    folder = new_folder()
+    try:
+        session.run(*LIPBENCH, "profile", "--preset", "quick", "--out", str(folder / "run"), *session.posargs)
+    finally:  # also after exit code 3, some case failed: the report says which and why
+        profiled = time.monotonic()
+        if (folder / "run" / "run.json").exists():
+            report(session, folder / "run", folder)
+    session.log(f"installing took {installed - start:.0f} s, profiling {profiled - installed:.0f} s")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the pytest-benchmark suites and write the report of their JSON; arguments behind `--` go to pytest."""
+    install(session, "--editable", ".")
+    folder = new_folder()
+    results = folder / "benchmark.json"
+    session.run("python", "-m", "pytest", "--benchmark-only", f"--benchmark-json={results}", *session.posargs)
+    report(session, results, folder)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests in two processes; arguments behind `--` go to pytest."""
+    install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "tests"))
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules and format by ruff, types by mypy --strict."""
+    install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy", "--strict")
+    session.run("mypy", "--strict", "noxfile.py", "bench")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it alone, and use it from outside the checkout."""
+    folder = Path(session.create_tmp())
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    build = ("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    session.run(*build, env=build_constraint())
+    (built,) = folder.glob("*.whl")
+    install(session, str(built))
+    outside = folder / "outside"
+    outside.mkdir(exist_ok=True)
+    with session.chdir(outside):
+        use_installed(session)
+
+
+def use_installed(session: nox.Session) -> None:
+    """Every verb once, as a user of the wheel would: from an empty folder, by the installed command."""
+    run = f"run-{stamp()}"
+    small = ("--channels", "4", "--image-size", "6", "--batch-size", "2", "--method", "standard,aol")
+    session.run("python", "-c", "import lipbench; print('lipbench from', lipbench.__file__)")
+    session.run("lipbench", "--version")
+    session.run("lipbench", "methods")
+    session.run("lipbench", "theory")
+    session.run("lipbench", "profile", *small, "--out", run)
+    session.run("lipbench", "export", run, "--format", "csv", stdout=subprocess.DEVNULL)
+    session.run("lipbench", "report", run, "-o", f"{run}.html")
+
+
+def report(session: nox.Session, results: Path, folder: Path) -> None:
+    """Render `report.html` into the folder and say where it is."""
+    page = folder / "report.html"
+    session.run(*LIPBENCH, "report", str(results), "-o", str(page))
+    session.log(f"report: {page.relative_to(ROOT)}")
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """pip install at the tested versions; into an environment of the user's, only what it lacks."""
+    pip = ("python", "-m", "pip", "install", "--quiet", *requirements)
+    if session.virtualenv.is_sandboxed:
+        session.run_install(*pip, "--constraint", str(CONSTRAINTS), env=build_constraint())
+    elif not session._runner.global_config.no_install:
+        session.run_install(*pip, "--constraint", str(missing_only(session)), env=build_constraint())
+
+
+def build_constraint() -> dict[str, str]:
+    """pip's setting by which the isolated environments that wheels are built in keep to the tested versions too."""
+    return {"PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
+
+
+def missing_only(session: nox.Session) -> Path:
+    """Constraints that keep the installed torch and triton, and give tested versions of the packages that are not there yet."""
+    listed = session.run("python", "-m", "pip", "list", "--format", "json", silent=True, stderr=subprocess.DEVNULL, log=False)
+    assert isinstance(listed, str)
+    installed = {canonicalize_name(package["name"]): package["version"] for package in json.loads(listed)}
+    tested = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line and not line.startswith("#")]
+    lines = [line for line in tested if canonicalize_name(line.partition("==")[0]) not in installed]
+    lines += [
+        f"{name}=={installed[name]}" for name in (canonicalize_name("torch"), canonicalize_name("triton")) if name in installed
+    ]
+    path = Path(session.create_tmp()) / "constraints.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def new_folder() -> Path:
+    """A new folder under `reports/out/`, named by the time."""
+    folder = OUT / stamp()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def stamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")

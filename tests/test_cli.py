@@ -1,0 +1,281 @@
+"""The command line: what it prints, its exit codes, and one plain line for everything that was asked wrongly."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import samples
+
+from lipbench import __version__, cli, registry
+from lipbench.records import Record, Round
+
+HERE = Path(__file__).parent
+TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command runs in an empty directory, sees no GPU, and finds the layers of the tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+class Shell:
+    """Runs command lines in this process and keeps what they printed."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        out, err = self._capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    def ok(self, *arguments: str) -> str:
+        code, out, err = self.run(*arguments)
+        assert (code, err) == (0, "")
+        return out
+
+    def refuse(self, *arguments: str) -> str:
+        """The one line on stderr of a command that is wrong use."""
+        code, out, err = self.run(*arguments)
+        assert (code, out) == (2, "")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert err.startswith("lipbench: ")
+        assert not set(err) & set("╭│╰─")
+        return err
+
+
+@pytest.fixture
+def shell(capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capfd)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A run with one case that worked, one that did not, and theory for both."""
+    phases = {name: samples.timing(0.001, 0.002) for name in ("forward", "step", "inference")}
+    good = Record(samples.case(), 1, (samples.ok(phases, warnings=("first", "second, with a comma")),))
+    bad = Record(samples.case("aol"), 1, (Round("timeout", "took too long"),))
+    return samples.save_run(tmp_path / "saved", [good, bad])
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_version_and_help(shell: Shell) -> None:
+    assert shell.ok("--version") == f"{__version__}\n"
+    text = shell.ok("--help")
+    assert all(verb in text for verb in ("methods", "profile", "theory", "export", "report"))
+    assert "--retry-failed" in shell.ok("profile", "--help")
+
+
+def test_methods_lists_them_all(shell: Shell) -> None:
+    out = shell.ok("methods")
+    assert all(name in out and method.title in out for name, method in registry.METHODS.items())
+
+
+def test_theory_prints_published_and_exact_side_by_side(shell: Shell) -> None:
+    out = shell.ok("theory", "--method", "aol,soc")
+    assert "c^3*k^4" in out
+    assert "c^3*k^2*(2*k - 1)^2" in out
+    assert "Cayley" not in out
+
+
+def test_theory_as_csv_is_the_published_table_and_more(shell: Shell) -> None:
+    printed = pd.read_csv(io.StringIO(shell.ok("theory", "--format", "csv")), keep_default_na=False)
+    published = pd.read_csv(str(files("lipbench.published") / "complexity.csv"), keep_default_na=False)
+    assert list(printed["layer"]) == list(published["layer"])
+    assert list(printed.columns)[: len(published.columns)] == list(published.columns)
+    assert [name for name in printed.columns if name.startswith("exact_")]
+
+
+def test_export_in_three_formats_tells_the_same(shell: Shell, saved: Path) -> None:
+    csv = pd.read_csv(io.StringIO(shell.ok("export", str(saved))), keep_default_na=False)
+    plain = json.loads(shell.ok("export", str(saved), "--format", "json"))
+    assert shell.ok("export", str(saved), "--format", "parquet", "-o", "rows.parquet") == ""
+    parquet = pd.read_parquet("rows.parquet")
+    assert list(csv.columns) == list(plain[0]) == list(parquet.columns)
+    assert (
+        list(csv["phase"]) == [row["phase"] for row in plain] == list(parquet["phase"]) == ["forward", "step", "inference", ""]
+    )
+    assert plain[0]["median_s"] == parquet["median_s"][0] == float(csv["median_s"][0]) == 0.0015
+    assert plain[0]["saved_memory_bytes"] == int(csv["saved_memory_bytes"][0]) == 4000
+    assert (plain[3]["status"], plain[3]["reason"], plain[3]["median_s"]) == ("timeout", "took too long", None)
+    assert csv["warnings"][0] == "first; second, with a comma"
+
+
+def test_export_to_a_file_writes_nothing_else(shell: Shell, saved: Path) -> None:
+    printed = shell.ok("export", str(saved), "--format", "csv")
+    assert shell.ok("export", str(saved), "-o", "rows.csv") == ""
+    assert Path("rows.csv").read_text() == printed
+
+
+def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -> None:
+    assert shell.ok("report", str(saved)) == f"{saved / 'report.html'}\n"
+    assert shell.ok("report", str(saved), "-o", "other.html") == "other.html\n"
+    text = Path("other.html").read_text()
+    assert "a processor" in text
+    assert "took too long" in text
+    assert text.lower().startswith("<!doctype html>")
+
+
+# -------------------------------------------------------------------------------------------------------------- profiling
+
+
+def test_profile_measures_into_a_new_directory_and_exits_with_0(shell: Shell) -> None:
+    out = shell.ok("profile", "--method", "standard", *TINY, "--rounds", "1")
+    directory = Path(out.splitlines()[0])
+    assert directory.parent == Path("runs")
+    assert "1 case: 1 ok" in out
+    exported = pd.read_csv(io.StringIO(shell.ok("export", str(directory))))
+    assert list(exported["phase"]) == ["forward", "backward", "step", "parametrize", "inference", "first_inference"]
+    assert (exported["status"] == "ok").all()
+    forward = exported.set_index("phase").loc["forward"]
+    assert forward["macs"] == forward["theory_macs"] == 2 * 16 * 4 * 9
+    assert forward["saved_memory_bytes"] == 4 * forward["theory_memory_elements"]
+
+
+def test_a_failed_case_is_named_and_the_exit_code_is_3(shell: Shell) -> None:
+    arguments = ("profile", "--method", "standard,faulty_layers:Raises", *TINY, "--rounds", "1", "--out", "run")
+    code, out, err = shell.run(*arguments)
+    assert (code, err) == (3, "")
+    assert "2 cases: 1 ok, 1 raised" in out
+    assert "faulty_layers-Raises" in out
+    assert "ValueError: the tensor is of no use" in out
+    code, out, _ = shell.run("profile", "--out", "run", "--resume", "--deadline", "0.001", "--retry-failed")
+    assert "1 round left at the deadline" in out
+    assert "2 cases: 1 ok, 1 raised" in out
+    assert code == 3
+
+
+def test_what_a_method_cannot_take_does_not_fail_a_grid(shell: Shell) -> None:
+    out = shell.ok("profile", "--method", "standard,cayley", *TINY, "--kernel-size", "5", "--rounds", "1", "--out", "run")
+    assert "2 cases: 1 ok, 1 unsupported" in out
+    assert "kernel 5 and image 4" in out
+
+
+def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> None:
+    arguments = ("--channels", "3,4", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--rounds", "1")
+    code, out, _ = shell.run("profile", "--method", "faulty_layers:LargeOnesAllocate", *arguments, "--out", "run")
+    assert code == 3
+    assert "2 cases: 1 out_of_memory, 1 skipped" in out
+
+
+# -------------------------------------------------------------------------------------------------------------- wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "Missing command"),
+        (("nope",), "nope"),
+        (("--nope",), "--nope"),
+        (("export",), "RUN"),
+        (("export", "run", "--format", "xml"), "xml"),
+        (("export", "run", "--format"), "--format"),
+        (("profile", "--preset", "huge"), "huge"),
+        (("profile", "--device", "tpu"), "tpu"),
+        (("profile", "--channels", "many"), "many"),
+        (("profile", "--channels", "16,,32"), "16,,32"),
+        (("profile", "--channels", "0"), "channels"),
+        (("profile", "--channels", "-3"), "-3"),
+        (("profile", "--image-size", "0"), "image size"),
+        (("profile", "--kernel-size", "2"), "odd"),
+        (("profile", "--kernel-size", "-1"), "kernel size"),
+        (("profile", "--batch-size", "0"), "batch size"),
+        (("profile", "--network", "XXL"), "XXL"),
+        (("profile", "--network", "XS", "--image-size", "16"), "16"),
+        (("profile", "--dtype", "half"), "half"),
+        (("profile", "--precision", "bf16"), "bf16"),
+        (("profile", "--threads", "0"), "--threads"),
+        (("profile", "--threads", "two"), "two"),
+        (("profile", "--timeout", "0"), "--timeout"),
+        (("profile", "--timeout", "nan"), "nan"),
+        (("profile", "--deadline", "soon"), "soon"),
+        (("profile", "--rounds", "-1"), "--rounds"),
+        (("profile", "--memory-limit", "0"), "--memory-limit"),
+        (("profile", "--resume"), "--out"),
+        (("profile", "--retry-failed"), "--resume"),
+        (("theory", "--method", "nope"), "nope"),
+        (("report", "absent"), "absent"),
+        (("export", "absent.json"), "absent.json"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(shell: Shell, arguments: tuple[str, ...], named: str) -> None:
+    assert named in shell.refuse(*arguments)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--method", "nope"), "'nope'"),
+        (("--method", "faulty_layers:Absent"), "Absent"),
+        (("--method", "no_such_module:Layer"), "no_such_module"),
+        (("--implementation", "splendid"), "splendid"),
+        (("--device", "cuda"), "CUDA"),
+    ],
+)
+def test_names_that_nobody_has_are_refused_before_anything_is_written(
+    shell: Shell, arguments: tuple[str, ...], named: str
+) -> None:
+    assert named in shell.refuse("profile", *TINY, *arguments, "--out", "run")
+    assert not Path("run").exists()
+
+
+def test_when_nothing_at_all_can_run_the_reason_is_the_error(shell: Shell) -> None:
+    line = shell.refuse("profile", "--method", "cayley", *TINY, "--kernel-size", "5", "--out", "run")
+    assert "kernel 5 and image 4" in line
+
+
+def test_unreadable_runs_are_refused_by_every_verb_that_reads_one(shell: Shell, saved: Path) -> None:
+    Path("empty").mkdir()
+    Path("text.json").write_text("no JSON")
+    Path("file").write_text("")
+    Path("binary.json").write_bytes(b"\xff\x00")
+    for run in ("empty", "text.json", "file", "binary.json"):
+        assert run in shell.refuse("report", run)
+        assert run in shell.refuse("export", run)
+    assert "file" in shell.refuse("profile", *TINY, "--out", "file")
+    Path("foreign").mkdir()
+    Path("foreign", "notes").write_text("mine")
+    assert "run.json" in shell.refuse("profile", *TINY, "--out", "foreign", "--resume")
+
+
+def test_half_written_files_are_refused_and_named(shell: Shell, saved: Path) -> None:
+    record = next((saved / "records").iterdir())
+    whole = record.read_bytes()
+    record.write_bytes(whole[:100])
+    for arguments in (("report", str(saved)), ("export", str(saved)), ("profile", "--out", str(saved), "--resume")):
+        assert record.name in shell.refuse(*arguments)
+    record.write_bytes(whole)
+    (saved / "run.json").write_text('{"schema": 1, "cases": [{"kind": "layer"}]}')
+    assert "run.json" in shell.refuse("export", str(saved))
+    (saved / "run.json").write_text('{"schema": 1, "ca')
+    assert "run.json" in shell.refuse("export", str(saved))
+
+
+def test_a_run_is_not_written_over(shell: Shell, saved: Path) -> None:
+    assert "--resume" in shell.refuse("profile", *TINY, "--out", str(saved))
+
+
+def test_places_that_cannot_be_written_to_are_refused(shell: Shell, saved: Path) -> None:
+    assert "absent" in shell.refuse("export", str(saved), "-o", "absent/rows.csv")
+    assert "absent" in shell.refuse("report", str(saved), "-o", "absent/report.html")
+    Path("a_file").write_text("")
+    assert "a_file" in shell.refuse("profile", "--method", "standard", *TINY, "--out", "a_file/run")
+
+
+def test_a_run_without_records_has_no_report(shell: Shell, tmp_path: Path) -> None:
+    samples.save_run(tmp_path / "planned", [], [samples.case()])
+    assert "no case has run yet" in shell.refuse("report", "planned")

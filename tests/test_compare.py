@@ -1,0 +1,177 @@
+"""Rows and exponents from records whose numbers are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import samples
+
+from lipbench import compare
+from lipbench.cases import Case, NetworkSpec
+from lipbench.quantities import Timing
+from lipbench.records import Record, Round, Run
+
+CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
+threads, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended, converged, outliers,
+host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes, saved_memory_bytes, saved_input_half_bytes,
+saved_parameter_half_bytes, parameter_bytes, macs, theory_macs, theory_memory_elements, published_macs,
+published_memory_elements, images_per_s, certificate, warnings, case"""
+
+
+def as_run(*found: Record) -> Run:
+    return Run(Path("run"), {}, found)
+
+
+def rounds(*timings: Timing, phase: str = "step", warnings: tuple[str, ...] = ()) -> tuple[Round, ...]:
+    return tuple(samples.ok({phase: timing}, first=number == 0, warnings=warnings) for number, timing in enumerate(timings))
+
+
+def only_row(*timings: Timing, phase: str = "step") -> pd.Series:
+    frame = compare.rows(as_run(Record(samples.case(), len(timings), rounds(*timings, phase=phase))))
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_columns_are_those_that_readers_count_on() -> None:
+    frame = compare.rows(as_run())
+    assert list(frame.columns) == [name.strip() for name in CONTRACT.split(",")]
+    assert len(frame) == 0
+
+
+def test_a_round_counts_once_however_many_samples_it_has() -> None:
+    row = only_row(samples.timing(*[1.0] * 50), samples.timing(2.0, 2.0, 2.0), samples.timing(4.0, 4.0, 4.0))
+    assert (row["median_s"], row["p20_s"], row["p80_s"]) == (2.0, 2.0, 2.0)
+    assert (row["samples"], row["rounds"]) == (56, 3)
+    assert row["round_spread"] == 3.0
+    assert row["images_per_s"] == 2 / 2.0
+
+
+def test_quantiles_within_a_round() -> None:
+    row = only_row(samples.timing(*(float(value) for value in range(1, 12))))
+    assert (row["p20_s"], row["median_s"], row["p80_s"]) == (3.0, 6.0, 9.0)
+    assert row["round_spread"] == 0.0
+
+
+def test_outliers_are_counted_and_kept() -> None:
+    row = only_row(samples.timing(1.0, 1.01, 1.02, 1.03, 1.04, 9.0))
+    assert (row["outliers"], row["samples"]) == (1, 6)
+
+
+def test_one_contended_round_taints_the_row() -> None:
+    row = only_row(samples.timing(1.0), samples.timing(1.0, contended=True))
+    assert row["contended"]
+    assert not only_row(samples.timing(1.0), samples.timing(1.0))["contended"]
+
+
+def test_unconverged_rounds_and_unknown_contention() -> None:
+    row = only_row(samples.timing(1.0), Timing((1.0,), converged=False))
+    assert not row["converged"]
+    assert only_row(Timing((1.0,)))["contended"] is pd.NA
+
+
+def test_launch_bound_where_the_host_takes_longer_than_the_device() -> None:
+    assert only_row(samples.timing(1.0, host_s=(2.0, 3.0)))["launch_bound"]
+    assert not only_row(samples.timing(1.0, host_s=(0.2, 0.3)))["launch_bound"]
+    on_cpu = only_row(samples.timing(1.0))
+    assert on_cpu["launch_bound"] is pd.NA
+    assert math.isnan(on_cpu["host_median_s"])
+
+
+def test_memory_and_macs_come_from_the_round_that_took_them() -> None:
+    row = only_row(samples.timing(1.0), samples.timing(1.0))
+    assert (row["peak_memory_bytes"], row["peak_above_baseline_bytes"], row["parameter_bytes"]) == (9000, 5000, 640)
+    assert (row["saved_memory_bytes"], row["saved_input_half_bytes"], row["saved_parameter_half_bytes"]) == (4000, 3800, 200)
+    inference = only_row(samples.timing(1.0), phase="inference")
+    assert inference["macs"] == 1200
+    assert inference["saved_memory_bytes"] is pd.NA
+
+
+def test_theory_stands_beside_what_was_counted() -> None:
+    row = only_row(samples.timing(1.0), phase="forward")
+    assert (row["macs"], row["theory_macs"]) == (1234, 2 * 64 * 16 * 9)
+
+
+def test_phases_come_in_their_order_and_a_case_that_failed_has_one_row() -> None:
+    good = Record(samples.case(), 1, (samples.ok({name: samples.timing(1.0) for name in ("step", "forward", "inference")}),))
+    bad = Record(samples.case("aol"), 2, (good.rounds[0], Round("timeout", "took too long", warnings=("slow",))))
+    frame = compare.rows(as_run(good, bad))
+    assert list(frame["phase"]) == ["forward", "step", "inference", ""]
+    last = frame.iloc[-1]
+    assert (last["method"], last["title"], last["status"], last["reason"]) == ("aol", "AOL", "timeout", "took too long")
+    assert last["warnings"] == "slow"
+    assert math.isnan(last["median_s"])
+
+
+def test_networks_and_layers_of_others_have_names_too() -> None:
+    network = Record(Case(NetworkSpec("soc", "S"), 2), 1, rounds(samples.timing(1.0)))
+    other = Record(samples.case("package.module:Special"), 1, rounds(samples.timing(1.0), warnings=("a", "b", "a")))
+    frame = compare.rows(as_run(network, other))
+    assert list(frame["network"]) == ["S", ""]
+    assert list(frame["channels"]) == [32, 4]
+    assert list(frame["title"]) == ["SOC", "Special"]
+    assert frame["warnings"].iloc[1] == "a\nb"
+
+
+# -------------------------------------------------------------------------------------------------------------- exponents
+
+
+def power_run(method: str, channels: tuple[int, ...], exponent: float, factors: tuple[float, ...] = (1.0, 1.0)) -> Run:
+    """Two rounds per case, whose forward pass takes channels^exponent times the round's factor."""
+    return as_run(
+        *(
+            Record(samples.case(method, one), 2, rounds(*(samples.timing(one**exponent * f) for f in factors), phase="forward"))
+            for one in channels
+        )
+    )
+
+
+def fitted(run: Run) -> pd.DataFrame:
+    return compare.exponents(run, compare.rows(run)).set_index("quantity")
+
+
+def test_an_exact_power_law_is_found_with_a_narrow_interval() -> None:
+    row = fitted(power_run("standard", (4, 8, 16), 2.5)).loc["time: forward"]
+    assert row["exponent"] == pytest.approx(2.5)
+    assert row["low"] == pytest.approx(2.5)
+    assert row["high"] == pytest.approx(2.5)
+    assert (row["points"], row["leading_exponent"]) == (6, 2)
+    assert row["theory_exponent"] == pytest.approx(2.0)
+
+
+def test_rounds_that_differ_widen_the_interval() -> None:
+    row = fitted(power_run("standard", (4, 8, 16), 2.0, (1.0, 1.3))).loc["time: forward"]
+    assert row["exponent"] == pytest.approx(2.0)
+    assert row["low"] < 1.9
+    assert row["high"] > 2.1
+
+
+def test_the_interval_is_that_of_a_textbook() -> None:
+    # Five points: the sum of squares of x is 10, and t(0.975) with 3 degrees of freedom is 3.182446.
+    x, y = [0.0, 1.0, 2.0, 3.0, 4.0], [0.1, 1.9, 4.2, 5.8, 8.0]
+    slope = sum((a - 2) * b for a, b in zip(x, y)) / 10
+    intercept = sum(y) / 5 - 2 * slope
+    spread = math.sqrt(sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y)) / 3 / 10)
+    fit = compare.power_law([math.exp(value) for value in x], [math.exp(value) for value in y])
+    assert fit.exponent == pytest.approx(slope)
+    assert (fit.low, fit.high) == pytest.approx((slope - 3.182446 * spread, slope + 3.182446 * spread), rel=1e-6)
+
+
+def test_theory_is_fitted_over_the_same_channels() -> None:
+    row = fitted(power_run("aol", (4, 8, 16), 2.0)).loc["time: forward"]
+    assert 2.0 < row["theory_exponent"] < 3.0
+    assert row["leading_exponent"] == 3
+
+
+def test_fewer_than_three_numbers_of_channels_give_no_exponent() -> None:
+    assert fitted(power_run("standard", (4, 8), 2.0)).empty
+    assert fitted(as_run()).empty
+
+
+def test_sizes_that_differ_are_not_fitted_together() -> None:
+    run = power_run("standard", (4, 8, 16, 32), 2.0)
+    apart = Record(samples.case("standard", 64, threads=2), 1, rounds(samples.timing(1e-9), phase="forward"))
+    row = fitted(as_run(*run.records, apart)).loc["time: forward"]
+    assert (row["exponent"], row["points"]) == (pytest.approx(2.0), 8)

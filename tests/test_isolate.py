@@ -1,0 +1,159 @@
+"""Whatever happens to the process of a round becomes its status; the layers that make it happen are in `faulty_layers`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lipbench import isolate
+from lipbench.cases import Case, LayerSpec, Limits
+from lipbench.errors import LipbenchError
+from lipbench.records import Round
+
+HERE = Path(__file__).parent
+QUICKLY = Limits(phase_seconds=0.01, timeout_s=120.0)
+
+
+@pytest.fixture(autouse=True)
+def _layers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def run(layer: str, limits: Limits = QUICKLY, first: bool = False, **sizes: int) -> Round:
+    spec = LayerSpec(layer, **{"channels": 2, "image_size": 4, **sizes})
+    return isolate.run_round(Case(spec, batch_size=2), limits, first)
+
+
+def is_alive(process_id: int) -> bool:
+    return psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_round_that_works_brings_everything_back() -> None:
+    one = run("standard", first=True)
+    assert (one.status, one.reason) == ("ok", "")
+    assert one.started.endswith("+00:00")
+    assert one.duration_s > 0
+    assert one.phases is not None
+    assert set(one.phases) == {"forward", "backward", "step", "parametrize", "inference", "first_inference"}
+    assert one.memory is not None
+    assert one.macs is not None
+    assert one.machine is not None
+    assert one.machine.flags["torch_threads"] == "1"
+
+
+def test_layers_of_others_are_measured_too() -> None:
+    one = run("faulty_layers:Plain")
+    assert one.status == "ok"
+    assert one.phases is not None
+    assert set(one.phases) == {"forward", "backward", "step", "inference"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "status", "reason"),
+    [
+        ("faulty_layers:Raises", "raised", "ValueError: the tensor is of no use"),
+        ("faulty_layers:Exits", "raised", "SystemExit: enough"),
+        ("faulty_layers:EndsAtOnce", "raised", "exit code 7 and no result: written before the end"),
+        ("faulty_layers:Segfaults", "crashed", "SIGSEGV"),
+        ("faulty_layers:NotFinite", "nan", "not finite"),
+        ("faulty_layers:Absent", "unsupported", "faulty_layers:Absent"),
+    ],
+)
+def test_a_failure_is_a_status_with_its_reason(layer: str, status: str, reason: str) -> None:
+    one = run(layer)
+    assert one.status == status
+    assert reason in one.reason
+    assert "\n" not in one.reason
+
+
+def test_sizes_that_a_method_cannot_take_are_unsupported() -> None:
+    one = run("cayley", kernel_size=5)
+    assert one.status == "unsupported"
+    assert "kernel 5 and image 4" in one.reason
+
+
+@pytest.mark.parametrize(("memory_bytes", "status"), [(None, "ok"), (2**32, "out_of_memory")])
+def test_running_into_the_memory_limit_is_out_of_memory(memory_bytes: int | None, status: str) -> None:
+    assert run("faulty_layers:Allocates", Limits(0.01, 120.0, memory_bytes)).status == status
+
+
+def test_a_limit_too_small_to_begin_with_is_out_of_memory_too() -> None:
+    assert run("standard", Limits(0.01, 120.0, memory_bytes=2**28)).status == "out_of_memory"
+
+
+def test_a_time_out_ends_the_process_and_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("LIPBENCH_TEST_PIDS", str(pids))
+    one = run("faulty_layers:Sleeps", Limits(0.01, timeout_s=20.0))
+    assert one.status == "timeout"
+    assert "20 s" in one.reason
+    process_ids = list(map(int, pids.read_text().split()))
+    assert len(process_ids) == 2
+    assert not any(map(is_alive, process_ids))
+
+
+def test_the_child_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("LIPBENCH_TEST_PIDS", str(pids))
+    program = (
+        "from lipbench import cases, isolate\n"
+        "case = cases.Case(cases.LayerSpec('faulty_layers:Sleeps', 2, 4), 2)\n"
+        "isolate.run_round(case, cases.Limits(timeout_s=500), False)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        _wait_for(pids.exists)
+    finally:
+        parent.kill()
+        parent.wait()
+    child, grandchild = map(int, pids.read_text().split())
+    os.kill(grandchild, signal.SIGKILL)
+    _wait_for(lambda: not is_alive(child))
+
+
+def _wait_for(condition: object, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "killed_for_memory", "status"),
+    [
+        (-signal.SIGKILL, "", True, "out_of_memory"),
+        (-signal.SIGKILL, "", False, "crashed"),
+        (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", False,
+         "out_of_memory"),
+        (-signal.SIGABRT, "double free or corruption", True, "crashed"),
+        (1, "libgomp: Thread creation failed: Resource temporarily unavailable", False, "out_of_memory"),
+        (1, "ImportError: libtorch_cpu.so: failed to map segment from shared object", False, "out_of_memory"),
+        (1, "ImportError: no such thing", False, "raised"),
+    ],
+)  # fmt: skip
+def test_a_process_without_a_result_is_judged_by_how_it_ended(
+    code: int, stderr: str, killed_for_memory: bool, status: str
+) -> None:
+    ending = isolate.Ending(code, timed_out=False, answer=None, stderr=stderr)
+    assert isolate.judge(ending, Limits(), killed_for_memory).status == status
+
+
+def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert isolate.survey(["aol", "faulty_layers:Plain"], ["paper"], "auto") == "cpu"
+    for methods, implementations, device, named in (
+        (["nope"], ["paper"], "cpu", "nope"),
+        (["faulty_layers:Absent"], ["paper"], "cpu", "Absent"),
+        (["faulty_layers:time"], ["paper"], "cpu", "Module class"),
+        (["aol"], ["paper", "splendid"], "cpu", "splendid"),
+        (["aol"], ["paper"], "cuda", "CUDA"),
+    ):
+        with pytest.raises(LipbenchError, match=named):
+            isolate.survey(methods, implementations, device)

@@ -1,0 +1,83 @@
+"""Requests as cases: presets, products of axes, networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lipbench.cases import PAPER_METHODS, PRESETS, LayerSpec, NetworkSpec
+from lipbench.errors import LipbenchError
+from lipbench.plan import Request, plan, usable_cores
+
+
+def shapes(request: Request) -> list[tuple[int, int, int]]:
+    return [
+        (case.spec.channels, case.spec.image_size, case.spec.kernel_size)
+        for case in plan(request, "cpu")
+        if isinstance(case.spec, LayerSpec)
+    ]
+
+
+def networks(request: Request) -> list[tuple[str, int, int]]:
+    return [
+        (case.spec.size, case.spec.image_size, case.spec.kernel_size)
+        for case in plan(request, "cpu")
+        if isinstance(case.spec, NetworkSpec)
+    ]
+
+
+def test_quick_is_the_default_and_has_24_cases() -> None:
+    found = plan(Request(), "cpu")
+    assert found == plan(Request(preset="quick"), "cpu")
+    assert len(found) == 24
+    assert {case.spec.method for case in found} == set(PAPER_METHODS)
+    assert {(case.batch_size, case.dtype, case.precision, case.device) for case in found} == {(32, "float32", "ieee", "cpu")}
+
+
+def test_paper_has_the_block_shapes_and_the_networks() -> None:
+    request = Request(preset="paper", methods=("aol",))
+    assert shapes(request) == list(PRESETS["paper"].layer_shapes)
+    assert networks(request) == [(size, 32, 3) for size in ("XS", "S", "M", "L")]
+
+
+def test_axes_replace_those_of_the_preset() -> None:
+    request = Request(methods=("aol",), channels=(4, 8), kernel_sizes=(1, 5))
+    assert shapes(request) == [(4, 16, 1), (4, 16, 5), (8, 16, 1), (8, 16, 5)]
+    assert networks(Request(preset="paper", methods=("aol",), channels=(4,))) == []
+
+
+def test_conditions_multiply_and_each_case_comes_once() -> None:
+    request = Request(methods=("aol", "aol"), channels=(4,), batch_sizes=(1, 2), dtypes=("float32", "float64"), threads=3)
+    found = plan(request, "cuda")
+    assert [(case.batch_size, case.dtype) for case in found] == [(1, "float32"), (1, "float64"), (2, "float32"), (2, "float64")]
+    assert {(case.device, case.threads) for case in found} == {("cuda", 3)}
+
+
+def test_networks_alone_leave_the_layers_out() -> None:
+    request = Request(methods=("aol",), networks=("XS",), image_sizes=(64,), kernel_sizes=(1,))
+    assert (shapes(request), networks(request)) == ([], [("XS", 64, 1)])
+    both = Request(methods=("aol",), networks=("XS",), channels=(4,), image_sizes=(32,))
+    assert (shapes(both), networks(both)) == ([(4, 32, 3)], [("XS", 32, 3)])
+
+
+def test_layers_of_others_have_one_implementation() -> None:
+    request = Request(methods=("module:Class", "aol"), implementations=("paper", "lean"), channels=(4,))
+    assert [(case.spec.method, case.spec.implementation) for case in plan(request, "cpu")] == [
+        ("module:Class", "paper"), ("aol", "paper"), ("aol", "lean"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(preset="huge"), Request(kernel_sizes=(2,)), Request(channels=(0,)), Request(networks=("XXL",))]
+)
+def test_what_no_case_can_have_is_an_error(request_: Request) -> None:
+    with pytest.raises(LipbenchError):
+        plan(request_, "cpu")
+
+
+@pytest.mark.parametrize(("text", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 10**6), ("", 10**6)])
+def test_threads_respect_the_quota_of_a_container(tmp_path: Path, text: str, most: int) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    unlimited = usable_cores(tmp_path / "absent")
+    assert usable_cores(tmp_path / "cpu.max") == min(unlimited, most)

@@ -1,0 +1,138 @@
+"""The order of rounds, and what is left out, gone on with and retried. Rounds are answered here, not measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import samples
+
+from lipbench import isolate, records, schedule
+from lipbench.cases import Case, Limits
+from lipbench.errors import LipbenchError
+from lipbench.records import Record, Round
+
+Answer = Callable[[Case], Round]
+SMALL, MIDDLE, LARGE = (samples.case("aol", channels) for channels in (2, 4, 8))
+OTHER = samples.case("soc", 8)
+
+
+class Rounds:
+    """Stands for the processes: notes what was asked for, and answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Case, bool]] = []
+        self.answer: Answer = lambda case: samples.ok({"forward": samples.timing(1.0)})
+
+    def __call__(self, case: Case, limits: Limits, first: bool) -> Round:
+        self.asked.append((case, first))
+        return self.answer(case)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> Rounds:
+    fake = Rounds()
+    monkeypatch.setattr(isolate, "run_round", fake)
+    return fake
+
+
+def run(directory: Path, planned: list[Case], **options: object) -> schedule.Outcome:
+    (directory / "records").mkdir(exist_ok=True)
+    return schedule.run(directory, planned, 2, Limits(), **options)  # type: ignore[arg-type]
+
+
+def stored(directory: Path) -> dict[Case, Record]:
+    return {record.case: record for record in map(records.load_record, (directory / "records").glob("*.json"))}
+
+
+def test_rounds_are_interleaved_and_only_the_first_takes_memory(tmp_path: Path, rounds: Rounds) -> None:
+    outcome = run(tmp_path, [SMALL, OTHER])
+    assert rounds.asked == [(SMALL, True), (OTHER, True), (SMALL, False), (OTHER, False)]
+    assert stored(tmp_path) == {record.case: record for record in outcome.records}
+    assert all(len(record.rounds) == 2 for record in outcome.records)
+
+
+def test_a_failed_case_runs_no_more_rounds_and_the_run_goes_on(tmp_path: Path, rounds: Rounds) -> None:
+    rounds.answer = lambda case: Round("crashed", "SIGSEGV") if case == SMALL else samples.ok({})
+    outcome = run(tmp_path, [SMALL, OTHER])
+    assert [case for case, _ in rounds.asked] == [SMALL, OTHER, OTHER]
+    assert [record.status for record in outcome.records] == ["crashed", "ok"]
+
+
+def test_larger_sizes_are_skipped_after_running_out_of_memory(tmp_path: Path, rounds: Rounds) -> None:
+    rounds.answer = lambda case: Round("out_of_memory", "no more") if case == MIDDLE else samples.ok({})
+    outcome = run(tmp_path, [SMALL, MIDDLE, LARGE, OTHER])
+    assert [record.status for record in outcome.records] == ["ok", "out_of_memory", "skipped", "ok"]
+    assert MIDDLE.id in outcome.records[2].reason
+    assert LARGE not in [case for case, _ in rounds.asked]
+
+
+def test_finished_records_are_neither_measured_nor_written_again(tmp_path: Path, rounds: Rounds) -> None:
+    run(tmp_path, [SMALL])
+    path = records.record_path(tmp_path, SMALL)
+    before, known = path.stat(), stored(tmp_path).values()
+    rounds.asked.clear()
+    outcome = run(tmp_path, [SMALL, OTHER], known=known)
+    assert [case for case, _ in rounds.asked] == [OTHER, OTHER]
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [record.status for record in outcome.records] == ["ok", "ok"]
+
+
+def test_a_begun_record_goes_on_where_it_stopped(tmp_path: Path, rounds: Rounds) -> None:
+    begun = Record(SMALL, 2, (samples.ok({"forward": samples.timing(5.0)}),))
+    outcome = run(tmp_path, [SMALL], known=[begun])
+    assert rounds.asked == [(SMALL, False)]
+    assert outcome.records[0].rounds[0] == begun.rounds[0]
+    assert len(outcome.records[0].rounds) == 2
+
+
+def test_failed_cases_are_retried_only_when_asked(tmp_path: Path, rounds: Rounds) -> None:
+    good = samples.ok({"forward": samples.timing(5.0)})
+    known = [Record(SMALL, 2, (good, Round("timeout", "slow"))), Record(LARGE, 2, (Round("skipped", "larger"),))]
+    assert [record.status for record in run(tmp_path, [SMALL, LARGE], known=known).records] == ["timeout", "skipped"]
+    assert rounds.asked == []
+    outcome = run(tmp_path, [SMALL, LARGE], known=known, retry_failed=True)
+    assert rounds.asked == [(LARGE, True), (SMALL, False), (LARGE, False)]
+    assert [record.status for record in outcome.records] == ["ok", "ok"]
+    assert outcome.records[0].rounds[0] == good
+
+
+def test_no_round_starts_after_the_deadline(tmp_path: Path, rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
+
+    def take_ten_seconds(case: Case) -> Round:
+        now[0] += 10
+        return samples.ok({})
+
+    rounds.answer = take_ten_seconds
+    outcome = run(tmp_path, [SMALL, MIDDLE], deadline=25)
+    assert len(rounds.asked) == 3
+    assert outcome.left == 1
+    assert [record.finished for record in outcome.records] == [True, False]
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path, rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(LipbenchError, match="No space left"):
+        run(tmp_path, [SMALL])
+
+
+def test_a_failed_case_whose_turn_does_not_come_stays_failed(tmp_path: Path, rounds: Rounds) -> None:
+    known = [Record(SMALL, 2, (Round("timeout", "slow"),))]
+    outcome = run(tmp_path, [SMALL], known=known, retry_failed=True, deadline=0.0)
+    assert rounds.asked == []
+    assert outcome.records == tuple(known)
+    assert outcome.left == 2
+
+
+def test_progress_counts_rounds_and_failures(tmp_path: Path, rounds: Rounds) -> None:
+    rounds.answer = lambda case: Round("raised", "no") if case == SMALL else samples.ok({})
+    seen: list[tuple[object, ...]] = []
+    run(tmp_path, [SMALL, OTHER], progress=lambda *now: seen.append(now))
+    assert seen == [(0, 4, SMALL, 0, 0), (2, 4, OTHER, 0, 1), (3, 4, OTHER, 1, 1)]

@@ -1,0 +1,109 @@
+"""Theory for reading, and as numbers of a case."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+import sympy
+
+from lipbench import registry, table1, theory
+from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.theory import C, M, P, b, c, k, s
+
+LAYER = {"b": 2, "s": 8, "c": 4, "k": 3}
+
+
+def layer(method: str, implementation: str = "paper") -> Case:
+    return Case(LayerSpec(method, LAYER["c"], LAYER["s"], LAYER["k"], implementation), LAYER["b"])
+
+
+def test_terms_are_shortened_only_where_nothing_of_the_sizes_is_left() -> None:
+    assert table1.text(table1.shortened(3 * C + b * s**2 * c**2)) == "3*C + b*c^2*s^2"
+    assert table1.text(table1.shortened(P + s**2 * c)) == "P + c*s^2"
+    assert table1.text(table1.shortened(sympy.Rational(5, 2) * M + c**3 * k**4)) == "5*M/2 + c^3*k^4"
+    assert table1.text(table1.shortened(C * 0)) == "0"
+
+
+def test_every_text_reads_back_as_its_formula_and_every_mathml_parses() -> None:
+    for row in table1.complexity_table().to_dict("records"):
+        method = registry.METHODS[row["method"]]
+        for kind, complexity in (("published", method.published), ("exact", method.exact)):
+            formula = getattr(getattr(complexity, row["half"]), row["quantity"])
+            assert sympy.simplify(theory.parse(row[kind].replace("^", "**")) - formula) == 0
+            ElementTree.fromstring(f"<math>{row[f'{kind}_mathml']}</math>".replace("&", "&amp;"))
+
+
+def test_exponents_are_those_of_the_published_formula() -> None:
+    table = table1.complexity_table().set_index(["method", "half", "quantity"])
+    columns = [f"exponent_{name}" for name in "cksb"]
+    assert table.loc[("standard", "input", "macs"), columns].tolist() == [2, 2, 2, 1]
+    assert table.loc[("aol", "parameters", "macs"), columns].tolist() == [3, 4, 0, 0]
+    assert table.loc[("cayley", "parameters", "macs"), columns].tolist() == [3, 0, 2, 0]
+
+
+def test_the_published_layout_reproduces_the_published_table() -> None:
+    published = pd.read_csv(str(files("lipbench.published") / "complexity.csv"), keep_default_na=False)
+    printed = table1.published_layout(table1.complexity_table())
+    assert list(printed.columns[: len(published.columns)]) == list(published.columns)
+    assert list(printed["layer"]) == list(published["layer"])
+    for column in published.columns:
+        for theirs, ours in zip(published[column], printed[column]):
+            if column == "layer" or column.endswith("_operations"):
+                assert ours == theirs
+            else:
+                assert sympy.expand(theory.parse(ours) - theory.parse(theirs)) == 0, (column, ours, theirs)
+
+
+def test_numbers_of_a_plain_convolution() -> None:
+    macs, padded, parameters = 2 * 64 * 16 * 9, 2 * 4 * 100, 16 * 9
+    forward = table1.expected(layer("standard"), "forward")
+    assert forward["theory_macs"] == forward["published_macs"] == macs
+    assert forward["theory_memory_elements"] == padded + parameters
+    assert forward["published_memory_elements"] == 2 * 64 * 4 + parameters
+    assert table1.expected(layer("standard"), "inference")["theory_macs"] == macs
+    assert table1.expected(layer("standard"), "parametrize")["theory_macs"] == 0
+
+
+def test_evaluation_has_its_own_number_of_iterations() -> None:
+    soc = registry.METHODS["soc"]
+    one = theory.evaluate(C, **LAYER)
+    assert table1.expected(layer("soc"), "inference")["theory_macs"] == one * soc.evaluation_iterations["t1"]
+    forward, parametrize = (table1.expected(layer("soc"), phase)["theory_macs"] for phase in ("forward", "parametrize"))
+    assert forward - parametrize == one * soc.iterations["t1"]
+
+
+@pytest.mark.parametrize("phase", ["backward", "step", "first_inference"])
+def test_no_macs_are_claimed_where_there_is_no_formula(phase: str) -> None:
+    assert math.isnan(table1.expected(layer("aol"), phase)["theory_macs"])
+
+
+def test_other_implementations_have_no_exact_cost_and_other_layers_none_at_all() -> None:
+    lean = table1.expected(layer("aol", "lean"), "forward")
+    assert math.isnan(lean["theory_macs"])
+    assert lean["published_macs"] == table1.expected(layer("aol"), "forward")["published_macs"]
+    assert all(map(math.isnan, table1.expected(layer("module:Class"), "forward").values()))
+
+
+def test_a_network_is_the_sum_of_its_layers() -> None:
+    width, batch = 16, 4
+    shapes = [
+        (width, 32, 1),
+        *((width * 2**block, 32 // 2**block, 3 if block < 4 else 1) for block in range(5) for _ in range(5)),
+    ]
+    convolutions = sum(batch * size**2 * channels**2 * kernel**2 for channels, size, kernel in shapes)
+    head = batch * (32 * width) ** 2
+    found = table1.expected(Case(NetworkSpec("standard", "XS"), batch), "inference")
+    assert found["theory_macs"] == found["published_macs"] == convolutions + head
+    assert math.isnan(found["theory_memory_elements"])
+
+
+def test_leading_exponents_are_of_the_halves_of_the_phase() -> None:
+    assert table1.leading_exponent("aol", "macs", "forward") == 3
+    assert table1.leading_exponent("aol", "macs", "inference") == 2
+    assert table1.leading_exponent("cpl", "macs", "parametrize") == 2
+    assert table1.leading_exponent("standard", "memory", "forward") == 2
+    assert math.isnan(table1.leading_exponent("module:Class", "macs", "forward"))
