@@ -103,14 +103,13 @@ def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
     preset = PRESETS[options.request.preset_name]
     values: dict[str, Any] = {"phase_seconds": preset.phase_seconds}
     rounds = preset.rounds
-    if standing is not None:
-        values |= standing.meta.get("limits", {})
-        rounds = standing.meta.get("rounds", rounds)
-    asked = asdict(options.limits)
-    asked_rounds = asked.pop("rounds")
-    values |= {name: value for name, value in asked.items() if value is not None}
+    asked = {name: value for name, value in asdict(options.limits).items() if value is not None}
     try:
-        return Limits(**values), int(asked_rounds or rounds)
+        if standing is not None:
+            values |= standing.meta.get("limits", {})
+            rounds = int(standing.meta.get("rounds", rounds))
+        rounds = asked.pop("rounds", rounds)
+        return Limits(**values | asked), rounds
     except (TypeError, ValueError) as error:
         raise errors.unreadable_run(options.out, f"run.json: {error}") from error
 

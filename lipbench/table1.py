@@ -17,6 +17,7 @@ from lipbench.theory import Complexity
 HALVES = ("input", "parameters")
 QUANTITIES = ("macs", "memory")
 _SHORTHANDS = {"C": theory.C, "M": theory.M, "P": theory.P}
+_SYMBOL_ORDER = (*_SHORTHANDS, "b", "s", "c", "k", "t", "t1", "t2")
 _SIZES = {theory.b, theory.s, theory.c, theory.k}
 
 
@@ -24,21 +25,42 @@ _SIZES = {theory.b, theory.s, theory.c, theory.k}
 
 
 def shortened(expression: sympy.Expr) -> sympy.Expr:
-    """The same sum with C, M or P in each term that is one of them times a factor without sizes, as Table 1 prints it."""
+    """The same sum with C, M or P in each term that Table 1 prints so: C and M times what has no sizes, P times a number."""
     return sympy.Add(*(_shortened_term(term) for term in sympy.Add.make_args(sympy.expand(expression))))
 
 
 def _shortened_term(term: sympy.Expr) -> sympy.Expr:
     for name, shorthand in _SHORTHANDS.items():
         factor = term / shorthand
-        if not factor.free_symbols & _SIZES:
+        if not factor.free_symbols & _SIZES and (name != "P" or factor.is_number):
             return factor * sympy.Symbol(name)
     return term
 
 
 def text(expression: sympy.Expr) -> str:
-    """A formula as `published/complexity.csv` writes it, `^` for powers; `theory.parse` reads it."""
-    return str(expression).replace("**", "^")
+    """A polynomial as `published/complexity.csv` writes it, in its order of symbols and terms; `theory.parse` reads it."""
+    terms = [_term_text(term) for term in sorted(sympy.Add.make_args(expression), key=_term_order)]
+    return " + ".join(terms).replace("+ -", "- ")
+
+
+def _term_order(term: sympy.Expr) -> tuple[bool, int, str]:
+    is_short = bool({str(symbol) for symbol in term.free_symbols} & set(_SHORTHANDS))
+    return not is_short, theory.exponent(term, theory.k), str(term)
+
+
+def _term_text(term: sympy.Expr) -> str:
+    coefficient, rest = term.as_coeff_Mul()
+    factors = sorted(sympy.Mul.make_args(rest), key=_factor_order)
+    written = "*".join(f"({factor})" if factor.is_Add else str(factor) for factor in factors).replace("**", "^")
+    if coefficient == 1:
+        return written
+    return f"-{written}" if coefficient == -1 else str(coefficient) if rest == 1 else f"{coefficient}*{written}"
+
+
+def _factor_order(factor: sympy.Expr) -> tuple[bool, int, str]:
+    base = factor.as_base_exp()[0]
+    name = str(base)
+    return not base.is_Symbol, _SYMBOL_ORDER.index(name) if name in _SYMBOL_ORDER else 0, name
 
 
 def mathml(expression: sympy.Expr) -> str:
@@ -83,7 +105,7 @@ def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict
         "method": name, "title": method.title, "half": half, "quantity": quantity,
         "operations": method.published_operations[HALVES.index(half)],
         "published": "" if short is None else text(short), "published_mathml": "" if short is None else mathml(short),
-        "exact": text(exact), "exact_mathml": mathml(exact),
+        "exact": str(exact).replace("**", "^"), "exact_mathml": mathml(exact),
         **{f"exponent_{symbol}": theory.exponent(leading, theory.SYMBOLS[symbol]) for symbol in "cksb"},
     }  # fmt: skip
 

@@ -261,6 +261,8 @@ def test_half_written_files_are_refused_and_named(shell: Shell, saved: Path) -> 
     record.write_bytes(whole)
     (saved / "run.json").write_text('{"schema": 1, "cases": [{"kind": "layer"}]}')
     assert "run.json" in shell.refuse("export", str(saved))
+    (saved / "run.json").write_text('{"schema": 1, "limits": {"speed": 3}}')
+    assert "run.json" in shell.refuse("profile", "--out", str(saved), "--resume", "--method", "standard", *TINY)
     (saved / "run.json").write_text('{"schema": 1, "ca')
     assert "run.json" in shell.refuse("export", str(saved))
 

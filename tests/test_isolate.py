@@ -157,3 +157,9 @@ def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch
     ):
         with pytest.raises(LipbenchError, match=named):
             isolate.survey(methods, implementations, device)
+
+
+def test_the_process_that_plans_and_stores_imports_no_torch() -> None:
+    program = "import sys, lipbench.profiling; print(sorted({'torch', 'pandas', 'sympy'} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert printed == "[]\n"

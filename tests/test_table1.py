@@ -22,9 +22,9 @@ def layer(method: str, implementation: str = "paper") -> Case:
 
 
 def test_terms_are_shortened_only_where_nothing_of_the_sizes_is_left() -> None:
-    assert table1.text(table1.shortened(3 * C + b * s**2 * c**2)) == "3*C + b*c^2*s^2"
-    assert table1.text(table1.shortened(P + s**2 * c)) == "P + c*s^2"
-    assert table1.text(table1.shortened(sympy.Rational(5, 2) * M + c**3 * k**4)) == "5*M/2 + c^3*k^4"
+    assert table1.text(table1.shortened(3 * C + b * s**2 * c**2)) == "3*C + b*s^2*c^2"
+    assert table1.text(table1.shortened(P + s**2 * c)) == "P + s^2*c"
+    assert table1.text(table1.shortened(sympy.Rational(5, 2) * M + c**3 * k**4)) == "5/2*M + c^3*k^4"
     assert table1.text(table1.shortened(C * 0)) == "0"
 
 
@@ -45,17 +45,10 @@ def test_exponents_are_those_of_the_published_formula() -> None:
     assert table.loc[("cayley", "parameters", "macs"), columns].tolist() == [3, 0, 2, 0]
 
 
-def test_the_published_layout_reproduces_the_published_table() -> None:
+def test_the_published_layout_reproduces_the_published_table_symbol_for_symbol() -> None:
     published = pd.read_csv(str(files("lipbench.published") / "complexity.csv"), keep_default_na=False)
     printed = table1.published_layout(table1.complexity_table())
-    assert list(printed.columns[: len(published.columns)]) == list(published.columns)
-    assert list(printed["layer"]) == list(published["layer"])
-    for column in published.columns:
-        for theirs, ours in zip(published[column], printed[column]):
-            if column == "layer" or column.endswith("_operations"):
-                assert ours == theirs
-            else:
-                assert sympy.expand(theory.parse(ours) - theory.parse(theirs)) == 0, (column, ours, theirs)
+    pd.testing.assert_frame_equal(printed[list(published.columns)].astype(object), published.astype(object))
 
 
 def test_numbers_of_a_plain_convolution() -> None:
