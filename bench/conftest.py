@@ -1,4 +1,7 @@
-"""`pytest` runs tests/ and times nothing; `pytest --benchmark-only` runs this folder. Paths on the command line are obeyed."""
+"""`pytest` runs tests/ and times nothing; `pytest --benchmark-only` runs this folder. Paths on the command line are obeyed.
+
+Write the options below with an equals sign: without it, pytest takes the value for a path before it has read this file.
+"""
 
 from __future__ import annotations
 

@@ -42,19 +42,26 @@ class Request:
 
 
 def plan(request: Request, device: str) -> tuple[Case, ...]:
-    """The cases of a request on a device, method by method, each once. Raises `LipbenchError` for sizes no case can have."""
+    """The cases of a request on a device, each once. Raises `LipbenchError` for sizes no case can have.
+
+    Shape by shape, all methods at one before the next: a run cut short by its deadline has comparable cases.
+    """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
     batch_sizes = request.batch_sizes or (PRESETS[request.preset_name].batch_size,)
     conditions = list(itertools.product(batch_sizes, request.dtypes or ("float32",), request.precisions or ("ieee",)))
     threads = usable_cores() if request.threads is None else request.threads
+    series = [
+        _specs(request, method, implementation)
+        for method in request.method_names
+        for implementation in (("paper",) if ":" in method else request.implementation_names)
+    ]
     return tuple(
         dict.fromkeys(
             Case(spec, batch_size, dtype, precision, device, threads)
-            for method in request.method_names
-            for implementation in (("paper",) if ":" in method else request.implementation_names)
-            for spec in _specs(request, method, implementation)
             for batch_size, dtype, precision in conditions
+            for same_shape in zip(*series)
+            for spec in same_shape
         )
     )
 

@@ -54,6 +54,13 @@ def test_conditions_multiply_and_each_case_comes_once() -> None:
     assert {(case.device, case.threads) for case in found} == {("cuda", 3)}
 
 
+def test_all_methods_come_at_one_shape_before_the_next() -> None:
+    found = plan(Request(methods=("aol", "soc"), channels=(4, 8)), "cpu")
+    assert [(case.spec.method, case.spec.slug.split("-")[2]) for case in found] == [
+        ("aol", "c4"), ("soc", "c4"), ("aol", "c8"), ("soc", "c8"),
+    ]  # fmt: skip
+
+
 def test_networks_alone_leave_the_layers_out() -> None:
     request = Request(methods=("aol",), networks=("XS",), image_sizes=(64,), kernel_sizes=(1,))
     assert (shapes(request), networks(request)) == ([], [("XS", 64, 1)])

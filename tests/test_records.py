@@ -131,7 +131,9 @@ def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"case": cases.to_dict(RECORD.case), **{name: record[name] for name in ("memory", "macs", "machine")}}
     (folder / "test_it.py").write_text(f"CASE = {facts!r}\n{BENCHMARKS}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json=saved.json", "test_it.py"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    # As its own session: pytest-benchmark is off inside a worker of xdist, which it tells by the environment.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120, env=environment)
     return folder / "saved.json"
 
 

@@ -214,7 +214,7 @@ def busy_share(seconds: float) -> float:
 
 
 def test_busy_neighbours_are_seen_on_the_real_clock() -> None:
-    spin = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    spin = "import time\nend = time.monotonic() + 300\nwhile time.monotonic() < end: pass"
     neighbours = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)]
     try:
         if not any(busy_share(0.3) > 0.5 for _ in range(20)):
