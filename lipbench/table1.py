@@ -64,8 +64,10 @@ def _factor_order(factor: sympy.Expr) -> tuple[bool, int, str]:
 
 
 def mathml(expression: sympy.Expr) -> str:
-    """A formula as presentation MathML."""
-    return str(sympy.mathml(expression, printer="presentation"))
+    """A formula as presentation MathML; of one that differs for k = 1, the branch for k > 1, which says so."""
+    general = expression.replace(sympy.Piecewise, lambda first, *others: first[0])
+    written = str(sympy.mathml(general, printer="presentation"))
+    return written if general == expression else f"<mrow>{written}<mtext>, k > 1</mtext></mrow>".replace(" > ", " &gt; ")
 
 
 def methods_table() -> pd.DataFrame:
