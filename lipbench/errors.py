@@ -56,10 +56,6 @@ def unequal_channels(method: str, inputs: int, outputs: int) -> UnsupportedError
     )
 
 
-def too_few_channels(method: str, least: int, got: int) -> UnsupportedError:
-    return UnsupportedError(_message(f"{method} needs at least {least} channels", got, f"use {least} or more"))
-
-
 def not_square(got: object) -> LipbenchError:
     return LipbenchError(_message("layers take images (batch, channels, s, s)", got, "crop or pad the image to a square"))
 

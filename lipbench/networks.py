@@ -18,7 +18,6 @@ ConvolutionFactory = Callable[[int, int, int], nn.Module]
 HeadFactory = Callable[[int], nn.Module]
 """features → a layer (b, features) → (b, features)"""
 
-INPUT_CHANNELS = 3
 CONVOLUTIONS_PER_BLOCK = 5
 
 

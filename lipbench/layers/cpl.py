@@ -96,13 +96,13 @@ class CPLConv2d(LipschitzConv2d):
         start = self._start_vector(image_size)
         if self.training:
             u, v = self._power_iteration(start, 1)
+            if start is self.u:
+                with torch.no_grad():
+                    self.u.copy_(u)
         elif self.eval_iterations is None:
             u, v = self._power_iteration(self._lanczos(start), 1)
         else:
             u, v = self._power_iteration(start, self.eval_iterations)
-        if self.training and start is self.u:
-            with torch.no_grad():
-                self.u.copy_(u)
         return (v * self._convolve(u)).sum()
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:

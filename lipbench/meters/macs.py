@@ -38,7 +38,7 @@ class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch giv
     """Notes the operations that nobody can cost. Entered before the counter, it sees what the counter has taken apart."""
 
     def __init__(self, known: Mapping[Any, Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor this
         self.known = known
         self.unsupported: set[str] = set()
 
