@@ -5,6 +5,7 @@ Exit codes: 0 all is well, 2 wrong use (one line on stderr), 3 some case failed;
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -65,6 +66,35 @@ class TheoryFormat(StrEnum):
 
     table = "table"
     csv = "csv"
+
+
+class RowsFormat(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    json = "json"
+
+
+class ComplexityFormat(StrEnum):
+    """How `complexity` prints."""
+
+    table = "table"
+    json = "json"
+
+
+class PredictedDevice(StrEnum):
+    """Whose allocator is predicted."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class TableFormat(StrEnum):
+    """How `predict` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
 
 
 class ExportFormat(StrEnum):
@@ -162,6 +192,108 @@ def theory(
     print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
 
 
+# ------------------------------------------------------------------------------------------------------------ certificates
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Channels, with commas.  [default: 16]")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Heights of the images, with commas.  [default: 8]")] = None,
+    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.  [default: 1,3]")] = None,
+    format: Annotated[RowsFormat, typer.Option(help="json has singular values unrounded.")] = RowsFormat.table,
+) -> None:
+    """Find Lipschitz constants, on random weights and after 100 SGD steps; exit code 3 if one in evaluation is above 1."""
+    from lipbench import printing, records, verifying
+
+    runs = [Path(name) for name in what or () if Path(name).is_dir()]
+    names = [name for name in what or () if not Path(name).is_dir()] + list(_split("--method", method, str) or ())
+    shapes = verifying.Shapes(
+        _split("--channels", channels, int) or (16,),
+        _split("--image-size", image_size, int) or (8,),
+        _split("--kernel-size", kernel_size, int) or (1, 3),
+    )
+    chosen: list[Any] = [record.case.spec for run in runs for record in records.load(run).records]
+    if names or not runs:
+        chosen += verifying.specs(names or verifying.claiming_methods(), shapes)
+    rows = verifying.verify(dict.fromkeys(chosen))
+    if format is RowsFormat.json:
+        print(rows.to_json(orient="records", indent=1))
+    else:
+        printing.print_table(verifying.readable(rows))
+        print(
+            "\nσ: singular values, or the Lipschitz constant of a layer that is not linear; ≥: a lower bound, found by search."
+        )
+    if rows["verdict"].isin([verifying.VIOLATES, verifying.FAILED]).any():
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def complexity(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Methods, or package.module:Class of any layer, with commas.")],
+    channels: Annotated[str | None, typer.Option(help="Channels to count at, with commas.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
+    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas, at least two.")] = None,
+    format: Annotated[ComplexityFormat, typer.Option(help="json has every term and its exponents.")] = ComplexityFormat.table,
+) -> None:
+    """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed."""
+    from lipbench import complexity, printing
+
+    sizes = {
+        "c": _split("--channels", channels, int), "s": _split("--image-size", image_size, int),
+        "k": _split("--kernel-size", kernel_size, int), "b": _split("--batch-size", batch_size, int),
+    }  # fmt: skip
+    names = _split("NAME", name, str) or ()
+    rows = [row for one in names for row in complexity.fit_layer(one, complexity.given(sizes))]
+    if format is ComplexityFormat.json:
+        print(json.dumps(complexity.as_json(rows), indent=1, ensure_ascii=False))
+        return
+    printing.print_table(complexity.as_table(rows))
+    for line in (*complexity.remarks(rows), "", *complexity.LEGEND):
+        print(line)
+
+
+@app.command()
+def predict(
+    preset: Annotated[str | None, typer.Option(help="Shapes to predict: quick or paper.  [default: quick]")] = None,
+    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
+    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
+    channels: Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
+    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas.")] = None,
+    network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
+    device: Annotated[PredictedDevice, typer.Option(help="Of which it is asked; needs not be here.")] = PredictedDevice.cpu,
+    memory: Annotated[int | None, _whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
+    format: Annotated[TableFormat, typer.Option(help="csv and json are in bytes.")] = TableFormat.table,
+) -> None:
+    """Say how much memory training and inference will take, from shapes alone: nothing is computed. Does it fit?"""
+    from lipbench import predict, printing
+    from lipbench.plan import Request, plan
+
+    request = Request(
+        preset, _split("--method", method, str), _split("--implementation", implementation, str),
+        _split("--channels", channels, int), _split("--image-size", image_size, int), _split("--kernel-size", kernel_size, int),
+        _split("--batch-size", batch_size, int), _split("--network", network, str), _split("--dtype", dtype, str),
+    )  # fmt: skip
+    frame, problems = predict.table(plan(request, str(device)), memory)
+    if format is TableFormat.csv:
+        frame.to_csv(sys.stdout, index=False)
+    elif format is TableFormat.json:
+        print(frame.to_json(orient="records", indent=1))
+    else:
+        printing.print_table(predict.readable(frame))
+        print(f"\n{predict.NOTES[str(device)]}")
+    _name_problems(problems)
+    if problems:
+        raise typer.Exit(FAILED)
+
+
 # -------------------------------------------------------------------------------------------------------------- profiling
 
 
@@ -218,7 +350,9 @@ def export(
     """Write one tidy row per case and phase, theory beside measurement."""
     from lipbench import printing, records
 
-    printing.export(records.load(run), str(format), output)
+    found = records.load(run)
+    printing.export(found, str(format), output)
+    _name_problems(found.problems)
 
 
 @app.command()
@@ -232,6 +366,13 @@ def report(
     found = records.load(run)
     beside = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     print(printing.report(found, output or beside))
+    _name_problems(found.problems)
+
+
+def _name_problems(problems: Sequence[str]) -> None:
+    """Say on stderr what of a run is missing from what was just written, one line each."""
+    for problem in problems:
+        print(f"lipbench: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A run beside theory: one tidy row per case and phase, and exponents fitted over the channels."""
+"""A run beside theory: one tidy row per case and phase, its certificates, and exponents fitted over the channels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import stats
 
 from lipbench import registry, table1
 from lipbench.cases import Case, NetworkSpec
-from lipbench.quantities import PHASES, TRAINING_PHASES, Memory, Timing
+from lipbench.quantities import PHASES, TRAINING_PHASES, Certificate, Memory, Timing
 from lipbench.records import Record, Run
 
 _COLUMNS = {
@@ -25,7 +25,10 @@ _COLUMNS = {
     "peak_above_baseline_bytes": "Int64", "saved_memory_bytes": "Int64", "saved_input_half_bytes": "float64",
     "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64", "macs": "Int64", "theory_macs": "float64",
     "theory_memory_elements": "float64", "published_macs": "float64", "published_memory_elements": "float64",
-    "images_per_s": "float64", "certificate": "object", "warnings": "str", "case": "str",
+    "published_convention_macs": "Int64", "fvcore_macs": "Int64", "fvcore_unsupported": "str", "macs_unsupported": "str",
+    "images_per_s": "float64", "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str",
+    "certificate_how": "str", "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str",
+    "case": "str",
 }  # fmt: skip
 COLUMNS = tuple(_COLUMNS)
 OUTLIER_RANGES = 1.5
@@ -33,6 +36,10 @@ OUTLIER_RANGES = 1.5
 LEAST_CHANNELS = 3
 """Different numbers of channels that an exponent is fitted to, at least."""
 CONFIDENCE = 0.95
+CERTIFICATE_COLUMNS = (
+    "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
+)  # fmt: skip
+"""mode: evaluation or training; growing: a network's layers that let the variance over a batch grow; else as in `Bound`"""
 SETTING = ["image_size", "kernel_size", "batch_size", "dtype", "precision", "device", "threads"]
 
 
@@ -42,10 +49,13 @@ def rows(run: Run) -> pd.DataFrame:
     Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
     `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
     as the allocator handed them out; `saved_*` belong to the training phases. `warnings` has one line each.
+    `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
+    determined. It stands beside every phase, and beside a failure.
     """
     found = [row for record in run.records for row in _case_rows(record)]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
-    return frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
+    frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
+    return frame.fillna({name: "" for name, kind in _COLUMNS.items() if kind == "str"})
 
 
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
@@ -72,9 +82,35 @@ def _conditions(record: Record) -> dict[str, Any]:
         "channels": spec.width if isinstance(spec, NetworkSpec) else spec.channels,
         "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
         "precision": case.precision, "device": case.device, "threads": case.threads,
-        "status": record.status if record.rounds else "", "reason": record.reason, "certificate": None,
+        "status": record.status if record.rounds else "", "reason": record.reason, **_certificate(_certificate_of(record)),
         "warnings": "\n".join(dict.fromkeys(line for one in record.rounds for line in one.warnings)), "case": case.id,
     }  # fmt: skip
+
+
+def _certificate_of(record: Record) -> Certificate | None:
+    return next((one.certificate for one in record.rounds if one.certificate), None)
+
+
+def _certificate(found: Certificate | None) -> dict[str, Any]:
+    """The bounds to quote, one of each mode."""
+    quoted: dict[str, Any] = {}
+    if found and found.evaluation:
+        bound = found.evaluation[0]
+        quoted |= {"certificate": bound.largest, "certificate_smallest": bound.smallest, "certificate_kind": bound.kind,
+                   "certificate_how": bound.how}  # fmt: skip
+    if found and found.training:
+        quoted |= {"certificate_training": found.training[0].largest, "certificate_training_kind": found.training[0].kind}
+    return quoted
+
+
+def certificates(run: Run) -> pd.DataFrame:
+    """One row per case, mode and bound, in `CERTIFICATE_COLUMNS`; the first of a case and mode is the one to quote."""
+    found = [
+        {"case": record.case.id, "mode": mode, **asdict(bound), "growing": ", ".join(certificate.growing)}
+        for record in run.records if (certificate := _certificate_of(record))
+        for mode, bounds in (("evaluation", certificate.evaluation), ("training", certificate.training)) for bound in bounds
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=list(CERTIFICATE_COLUMNS))
 
 
 def timings_by_phase(record: Record) -> dict[str, list[Timing]]:
@@ -141,7 +177,15 @@ def _times(value: float | None, factor: int) -> float | None:
 
 def _macs(record: Record, phase: str) -> dict[str, Any]:
     macs = next((one.macs for one in record.rounds if one.macs), None)
-    return {"macs": macs.phases.get(phase)} if macs else {}
+    if macs is None:
+        return {}
+    found: dict[str, Any] = {
+        "macs": macs.phases.get(phase), "published_convention_macs": macs.published_phases.get(phase),
+        "macs_unsupported": ", ".join(macs.unsupported),
+    }  # fmt: skip
+    if phase == "forward":
+        found |= {"fvcore_macs": macs.fvcore_forward, "fvcore_unsupported": ", ".join(macs.fvcore_unsupported)}
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------- exponents

@@ -8,6 +8,10 @@ class LipbenchError(Exception):
     """Wrong use, bad input or a missing part; its text is one line: what, got, do."""
 
 
+class NotOursError(LipbenchError):
+    """Something that must not be written over stands where a file of this program belongs."""
+
+
 class UnsupportedError(LipbenchError):
     """A layer cannot be built with these sizes, or an implementation is not available here."""
 
@@ -38,6 +42,10 @@ def not_positive(option: str, got: object) -> LipbenchError:
 
 def even_kernel(got: object) -> UnsupportedError:
     return UnsupportedError(_message("kernel size must be odd", got, "use 1, 3 or 5, so that the image keeps its size"))
+
+
+def unknown_kernel(method: str, got: int, known: object) -> UnsupportedError:
+    return UnsupportedError(_message(f"{method} has no kernels of that size", got, f"use a kernel size of {known}"))
 
 
 def kernel_exceeds_image(method: str, kernel_size: int, image_size: int) -> UnsupportedError:
@@ -80,8 +88,8 @@ def run_exists(path: object) -> LipbenchError:
     )
 
 
-def newer_schema(path: object, got: object, known: int) -> LipbenchError:
-    return LipbenchError(
+def newer_schema(path: object, got: object, known: int) -> NotOursError:
+    return NotOursError(
         _message(f"record schema newer than this lipbench ({known})", f"{got} in {path}", "install a newer lipbench")
     )
 
@@ -131,3 +139,36 @@ def nothing_can_run(cases: int, reason: str) -> LipbenchError:
 
 def survey_failed(why: str) -> LipbenchError:
     return LipbenchError(_message("PyTorch or the layer cannot be imported", why, "run python -c 'import torch' to see why"))
+
+
+def unreadable_record(path: object, why: str) -> LipbenchError:
+    do = "measure its case again with --resume, or move the file away if it is no case of this run"
+    return LipbenchError(_message("not a readable record", f"{path} ({why})", do))
+
+
+def unreadable_plan(path: object, why: str) -> LipbenchError:
+    do = "give the directory that lipbench profile wrote; records in it can be reported and exported, not gone on with"
+    return LipbenchError(_message("not a readable plan of a run", f"{path} ({why})", do))
+
+
+def unreachable_file(path: object, why: str) -> NotOursError:
+    return NotOursError(_message("cannot open the file", f"{path} ({why})", "make it readable, or move it away"))
+
+
+def needs_values(method: str, why: str) -> LipbenchError:
+    do = "keep what asks for a tensor's values, as .item(), bool() and .numpy() do, out of it, or use lipbench profile"
+    return LipbenchError(_message(f"{method} cannot run on tensors without values", why, do))
+
+
+def refuses_all(method: str, why: str) -> LipbenchError:
+    do = "give sizes that it takes with --channels, --image-size and --kernel-size"
+    return LipbenchError(_message(f"{method} runs at none of these sizes", why, do))
+
+
+def too_few_sizes(method: str, option: str, taken: object, why: str) -> LipbenchError:
+    got = f"{option} {taken} ({why})"
+    return LipbenchError(_message(f"too few sizes for {method}", got, f"give more that it takes with {option}"))
+
+
+def kernel_too_large(title: str, got: int, largest: int) -> UnsupportedError:
+    return UnsupportedError(_message(f"{title} has no kernel of this size", got, f"use 1 or {largest}"))

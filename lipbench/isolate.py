@@ -24,7 +24,8 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case, Limits
-from lipbench.records import Round, round_from_dict, round_to_dict, write_file
+from lipbench.files import load_json, write_file
+from lipbench.records import Round, round_from_dict, round_to_dict
 
 STDERR_TAIL_BYTES = 8192
 REASON_CHARACTERS = 500
@@ -82,13 +83,13 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float) -> Ending:
-    with tempfile.TemporaryDirectory(prefix="lipbench-") as directory:
-        answer, stderr = Path(directory, "answer.json"), Path(directory, "stderr")
-        with stderr.open("wb") as errors_to:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "lipbench.isolate", str(answer)],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors_to, env=environment, start_new_session=True,
-            )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="lipbench-") as directory, tempfile.TemporaryFile() as stderr:
+        # Read through what is open here: a layer gone wrong may empty any directory it finds.
+        answer = Path(directory, "answer.json")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lipbench.isolate", str(answer)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, start_new_session=True,
+        )  # fmt: skip
         timed_out = False
         try:
             child.communicate(json.dumps(question).encode(), timeout=timeout_s)
@@ -99,13 +100,16 @@ def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        tail = stderr.read_bytes()[-STDERR_TAIL_BYTES:].decode(errors="replace")
-        return Ending(child.returncode, timed_out, _read_answer(answer), tail)
+        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+        return Ending(child.returncode, timed_out, _read_answer(answer), stderr.read().decode(errors="replace"))
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
-    # Written whole or not at all.
-    return json.loads(path.read_text()) if path.exists() else None
+    # Written whole or not at all by `main`; anything else that is found there was written by a layer.
+    try:
+        return load_json(path)
+    except errors.LipbenchError:
+        return None
 
 
 def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> Round:
@@ -113,7 +117,8 @@ def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> Round:
     if ending.timed_out:
         return Round("timeout", f"no result within {limits.timeout_s:g} s; allow more by --timeout")
     if ending.answer is not None:
-        return round_from_dict(ending.answer)
+        with contextlib.suppress(TypeError, ValueError):  # what is no round was not answered by `main`
+            return round_from_dict(ending.answer)
     if ending.code == -signal.SIGKILL and killed_for_memory:
         return Round("out_of_memory", "killed by the kernel, which had no memory left")
     if ending.code < 0:

@@ -1,4 +1,4 @@
-"""One case in this process: build it, see that it works, time it, and, once, take its memory and its MACs."""
+"""One case in this process: build it, see that it works, time it, and, once, take its memory, MACs and certificate."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor
 
-from lipbench import errors, registry
+from lipbench import certify, errors, registry
 from lipbench.cases import Case, Limits
 from lipbench.meters import machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import PHASES, Timing
+from lipbench.quantities import PHASES, Certificate, Timing
 from lipbench.records import Round
 from lipbench.workload import Workload
 
 
 def measure(case: Case, limits: Limits, first: bool) -> Round:
-    """Everything about one case that one process can tell; memory and MACs, which do not vary, only if `first`.
+    """Everything about one case that one process can tell; memory, MACs and certificate, which do not vary, only if `first`.
 
     To be called in a fresh process, with the thread counts set before torch was imported. Raises `LipbenchError` where the
     case cannot be built here, and lets any other exception through: the caller makes a record of it.
@@ -40,15 +40,20 @@ def measure(case: Case, limits: Limits, first: bool) -> Round:
     bytes_held = memory.measure(workload) if first else None
     workload.restore()
     multiplications = macs.measure(workload) if first else None
+    workload.restore()
+    certificate, doubts = _certify(workload) if first else (None, ())
+    broken_promise = certify.violation(certificate) if certificate and _claims(case) else ""
     return Round(
-        "ok",
-        warnings=tuple(_warnings(case, phases)),
+        "not_lipschitz" if broken_promise else "ok",
+        broken_promise,
+        warnings=(*_warnings(case, phases), *doubts),
         started=started,
         duration_s=time.perf_counter() - begin,
         machine=found,
         phases=phases,
         memory=bytes_held,
         macs=multiplications,
+        certificate=certificate,
     )
 
 
@@ -67,6 +72,21 @@ def time_phases(workload: Workload, limits: Limits) -> dict[str, Timing]:
             loop=group.loop,
         )
     return {phase: timings[phase] for phase in PHASES if phase in timings}
+
+
+def _certify(workload: Workload) -> tuple[Certificate | None, tuple[str, ...]]:
+    """The certificate, and a warning where there is none: a layer may work as measured and not in float64 on one image."""
+    try:
+        return certify.certify(workload.module, workload.x), ()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, (f"no certificate could be found ({reason}); let the layer run in float64 on a single image",)
+
+
+def _claims(case: Case) -> bool:
+    """Whether a case is held to be 1-Lipschitz. Layers of somebody else's are: that is what they are measured for here."""
+    method = registry.methods().get(case.spec.method)
+    return method is None or method.lipschitz
 
 
 def _not_finite(workload: Workload) -> list[str]:

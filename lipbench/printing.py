@@ -75,6 +75,8 @@ def report(run: Run, output: Path) -> Path:
     from lipbench_reports import html
     from lipbench_reports.tables import Tables
 
+    from lipbench import complexity, predict
+
     if not run.records:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = compare.rows(run)
@@ -87,6 +89,9 @@ def report(run: Run, output: Path) -> Path:
             exponents=compare.exponents(run, rows),
             published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
             run=_provenance(run),
+            certificates=compare.certificates(run),
+            fitted=complexity.fitted_table(list(dict.fromkeys(rows["method"]))),
+            predicted=predict.peaks([record.case for record in run.records if record.status == "ok"]),
         )
     )
     _write(output, document)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lipbench import __version__, cases, errors, isolate, progress, records, schedule
 from lipbench.cases import PRESETS, Case, Limits
+from lipbench.files import from_json, is_own_trace
 from lipbench.plan import Request, plan
 from lipbench.records import Run
 
@@ -38,7 +39,7 @@ class Options:
 
 
 def profile(options: Options, command: str) -> bool:
-    """Measure, print the run directory and the summary, and return whether some case failed.
+    """Measure, print the run directory and the summary, and return whether some case failed or could not be stored.
 
     Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
     """
@@ -49,21 +50,19 @@ def profile(options: Options, command: str) -> bool:
     directory = options.out or _new_directory(Path("runs"))
     meta = {
         "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
-        "preset": options.request.preset_name, **(standing.meta if standing else {}),
-        "rounds": rounds, "limits": asdict(limits), "cases": [cases.to_dict(case) for case in planned],
+        "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
+        "cases": [cases.to_dict(case) for case in planned],
     }  # fmt: skip
-    if standing is None or standing.meta != {"schema": records.SCHEMA, **meta}:
-        _save_meta(directory, meta)
+    _save_meta(directory, meta, new=not options.resume)
     with progress.shown(planned) as show:
         outcome = schedule.run(
-            directory, planned, rounds, limits, known=standing.records if standing else (),
-            retry_failed=options.retry_failed, deadline=deadline, progress=show,
-        )  # fmt: skip
+            directory, planned, rounds, limits, retry_failed=options.retry_failed, deadline=deadline, progress=show
+        )
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
     print(directory)
-    print(progress.summary(outcome.records, outcome.left))
-    return any(record.status not in records.HARMLESS for record in outcome.records)
+    print(progress.summary(outcome.records, outcome.left, outcome.problems))
+    return bool(outcome.problems) or any(record.status not in records.HARMLESS for record in outcome.records)
 
 
 def _standing_run(options: Options) -> Run | None:
@@ -76,11 +75,17 @@ def _standing_run(options: Options) -> Run | None:
         return None
     if options.out.exists() and not options.out.is_dir():
         raise errors.unreadable_run(options.out, "not a directory")
-    if not options.out.is_dir() or not any(options.out.iterdir()):
+    if not options.out.is_dir() or _is_unused(options.out):
         return None
     if not options.resume:
         raise errors.run_exists(options.out)
-    return records.load_run(options.out)
+    return records.load_plan(options.out)
+
+
+def _is_unused(directory: Path) -> bool:
+    """Whether nothing is in it, or only what another process makes before it writes `run.json`."""
+    entries = [entry for entry in directory.iterdir() if not is_own_trace(entry.name)]
+    return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
 def _planned(options: Options, standing: Run | None) -> tuple[Case, ...]:
@@ -106,7 +111,7 @@ def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
     asked = {name: value for name, value in asdict(options.limits).items() if value is not None}
     try:
         if standing is not None:
-            values |= standing.meta.get("limits", {})
+            values |= asdict(from_json(Limits, standing.meta.get("limits", {})))
             rounds = int(standing.meta.get("rounds", rounds))
         rounds = asked.pop("rounds", rounds)
         return Limits(**values | asked), rounds
@@ -129,8 +134,8 @@ def _new_directory(parent: Path) -> Path:
     raise errors.not_writable(parent, "a thousand runs began in this second")
 
 
-def _save_meta(directory: Path, meta: dict[str, Any]) -> None:
+def _save_meta(directory: Path, meta: dict[str, Any], new: bool) -> None:
     try:
-        records.save_meta(directory, meta)
+        records.save_meta(directory, meta, new=new)
     except OSError as error:
         raise errors.not_writable(directory, error.strerror or str(error)) from error

@@ -42,12 +42,13 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
         yield show
 
 
-def summary(found: Sequence[Record], left: int) -> str:
-    """How many cases ended in which way, each failure with its reason, and what is left."""
+def summary(found: Sequence[Record], left: int, problems: Sequence[str] = ()) -> str:
+    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left."""
     counts = Counter(record.status for record in found if record.rounds)
     counted = ", ".join(f"{counts[status]} {status}" for status in records.STATUSES if counts[status])
     lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
     lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
+    lines += [f"  left alone: {problem}" for problem in problems]
     if left:
         lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; go on with --resume")
     return "\n".join(lines)

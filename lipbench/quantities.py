@@ -94,8 +94,40 @@ class Macs:
     """slope in the batch size of the training forward pass: the input half"""
     constant: float | None = None
     """its intercept: the parameter half"""
+    published_phases: dict[str, int] = field(default_factory=dict)
+    """the same as `phases` in the convention of Table 1: a complex multiply-accumulate is one"""
     fvcore_forward: int | None = None
     fvcore_unsupported: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A Lipschitz constant found in one way, in float64."""
+
+    largest: float
+    """largest singular value of a linear map, else the constant or a bound of it"""
+    smallest: float | None
+    """smallest singular value; None where the map is not linear"""
+    kind: str
+    """'exact' · 'lower bound' · 'upper bound'"""
+    how: str
+    """'fourier': all Fourier blocks · 'dense': all singular values · 'lanczos': both ends of the spectrum, with a residual ·
+    'ascent': random points and ascent · 'product': over the layers of a network"""
+    image_size: int
+    """of the images it holds for"""
+    residual: float = 0.0
+    """‖JᵀJ v − σ² v‖ ÷ σ² of the largest singular value's vector v; 0 where all singular values were computed"""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether a module keeps its promise on the weights it was measured with; the first bound of a mode is the one to quote."""
+
+    evaluation: tuple[Bound, ...]
+    training: tuple[Bound, ...]
+    """as a training forward pass computes it, with its truncated series or unconverged norm"""
+    growing: tuple[str, ...] = ()
+    """network: layers after which the variance over a batch has grown, which no 1-Lipschitz layer lets it"""
 
 
 @dataclass(frozen=True)

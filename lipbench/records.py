@@ -1,23 +1,24 @@
 """Records and runs: what one case gave, kept on disk and read back.
 
 A run is a directory: `run.json` and `records/<case id>.json`. Every file is written whole under another name and then renamed,
-so that a killed run loses at most the round in flight.
+so that a killed run loses at most the round in flight. Several processes may write one run: what another has stored meanwhile
+is read under a lock and added to, never written over.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.quantities import Machine, Macs, Memory, Timing
+from lipbench.files import Complaint, from_json, load_json, locked
+from lipbench.files import write_file as write_file
+from lipbench.quantities import Certificate, Machine, Macs, Memory, Timing
 
 SCHEMA = 1
 
@@ -26,6 +27,8 @@ STATUSES = (
 )  # fmt: skip
 HARMLESS = ("ok", "skipped", "unsupported", "predicted")
 """Statuses that do not make a run a failed one."""
+_DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
+"""What contents raise that are JSON but not what was written."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Round:
     memory: Memory | None = None
     """of the first round only: bytes do not vary"""
     macs: Macs | None = None
+    """of the first round only"""
+    certificate: Certificate | None = None
     """of the first round only"""
 
 
@@ -79,7 +84,7 @@ class Run:
     meta: dict[str, Any]
     records: tuple[Record, ...]
     problems: tuple[str, ...] = ()
-    """what is missing of it, one line each"""
+    """what of it is missing or could not be read, one line each"""
     planned: tuple[Case, ...] = field(default=())
     """the cases it is to have, in their order"""
 
@@ -87,29 +92,56 @@ class Run:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under another name in the same directory, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def save_meta(directory: Path, meta: Mapping[str, Any], *, new: bool = False) -> None:
+    """Write `run.json`, making the directory where it is missing, and keeping what another process has written there.
 
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_file(path, json.dumps(values, indent=1) + "\n")
-
-
-def save_meta(directory: Path, meta: Mapping[str, Any]) -> None:
-    """Write `run.json`, making the directory where it is missing."""
+    Cases planned there stay planned, before those of `meta`; of the rest, only rounds and limits are replaced. Raises
+    `LipbenchError` for a `run.json` that cannot be read, and for any at all if the run is to be a `new` one.
+    """
     (directory / "records").mkdir(parents=True, exist_ok=True)
-    _write_json(directory / "run.json", {"schema": SCHEMA, **meta})
+    with locked(directory):
+        there = (directory / "run.json").exists()
+        if there and new:
+            raise errors.run_exists(directory)
+        standing, planned = _load_meta(directory) if there else ({}, ())
+        planned = tuple(dict.fromkeys((*planned, *_planned_cases(meta))))
+        asked: dict[str, Any] = {name: meta[name] for name in ("rounds", "limits") if name in meta}
+        asked |= {"schema": SCHEMA, "cases": [cases.to_dict(case) for case in planned]}
+        values = {"schema": SCHEMA, **meta, **standing, **asked}
+        if values != standing:
+            _write_json(directory / "run.json", values)
 
 
 def save(directory: Path, record: Record) -> None:
     """Write one record into a run directory in place of what is known of its case."""
-    _write_json(record_path(directory, record.case), {**asdict(record), "case": cases.to_dict(record.case)})
+    _write_json(record_path(directory, record.case), {**asdict(record), "schema": SCHEMA, "case": cases.to_dict(record.case)})
+
+
+def add_round(directory: Path, record: Record, one: Round, dropped: Iterable[Round] = ()) -> Record:
+    """Store one more round of a record behind those that are stored already, by whomever; the record as it then is.
+
+    `dropped` rounds are taken out. A damaged record is replaced; one that is not to be is refused with `NotOursError`.
+    """
+    with locked(directory):
+        standing = stored(directory, record.case) or record
+        merged = replace(record, rounds=(*without(standing.rounds, dropped), one))
+        save(directory, merged)
+    return merged
+
+
+def without(rounds: Iterable[Round], dropped: Iterable[Round]) -> tuple[Round, ...]:
+    """Rounds less those that say the same as a dropped one."""
+    texts = {_text(one) for one in dropped}
+    return tuple(one for one in rounds if _text(one) not in texts)
+
+
+def _text(one: Round) -> str:
+    # Equal as stored: a number that is NaN would not be equal to itself.
+    return json.dumps(round_to_dict(one), sort_keys=True)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_file(path, json.dumps(values, indent=1) + "\n")
 
 
 def record_path(directory: Path, case: Case) -> Path:
@@ -126,74 +158,113 @@ def load(path: Path) -> Run:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run directory. Raises `LipbenchError` where it is none, or a file in it cannot be read or is newer than this code.
+    """Read a run directory, as far as it can be read: what is damaged, foreign or of a newer program is among the problems.
 
-    Files of a write that was cut short have another name, and are not looked at.
+    Raises `LipbenchError` where there is neither a plan nor a record to be read.
     """
     if not path.is_dir():
         raise errors.unreadable_run(path, "no such directory")
-    meta = _load_meta(path)
-    found = {record.case: record for record in map(load_record, sorted((path / "records").glob("[!.]*.json")))}
+    found, unread = _load_records(path / "records")
+    problems = list(unread.values())
     try:
-        planned = tuple(cases.from_dict(values) for values in meta.get("cases", ()))
-    except (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError) as error:
-        raise errors.unreadable_run(path / "run.json", f"cases: {error}") from error
-    order = list(dict.fromkeys((*planned, *found)))
-    return Run(path, meta, tuple(found[case] for case in order if case in found), _problems(planned, found), planned)
+        meta, planned = _load_meta(path)
+    except errors.LipbenchError as error:
+        if not found:
+            raise
+        meta, planned, problems = {}, (), [str(error), *problems]
+    missing = [case.id for case in planned if case not in found and f"{case.id}.json" not in unread]
+    problems += _left(len(planned), missing, found.values())
+    in_order = tuple(found[case] for case in dict.fromkeys((*planned, *found)) if case in found)
+    return Run(path, meta, in_order, tuple(problems), planned)
 
 
-def _load_meta(path: Path) -> dict[str, Any]:
+def load_plan(path: Path) -> Run:
+    """What was asked for of a run that is to be gone on with; its records are not looked at.
+
+    Raises `LipbenchError` where that cannot be read.
+    """
+    meta, planned = _load_meta(path)
+    return Run(path, meta, (), planned=planned)
+
+
+def _load_meta(path: Path) -> tuple[dict[str, Any], tuple[Case, ...]]:
     file = path / "run.json"
     if not file.exists():
-        raise errors.unreadable_run(path, "no run.json in it")
-    meta = load_json(file)
-    _check_schema(file, meta)
-    return meta
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises `LipbenchError` where there is none or only half of it."""
+        raise errors.unreadable_plan(file, "no such file")
+    meta = load_json(file, errors.unreadable_plan)
+    _check_schema(file, meta, errors.unreadable_plan)
     try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise errors.unreadable_file(path, error.strerror or str(error)) from error
-    except ValueError as error:
-        raise errors.unreadable_file(path, str(error)) from error
-    if not isinstance(values, dict):
-        raise errors.unreadable_file(path, f"a JSON {type(values).__name__} where an object belongs")
-    return values
+        if not isinstance(meta.get("limits", {}), dict):
+            raise TypeError("limits that are no object")
+        return meta, _planned_cases(meta)
+    except _DAMAGED as error:
+        raise errors.unreadable_plan(file, f"{type(error).__name__}: {error}") from error
+
+
+def _planned_cases(meta: Mapping[str, Any]) -> tuple[Case, ...]:
+    return tuple(cases.from_dict(values) for values in meta.get("cases", ()))
+
+
+def _load_records(directory: Path) -> tuple[dict[Case, Record], dict[str, str]]:
+    """Records by their case, and, by its name, what is wrong with every other file. Hidden ones are of writes cut short."""
+    found, unread = {}, {}
+    for file in sorted(directory.glob("[!.]*")):
+        try:
+            record = load_record(file)
+            if file.name != f"{record.case.id}.json":
+                raise errors.unreadable_record(file, f"the record of {record.case.id} under another name")
+            found[record.case] = record
+        except errors.LipbenchError as error:
+            unread[file.name] = str(error)
+    return found, unread
+
+
+def stored(directory: Path, case: Case) -> Record | None:
+    """The record of a case; None where there is none, or only a damaged one, which may be replaced.
+
+    Raises `NotOursError` where something stands in its place that must not be: a record of a newer program, or what cannot be
+    opened.
+    """
+    path = record_path(directory, case)
+    if not os.path.lexists(path):
+        return None
+    try:
+        return load_record(path)
+    except errors.NotOursError:
+        raise
+    except errors.LipbenchError:
+        return None
 
 
 def load_record(path: Path) -> Record:
-    """Read one record. Raises `LipbenchError` for a file that is half written, not a record, or newer than this code."""
-    values = load_json(path)
-    _check_schema(path, values)
+    """Read one record. Raises `LipbenchError` for a file that is half written or not a record, `NotOursError` for one that is
+    newer than this code or cannot be opened."""
+    values = load_json(path, errors.unreadable_record)
+    _check_schema(path, values, errors.unreadable_record)
     try:
         case = cases.from_dict(values["case"])
         rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
-        record = Record(case, int(values["rounds_wanted"]), rounds, values["schema"])
-    except (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError) as error:
-        raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
-    return record
+        return Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"])
+    except _DAMAGED as error:
+        raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
 
 
-def _check_schema(path: Path, values: Mapping[str, Any]) -> None:
+def _check_schema(path: Path, values: Mapping[str, Any], complaint: Complaint) -> None:
     schema = values.get("schema")
     if not isinstance(schema, int):
-        raise errors.unreadable_file(path, "no schema version in it")
+        raise complaint(path, "no schema version in it")
     if schema > SCHEMA:
         raise errors.newer_schema(path, schema, SCHEMA)
 
 
-def _problems(planned: tuple[Case, ...], found: Mapping[Case, Record]) -> tuple[str, ...]:
-    missing = [case.id for case in planned if case not in found]
-    begun = [record.case.id for record in found.values() if not record.finished]
+def _left(planned: int, missing: list[str], found: Iterable[Record]) -> list[str]:
+    begun = [record.case.id for record in found if not record.finished]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} of {len(planned)} cases have not run: {', '.join(missing)}")
+        problems.append(f"{len(missing)} of {planned} cases have not run: {', '.join(missing)}")
     if begun:
         problems.append(f"{len(begun)} cases have rounds left to run: {', '.join(begun)}")
-    return tuple(problems)
+    return problems
 
 
 def round_to_dict(one: Round) -> dict[str, Any]:
@@ -207,35 +278,6 @@ def round_from_dict(values: Any) -> Round:
     if one.status not in STATUSES:
         raise ValueError(f"unknown status {one.status!r}")
     return one
-
-
-def from_json(kind: Any, value: Any) -> Any:
-    """JSON values as the annotated type: dataclasses, tuples, dicts, optional and plain values.
-
-    Unknown keys of an object are an error, as are values of another type, so that a damaged file is noticed where it is read.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_json(next(one for one in arguments if one is not types.NoneType), value)
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"{value!r} where an object belongs")
-        hints = typing.get_type_hints(kind)
-        known = {one.name for one in fields(kind)}
-        if unknown := sorted(set(value) - known):
-            raise ValueError(f"unknown key {unknown[0]!r}")
-        return kind(**{name: from_json(hints[name], entry) for name, entry in value.items()})  # type: ignore[operator]  # a class
-    if origin is tuple:
-        return tuple(from_json(arguments[0], entry) for entry in _expect(list | tuple, value))
-    if origin is dict:
-        return {key: from_json(arguments[1], entry) for key, entry in _expect(dict, value).items()}
-    return _expect(float | int if kind is float else kind, value)
-
-
-def _expect(kind: Any, value: Any) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} belongs")
-    return value
 
 
 # ------------------------------------------------------------------------------------------------- from other programs
@@ -261,7 +303,7 @@ def from_benchmark_json(path: Path) -> Run:
                 continue
             case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _benchmark_timing(path, entry)
             parts = {name: from_json(kind, info[name]) for name, kind in _SHARED.items() if info.get(name) is not None}
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except _DAMAGED as error:
             raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
         phases.setdefault(case, {})[phase] = timing
         shared.setdefault(case, {}).update(parts)

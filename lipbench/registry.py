@@ -10,7 +10,7 @@ from torch import nn
 
 from lipbench import errors, networks
 from lipbench.cases import LayerSpec, NetworkSpec
-from lipbench.layers import aol, bcop, cayley, cpl, lot, sll, soc, standard
+from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
 from lipbench.layers.base import LipschitzConv2d, Method
 
 METHODS: dict[str, Method] = {
@@ -22,6 +22,8 @@ METHODS: dict[str, Method] = {
     "lot": lot.METHOD,
     "sll": sll.METHOD,
     "soc": soc.METHOD,
+    "eco": eco.METHOD,
+    "sandwich": sandwich.METHOD,
 }
 
 

@@ -5,10 +5,11 @@ Rounds are interleaved so that a drift of the machine meets all cases alike.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Outcome:
     records: tuple[Record, ...]
     left: int
     """rounds that were not started because of the deadline"""
+    problems: tuple[str, ...] = ()
+    """cases that were left alone because something that must not be written over stands in their place, one line each"""
 
 
 def run(
@@ -35,49 +38,94 @@ def run(
     rounds: int,
     limits: Limits,
     *,
-    known: Iterable[Record] = (),
     retry_failed: bool = False,
     deadline: float | None = None,
     progress: Progress = lambda *_: None,
 ) -> Outcome:
-    """Measure what is missing of the planned cases, each round saved as soon as it is there.
+    """Measure what is missing of the planned cases in a run directory, each round stored as soon as it is there.
 
-    `known` records are gone on with: finished ones are neither measured nor written again, failed ones only with
-    `retry_failed`, and then without their failed round. No round is started when `time.monotonic()` has reached `deadline`.
+    Finished records are neither measured nor written again, failed ones only with `retry_failed`, and then without their failed
+    rounds; damaged ones are replaced. Each record is read anew before a round of it is begun, so that what another process has
+    stored meanwhile is not measured again. No round is started when `time.monotonic()` has reached `deadline`.
     """
-    stored = {record.case: record for record in known}
-    begun = {
-        case: _continued(stored[case], rounds, retry_failed) if case in stored else Record(case, rounds) for case in planned
-    }
-    state = dict(begun)
-    done, left = 0, 0
-    total = sum(max(0, rounds - len(record.rounds)) for record in state.values() if not record.finished)
+    book = _Book(directory, planned, rounds, retry_failed)
+    left = 0
+    total = book.rounds_left()
     for number, case in itertools.product(range(rounds), planned):
-        record = state[case]
-        if record.finished or len(record.rounds) > number:
+        if not book.wants(case, number):
             continue
         if deadline is not None and time.monotonic() >= deadline:
             left += 1
             continue
-        progress(done, total, case, number, sum(one.status not in records.HARMLESS for one in state.values()))
-        state[case] = replace(record, rounds=(*record.rounds, _next_round(case, limits, record, state)))
-        _save(directory, state[case])
-        # A case that fails leaves out its other rounds.
-        done += rounds - number if state[case].status != "ok" else 1
-    # A failed case whose turn did not come stays as it is stored.
-    return Outcome(tuple(stored.get(case, one) if one is begun[case] else one for case, one in state.items()), left)
+        book.read(case)
+        if book.wants(case, number):
+            progress(total - book.rounds_left(), total, case, number, book.failures())
+            book.add(case, _next_round(case, limits, book.records[case], book.records))
+    return Outcome(book.outcome(), left, tuple(book.problems.values()))
 
 
-def _save(directory: Path, record: Record) -> None:
-    try:
-        records.save(directory, record)
-    except OSError as error:
-        raise errors.not_writable(directory, error.strerror or str(error)) from error
+class _Book:
+    """What is known of every planned case, and stored of it on disk."""
 
+    def __init__(self, directory: Path, planned: Sequence[Case], rounds: int, retry_failed: bool) -> None:
+        self.directory, self.rounds = directory, rounds
+        self.records = {case: Record(case, rounds) for case in planned}
+        self.problems: dict[Case, str] = {}
+        """of cases that are left alone"""
+        self._retried: dict[Case, Record] = {}
+        """failed records that are to be gone on with, as they are stored until their turn comes"""
+        for case in planned:
+            self.read(case)
+            if retry_failed and self.records[case].status != "ok":
+                self._retried[case] = self.records[case]
+                self.read(case)
 
-def _continued(record: Record, rounds: int, retry_failed: bool) -> Record:
-    kept = tuple(one for one in record.rounds if one.status == "ok") if retry_failed else record.rounds
-    return replace(record, rounds_wanted=max(rounds, len(kept)), rounds=kept)
+    def read(self, case: Case) -> None:
+        """Take over what is stored of a case."""
+        with self._leaving_alone(case):
+            record = records.stored(self.directory, case)
+            if record is not None:
+                kept = records.without(record.rounds, self._dropped(case))
+                self.records[case] = Record(case, max(self.rounds, len(kept)), kept)
+
+    def add(self, case: Case, one: Round) -> None:
+        """Store one more round of a case."""
+        with self._leaving_alone(case):
+            self.records[case] = records.add_round(self.directory, self.records[case], one, self._dropped(case))
+            self._retried.pop(case, None)
+
+    def _dropped(self, case: Case) -> list[Round]:
+        return [one for one in self._retried[case].rounds if one.status != "ok"] if case in self._retried else []
+
+    @contextlib.contextmanager
+    def _leaving_alone(self, case: Case) -> Iterator[None]:
+        try:
+            yield
+        except errors.NotOursError as error:
+            self.problems[case] = str(error)
+        except OSError as error:
+            raise errors.not_writable(self.directory, error.strerror or str(error)) from error
+
+    def wants(self, case: Case, number: int) -> bool:
+        """Whether round `number` of a case, from 0, is still to be measured."""
+        return self._left(case) > 0 and len(self.records[case].rounds) <= number
+
+    def rounds_left(self) -> int:
+        """Of all cases; one that fails leaves out its other rounds."""
+        return sum(map(self._left, self.records))
+
+    def _left(self, case: Case) -> int:
+        record = self.records[case]
+        return 0 if record.finished or case in self.problems else self.rounds - len(record.rounds)
+
+    def failures(self) -> int:
+        """How many cases have failed so far."""
+        return sum(record.status not in records.HARMLESS for record in self.records.values())
+
+    def outcome(self) -> tuple[Record, ...]:
+        """All records; a failed case whose turn did not come again stays as it is stored."""
+        known = {**self.records, **self._retried}
+        return tuple(record for case, record in known.items() if case not in self.problems)
 
 
 def _next_round(case: Case, limits: Limits, record: Record, state: Mapping[Case, Record]) -> Round:

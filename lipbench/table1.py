@@ -136,8 +136,9 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     """What theory says of one phase of a case; NaN where it says nothing.
 
     `theory_*` are exact, of the `paper` implementation; `published_*` are the leading terms of Table 1, whose complex numbers
-    count as one. MACs are of forward, parametrize and inference; elements are those kept for the backward pass, of forward and
-    step. A network has the sum of its layers' MACs; what its activations keep is in no formula, so its elements are NaN.
+    count as one. MACs are of forward, parametrize and inference, exact ones also of backward and of step (an update has
+    none); elements are those kept for the backward pass, of forward and step. A network has the sum of its layers' MACs; what
+    its activations keep is in no formula, so its elements are NaN.
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
@@ -151,33 +152,37 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     return {**nothing, **found}
 
 
-_MAC_HALVES = {"forward": HALVES, "parametrize": ("parameters",), "inference": ("input",)}
+_MAC_HALVES = {"forward": HALVES, "backward": HALVES, "step": HALVES, "parametrize": ("parameters",), "inference": ("input",)}
 """Evaluation may find its parameters in another way than training, so that no formula is known for its first call."""
+_MAC_PASSES = {"backward": ("backward",), "step": ("macs", "backward")}
+"""which fields of a `Cost` a phase is made of, where not of the forward pass alone"""
 _MEMORY_PHASES = ("forward", "step")
 
 
 def _numbers(convention: str, case: Case, phase: str, method: Method, complexity: Complexity) -> dict[str, float]:
     iterations = {**method.iterations, **(method.evaluation_iterations if phase == "inference" else {})}
     found: dict[str, float] = {}
-    if phase in _MAC_HALVES:
-        found[f"{convention}_macs"] = sum(
-            _evaluate(getattr(layer, half).macs, sizes, iterations)
-            for layer, sizes in _layers(case, method, complexity)
-            for half in _MAC_HALVES[phase]
-        )
+    terms = [
+        (getattr(getattr(layer, half), name), sizes)
+        for layer, sizes in _layers(case, method, complexity)
+        for half in _MAC_HALVES.get(phase, ())
+        for name in _MAC_PASSES.get(phase, ("macs",))
+    ]
+    if terms and all(expression is not None for expression, _ in terms):
+        found[f"{convention}_macs"] = round(math.fsum(_evaluate(expression, sizes, iterations) for expression, sizes in terms))
     if phase in _MEMORY_PHASES and isinstance(case.spec, LayerSpec):
         elements = complexity.input.memory + complexity.parameters.memory
-        found[f"{convention}_memory_elements"] = _evaluate(elements, _sizes(case, case.spec), iterations)
+        found[f"{convention}_memory_elements"] = round(_evaluate(elements, _sizes(case, case.spec), iterations))
     return found
 
 
-def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> int:
+def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> float:
     return _evaluate_once(sympy.sympify(expression), tuple({**sizes, **iterations}.items()))
 
 
 @functools.lru_cache(maxsize=4096)  # a network repeats its layers, and a run its cases
-def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> int:
-    return theory.evaluate(expression, **dict(values))
+def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> float:
+    return theory.evaluate_unrounded(expression, **dict(values))
 
 
 def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tuple[Complexity, dict[str, int]]]:

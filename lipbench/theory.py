@@ -29,10 +29,17 @@ P = c**2 * k**2
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-accumulates of one call, and elements kept for its backward pass."""
+    """Of one half: multiply-accumulates of one call, elements kept for its backward pass, and that pass's MACs."""
 
     macs: sympy.Expr
     memory: sympy.Expr
+    backward: sympy.Expr | None = None
+    """exact real MACs of the backward pass through it, for gradients of the input and of every parameter; None: unknown"""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Of both, one after the other."""
+        backward = None if self.backward is None or other.backward is None else self.backward + other.backward
+        return Cost(self.macs + other.macs, self.memory + other.memory, backward)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,9 @@ def parse(text: str) -> sympy.Expr:
 
 def exponent(expression: sympy.Expr, symbol: sympy.Symbol) -> int:
     """Exponent of the leading term as `symbol` grows; 0 where it does not occur. Logarithms count as constants."""
-    polynomial = sympy.sympify(expression).replace(sympy.floor, lambda argument: argument)
+    polynomial = sympy.sympify(expression)
+    for rounding in (sympy.floor, sympy.ceiling):
+        polynomial = polynomial.replace(rounding, lambda argument: argument)
     polynomial = polynomial.replace(sympy.log, lambda argument, *base: sympy.Integer(1))
     polynomial = polynomial.replace(sympy.Piecewise, lambda first, *others: first[0])
     return 0 if polynomial == 0 else int(sympy.degree(sympy.expand(polynomial), symbol))
@@ -61,7 +70,15 @@ def evaluate(expression: sympy.Expr, **values: int) -> int:
 
     Raises `ValueError` if a symbol of the expression is not given.
     """
+    return round(evaluate_unrounded(expression, **values))
+
+
+def evaluate_unrounded(expression: sympy.Expr, **values: int) -> float:
+    """The same, to be rounded after it was added to others: a whole number, or a fraction where there are logarithms.
+
+    Raises `ValueError` if a symbol of the expression is not given.
+    """
     result = expression.subs({SYMBOLS[name]: value for name, value in values.items()})
     if result.free_symbols:
         raise ValueError(f"no value for {', '.join(sorted(map(str, result.free_symbols)))} in {expression}")
-    return int(result) if result.is_Integer else round(float(result))
+    return int(result) if result.is_Integer else float(result)

@@ -60,14 +60,28 @@ class Workload:
         _randomise(module, generator)
         dtype: torch.dtype = getattr(torch, case.dtype)
         module = module.to(device=case.device, dtype=dtype)
-        spec = case.spec
-        channels = INPUT_CHANNELS if isinstance(spec, NetworkSpec) else spec.channels
-        x = torch.randn(case.batch_size, channels, spec.image_size, spec.image_size, generator=generator, dtype=dtype)
-        x = x.to(case.device).requires_grad_()
+        x = torch.randn(_input_shape(case), generator=generator, dtype=dtype).to(case.device).requires_grad_()
         with torch.no_grad():
             shape = module.eval()(x[:1]).shape[1:]
         cotangent = torch.randn(case.batch_size, *shape, generator=generator, dtype=dtype).to(case.device)
         return cls(case, module, x, cotangent)
+
+    @classmethod
+    def imagine(cls, case: Case, make: Callable[[], nn.Module]) -> Workload:
+        """The same of fake tensors, for use while a `FakeTensorMode` is on: all shapes, no values, on the CPU.
+
+        `make` builds the module here, since a fake one cannot be moved to another dtype: it is born in the case's.
+        """
+        dtype, usual = getattr(torch, case.dtype), torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            module = make()
+        finally:
+            torch.set_default_dtype(usual)
+        x = torch.empty(_input_shape(case), dtype=dtype, requires_grad=True)
+        with torch.no_grad():
+            shape = module.train()(x[:1]).shape[1:]  # in training mode, where an iteration takes one step
+        return cls(case, module, x, torch.empty(case.batch_size, *shape, dtype=dtype))
 
     # ---------------------------------------------------------------------------------------------------------- the stages
 
@@ -168,6 +182,12 @@ class Workload:
     def _tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers, those included that no state dict has."""
         return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+
+def _input_shape(case: Case) -> tuple[int, int, int, int]:
+    spec = case.spec
+    channels = INPUT_CHANNELS if isinstance(spec, NetworkSpec) else spec.channels
+    return case.batch_size, channels, spec.image_size, spec.image_size
 
 
 @torch.no_grad()

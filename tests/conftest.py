@@ -29,6 +29,11 @@ class Variant:
     method: Method
     implementation: str
 
+    def keeps_its_promise_at(self, image_size: int, kernel_size: int = KERNEL_SIZE) -> bool:
+        """ECO as published is 1-Lipschitz only where 3 divides the image size; `test_certify.py` has it caught elsewhere."""
+        broken = self.method.name == "eco" and kernel_size > 1 and image_size % 3 != 0
+        return self.method.lipschitz and not broken
+
     def build(
         self,
         inputs: int = CHANNELS,

@@ -325,6 +325,42 @@ def soc(x: Tensor, state: State, setting: Setting) -> Tensor:
     return add_bias(change_channels(series.T.reshape(padded.shape), setting.out_channels), state["bias"])
 
 
+def eco(x: Tensor, state: State, setting: Setting) -> Tensor:
+    """`exp(S / σ)`, truncated, at the frequencies of a dilated 3 × 3 kernel that starts at (0, 0); one circular shift a tap."""
+    skew = [(matrix - matrix.T) / 2 for matrix in state["weight"]]
+    terms = 5 if setting.training else 10
+    blocks = []
+    for matrix, u, v in zip(skew, state["left"], state["right"]):
+        if setting.training:
+            with torch.no_grad():
+                u = matrix @ v / torch.linalg.vector_norm(matrix @ v)
+                v = matrix.T @ u / torch.linalg.vector_norm(matrix.T @ u)
+        identity = torch.eye(len(matrix), dtype=matrix.dtype)
+        blocks.append(exponential_series(matrix / (u.T @ matrix @ v), identity, terms))
+    if len(blocks) == 1:
+        return add_bias(torch.einsum("oi,bihw->bohw", blocks[0], x), state["bias"])
+    dilation, y = math.ceil(x.shape[-1] / 3), torch.zeros_like(x)
+    placed = [[blocks[number] for number in row] for row in ((0, 1, 1), (2, 3, 4), (2, 4, 3))]
+    for a, b in square(3):
+        tap = torch.zeros_like(blocks[0])
+        for g, h in square(3):
+            tap = tap + math.cos(2 * math.pi * (a * g + b * h) / 3) / 9 * placed[g][h]
+        shifted = torch.roll(x, ((1 - a) * dilation, (1 - b) * dilation), (2, 3))
+        y = y + torch.einsum("oi,bihw->bohw", tap, shifted)
+    return add_bias(y, state["bias"])
+
+
+def sandwich(x: Tensor, state: State, setting: Setting) -> Tensor:
+    """`√2 Aᴴ e^ψ relu(√2 e^(−ψ) B x + bias)` with `[A B]` from the Cayley transform at each frequency."""
+    kernel = state["weight"]
+    scaled = state["alpha"] * kernel / torch.sqrt((kernel**2).sum())
+    both = cayley_transform(frequency_matrices(scaled, x.shape[-1]))
+    a, b = both[..., : setting.out_channels], both[..., setting.out_channels :]
+    psi = state["psi"][:, None, None]
+    hidden = torch.relu(add_bias(math.sqrt(2) * torch.exp(-psi) * apply_per_frequency(b, x), state["bias"]))
+    return math.sqrt(2) * apply_per_frequency(adjoint(a), torch.exp(psi) * hidden)
+
+
 DEFINITIONS: dict[str, Callable[[Tensor, State, Setting], Tensor]] = {
     "standard": standard,
     "aol": aol,
@@ -334,4 +370,6 @@ DEFINITIONS: dict[str, Callable[[Tensor, State, Setting], Tensor]] = {
     "lot": lot,
     "sll": sll,
     "soc": soc,
+    "eco": eco,
+    "sandwich": sandwich,
 }

@@ -18,7 +18,9 @@ CONTRACT = """method, title, implementation, network, channels, image_size, kern
 threads, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended, converged, outliers,
 host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes, saved_memory_bytes, saved_input_half_bytes,
 saved_parameter_half_bytes, parameter_bytes, macs, theory_macs, theory_memory_elements, published_macs,
-published_memory_elements, images_per_s, certificate, warnings, case"""
+published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported, macs_unsupported, images_per_s,
+certificate, certificate_smallest, certificate_kind, certificate_how, certificate_training, certificate_training_kind,
+warnings, case"""
 
 
 def as_run(*found: Record) -> Run:
@@ -87,6 +89,57 @@ def test_memory_and_macs_come_from_the_round_that_took_them() -> None:
     inference = only_row(samples.timing(1.0), phase="inference")
     assert inference["macs"] == 1200
     assert inference["saved_memory_bytes"] is pd.NA
+
+
+def test_counts_in_both_conventions_and_fvcores_of_the_forward_pass_alone() -> None:
+    forward = only_row(samples.timing(1.0), samples.timing(1.0), phase="forward")
+    assert (forward["macs"], forward["published_convention_macs"], forward["fvcore_macs"]) == (1234, 400, 1233)
+    assert (forward["fvcore_unsupported"], forward["macs_unsupported"]) == ("aten::a, aten::b", "")
+    inference = only_row(samples.timing(1.0), phase="inference")
+    assert (inference["published_convention_macs"], inference["fvcore_macs"]) == (390, pd.NA)
+
+
+def test_the_certificate_of_the_round_that_has_one_stands_beside_every_phase() -> None:
+    bare, first = (
+        samples.ok({"step": samples.timing(1.0), "forward": samples.timing(1.0)}, first=one) for one in (False, True)
+    )
+    frame = compare.rows(as_run(Record(samples.case(), 2, (bare, first))))
+    assert len(frame) == 2
+    for _, row in frame.iterrows():
+        assert (row["certificate"], row["certificate_smallest"]) == (1.0, 0.99999)
+        assert (row["certificate_kind"], row["certificate_how"]) == ("exact", "fourier")
+        assert (row["certificate_training"], row["certificate_training_kind"]) == (1.002, "exact")
+
+
+def test_a_case_that_is_not_1_lipschitz_has_one_row_without_numbers_and_keeps_its_certificate() -> None:
+    one = samples.failed("not_lipschitz", "Lipschitz constant = 1.02", samples.VIOLATING)
+    row = compare.rows(as_run(Record(samples.case("cpl"), 1, (one,)))).iloc[[0]]
+    assert list(row["phase"]) == [""]
+    assert list(row["status"]) == ["not_lipschitz"]
+    assert list(row["certificate"]) == [1.02]
+    assert row[["median_s", "peak_memory_bytes", "macs", "images_per_s"]].isna().all(axis=None)
+
+
+def test_without_a_certificate_its_columns_are_empty() -> None:
+    row = compare.rows(as_run(Record(samples.case(), 1, (Round("timeout", "too long"),)))).iloc[0]
+    assert math.isnan(row["certificate"])
+    assert math.isnan(row["certificate_training"])
+    assert (row["certificate_kind"], row["certificate_how"], row["certificate_training_kind"]) == ("", "", "")
+
+
+def test_every_bound_is_a_row_the_one_to_quote_first() -> None:
+    network = Case(NetworkSpec("soc", "S"), 2)
+    run = as_run(
+        Record(samples.case(), 1, rounds(samples.timing(1.0))),
+        Record(network, 1, (samples.failed("not_lipschitz", "grows", samples.GROWING),)),
+        Record(samples.case("aol"), 1, (Round("timeout"),)),
+    )
+    frame = compare.certificates(run)
+    assert tuple(frame.columns) == compare.CERTIFICATE_COLUMNS
+    assert list(frame["mode"]) == ["evaluation", "evaluation", "training"] * 2
+    assert list(frame["how"]) == ["fourier", "lanczos", "fourier", "product", "lanczos", "product"]
+    assert list(frame.loc[frame["case"] == network.id, "growing"].unique()) == ["4.0, 5.2"]
+    assert compare.certificates(as_run()).empty
 
 
 def test_theory_stands_beside_what_was_counted() -> None:

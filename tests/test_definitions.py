@@ -18,7 +18,9 @@ from lipbench.layers.base import LipschitzConv2d
 from lipbench.layers.bcop import BCOPConv2d, BjorckLinear
 from lipbench.layers.cayley import CayleyLinear
 from lipbench.layers.cpl import CPLConv2d
+from lipbench.layers.eco import ECOConv2d
 from lipbench.layers.lot import LOTConv2d
+from lipbench.layers.sandwich import SandwichLinear
 from lipbench.layers.soc import SOCConv2d
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -149,6 +151,15 @@ def test_soc_before_its_power_iterations_have_converged(training: bool) -> None:
     assert not too_large(differences(layer, "soc"), torch.float64)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_eco_before_its_power_iterations_have_converged(training: bool) -> None:
+    layer = ECOConv2d(4, 4, 3, 5).double().train(training)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn_like(layer.weight))  # the vectors are those of the former weight
+        layer.right.copy_(torch.nn.functional.normalize(torch.randn_like(layer.right), dim=1))
+    assert not too_large(differences(layer, "eco"), torch.float64)
+
+
 def test_soc_refresh_converges_to_the_least_norm() -> None:
     layer = SOCConv2d(4, 4, 3, 5).double()
     disturb(layer)
@@ -258,6 +269,18 @@ def test_cayley_linear_equals_its_definition() -> None:
     scaled = alpha * weight / torch.sqrt((weight**2).sum())
     expected = x @ reference.cayley_transform(scaled).T + bias
     compare_heads(layer(x), expected, own, [weight, alpha, bias])
+
+
+def test_sandwich_linear_equals_its_definition() -> None:
+    layer = SandwichLinear(4, 4).double()
+    disturb(layer)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    own = [layer.weight, layer.alpha, layer.psi, layer.bias]
+    weight, alpha, psi, bias = (parameter.detach().clone().requires_grad_() for parameter in own)
+    rows = reference.cayley_transform(alpha * weight / torch.sqrt((weight**2).sum()))
+    a, b = rows[:, :4], rows[:, 4:]
+    hidden = torch.relu(math.sqrt(2) * torch.exp(-psi) * (x @ b.T) + bias)
+    compare_heads(layer(x), math.sqrt(2) * (torch.exp(psi) * hidden) @ a, own, [weight, alpha, psi, bias])
 
 
 def compare_heads(y: Tensor, expected: Tensor, own: list[Tensor], plain: list[Tensor]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench import registry
-from lipbench.cases import Case, LayerSpec
-from lipbench.meters import macs
+from lipbench import networks, registry
+from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.meters import formulas, macs
 from lipbench.workload import Workload
 
 REAL = torch.float64
@@ -28,7 +29,13 @@ def total(run: Callable[[], object]) -> int:
     counted = macs.count(run)
     assert counted.unsupported == ()
     assert counted.total == pytest.approx(sum(counted.by_operation.values()), abs=len(counted.by_operation))
+    assert counted.published_total <= counted.total
     return counted.total
+
+
+def published(run: Callable[[], object]) -> int:
+    """The same as the paper counts."""
+    return macs.count(run).published_total
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [(REAL, 1), (COMPLEX, 4)])
@@ -55,6 +62,30 @@ def total(run: Callable[[], object]) -> int:
 )
 def test_linear_algebra(run: Callable[..., object], expected: float, dtype: torch.dtype, factor: int) -> None:
     assert total(lambda: run(lambda *shape: random(*shape, dtype=dtype))) == round(factor * expected)
+
+
+@pytest.mark.parametrize("dtype", [REAL, COMPLEX])
+def test_the_paper_counts_a_complex_product_as_one(dtype: torch.dtype) -> None:
+    a, b = random(7, 2, 3, dtype=dtype), random(7, 3, 5, dtype=dtype)
+    assert published(lambda: a @ b) == 7 * 2 * 3 * 5
+    assert published(lambda: (a @ b).abs().sum().backward()) == 3 * 7 * 2 * 3 * 5
+    assert published(lambda: torch.linalg.inv(random(5, 4, 4, dtype=dtype))) == 5 * 4**3
+    assert published(lambda: torch.linalg.solve(random(6, 6, dtype=dtype), random(6, dtype=dtype))) == 6**3 / 3 + 6**2
+
+
+def test_the_paper_counts_a_quarter_of_a_transform_and_real_work_as_it_is() -> None:
+    x, weight = random(2, 3, 8, 8), random(3, 3)
+    transform = 1.25 * 64 * 6 * 6
+    assert published(lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=(8, 8))) == 2 * transform / 4
+    assert published(lambda: torch.fft.fft2(random(2, 3, 8, 8, dtype=COMPLEX))) == 2 * transform / 4
+    assert published(lambda: functional.conv2d(x, weight[:, :, None, None])) == 2 * 9 * 64
+    both = lambda: torch.fft.rfft2(x).abs().sum() + (weight @ weight).sum()  # noqa: E731  # one run of both kinds
+    assert published(both) == transform / 4 + 27
+
+
+def test_a_complex_number_by_a_real_one_is_one_of_the_papers_and_two_real_ones() -> None:
+    assert formulas.per_published(torch.ops.aten.bmm, (random(1, 2, 2, dtype=COMPLEX), random(1, 2, 2))) == 2
+    assert formulas.product(random(1, 2, 2, dtype=COMPLEX), random(1, 2, 2)) == 2 * 8
 
 
 @pytest.mark.parametrize("size", [8, 5])
@@ -253,3 +284,85 @@ def test_every_method_is_counted_whole(method: str) -> None:
     assert found.phases["parametrize"] == pytest.approx(found.constant, abs=2)  # rounding of logarithms
     assert found.fvcore_unsupported == ()
     assert found.fvcore_forward == pytest.approx(found.phases["forward"], abs=1)
+
+
+@pytest.mark.parametrize("method", ["cayley", "lot"])
+def test_methods_with_transforms_cost_less_as_the_paper_counts(method: str) -> None:
+    found, _ = measured(method)
+    assert found.published_phases.keys() == found.phases.keys()
+    assert all(found.phases[phase] / 4 - 1 <= macs < found.phases[phase] for phase, macs in found.published_phases.items())
+
+
+def test_real_methods_cost_the_same_in_both_conventions() -> None:
+    found, _ = measured("aol")
+    assert found.published_phases == found.phases
+
+
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_every_operation_of_a_network_has_a_formula(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ConvNet XS in float32, with one convolution a block, which has all operations of five."""
+    monkeypatch.setattr(networks, "CONVOLUTIONS_PER_BLOCK", 1)
+    case = Case(NetworkSpec(method, "XS"), batch_size=1)
+    workload = Workload.build(case, registry.build(case.spec))
+    assert unknown_operations(workload) == ()
+
+
+def test_one_operation_without_a_formula_is_found_wherever_it_is() -> None:
+    """What the test above rests on: planted in either half, in either pass, in the update, it does not pass unseen."""
+    for place in ("forward", "backward", "update", "evaluation"):
+        case = Case(LayerSpec("standard", channels=4, image_size=6), batch_size=2)
+        workload = Workload.build(case, Planted(place))
+        if place == "update":
+            workload.optimizer = Opaque(workload.module.parameters())
+        assert unknown_operations(workload) == ("aten._linalg_svd",), place
+
+
+def unknown_operations(workload: Workload) -> tuple[str, ...]:
+    """Operations without a formula, of a training step, the parameter half, and evaluation with a cold and a warm cache."""
+    workload.prepare_training()
+    found = [macs.count(workload.step), macs.count(workload.parametrize)]
+    workload.prepare_first_inference()
+    found += [macs.count(workload.first_inference), macs.count(workload.inference)]
+    return tuple(sorted({name for counted in found for name in counted.unsupported}))
+
+
+class Decompose(torch.autograd.Function):
+    """Passes its input and the gradient on; computes singular values in one of the two passes."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, backward: bool) -> Tensor:
+        context.in_backward = backward
+        if not backward:
+            torch.linalg.svdvals(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if context.in_backward:
+            torch.linalg.svdvals(gradient)
+        return gradient, None
+
+
+class Planted(nn.Conv2d):
+    """A convolution with a decomposition in one place of it."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(4, 4, 3, padding=1)
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if self.place == ("forward" if self.training else "evaluation") or (self.place == "backward" and self.training):
+            y = Decompose.apply(y, self.place == "backward")
+        return y
+
+
+class Opaque(torch.optim.SGD):
+    """An update with a decomposition in it."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, lr=1e-8)
+
+    def step(self, closure: Any = None) -> None:
+        torch.linalg.svdvals(self.param_groups[0]["params"][0].detach())
+        super().step(closure)

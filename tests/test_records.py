@@ -1,4 +1,4 @@
-"""Records on disk: written whole, read back equal, and refused where they are damaged."""
+"""Records on disk: written whole, read back equal, and named where they are damaged."""
 
 from __future__ import annotations
 
@@ -70,12 +70,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 400, -2])
-def test_half_written_records_are_refused(tmp_path: Path, length: int) -> None:
-    samples.save_run(tmp_path, [RECORD])
+def test_half_written_records_are_named_and_the_others_read(tmp_path: Path, length: int) -> None:
+    other = replace(RECORD, case=samples.case("aol"))
+    samples.save_run(tmp_path, [RECORD, other])
     path = records.record_path(tmp_path, RECORD.case)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(LipbenchError, match=r"not a readable file: .*\.json"):
-        records.load_run(tmp_path)
+    run = records.load_run(tmp_path)
+    assert run.records == (other,)
+    assert run.planned == (RECORD.case, other.case)
+    (problem,) = run.problems  # not also among those that have not run
+    assert problem.startswith(f"not a readable record: got {path} (")
+    assert "--resume" in problem
+    with pytest.raises(LipbenchError, match=path.name):
+        records.load_record(path)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +93,96 @@ def test_half_written_records_are_refused(tmp_path: Path, length: int) -> None:
         {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": ["1"]}}}]},
         {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": [True]}}}]},
         {"rounds": 3},
+        {"rounds_wanted": float("inf")},
         {"case": {}},
         {"case": {**cases.to_dict(RECORD.case), "batch_size": 0}},
+        {"case": cases.to_dict(samples.case("aol"))},
         {"schema": None},
         {"schema": records.SCHEMA + 1},
     ],
 )
-def test_damaged_records_are_refused_with_their_name(tmp_path: Path, damage: dict[str, object]) -> None:
-    samples.save_run(tmp_path, [RECORD])
+def test_damaged_records_are_named_on_one_line(tmp_path: Path, damage: dict[str, object]) -> None:
+    samples.save_run(tmp_path, [RECORD, replace(RECORD, case=samples.case("soc"))])
     path = records.record_path(tmp_path, RECORD.case)
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
-    with pytest.raises(LipbenchError, match=path.name):
-        records.load_run(tmp_path)
+    run = records.load_run(tmp_path)
+    assert [record.case.spec.method for record in run.records] == ["soc"]
+    (problem,) = run.problems
+    assert path.name in problem
+    assert "\n" not in problem
+
+
+def test_what_lies_among_records_and_is_none_is_named_and_not_fatal(tmp_path: Path) -> None:
+    samples.save_run(tmp_path, [RECORD])
+    folder = tmp_path / "records"
+    whole = records.record_path(tmp_path, RECORD.case).read_bytes()
+    (folder / "copy of it.json").write_bytes(whole)
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "empty.json").write_text(" ")
+    (folder / "folder.json").mkdir()
+    (folder / "list.json").write_text("[1, 2]")
+    (folder / "nowhere.json").symlink_to(tmp_path / "absent")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "other.json").write_text('{"benchmarks": []}')
+    (folder / "picture.png").write_bytes(b"\x89PNG\xff")
+    (folder / ".0123456789abcdef.tmp").write_bytes(whole[:100])  # a write cut short is nobody's concern
+    (tmp_path / "report.html").write_text("beside it, one may keep what one likes")
+    run = records.load_run(tmp_path)
+    assert run.records == (RECORD,)
+    why = {
+        "copy of it.json": RECORD.case.id, "deep.json": "recursion", "empty.json": "(empty)", "folder.json": "directory",
+        "list.json": "JSON list", "notes.txt": "Expecting value", "nowhere.json": "No such file", "other.json": "schema",
+        "picture.png": "not text",
+    }  # fmt: skip
+    assert len(run.problems) == len(why)
+    for problem, (name, reason) in zip(run.problems, why.items()):
+        assert name in problem
+        assert reason in problem
+        assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "plan", [None, "", '{"schema": 1, "ca', "[]", '{"cases": []}', '{"schema": 1, "cases": [{"kind": "layer"}]}',
+             '{"schema": 1, "cases": 3}', '{"schema": 1, "limits": []}', f'{{"schema": {records.SCHEMA + 1}}}'],
+)  # fmt: skip
+def test_a_run_without_a_plan_is_its_records(tmp_path: Path, plan: str | None) -> None:
+    run, bare = samples.save_run(tmp_path / "run", [RECORD]), samples.save_run(tmp_path / "bare", [], [RECORD.case])
+    for directory in (run, bare):
+        (directory / "run.json").unlink()
+        if plan is not None:
+            (directory / "run.json").write_text(plan)
+    found = records.load_run(run)
+    assert (found.records, found.planned, found.meta) == ((RECORD,), (), {})
+    (problem,) = found.problems
+    assert "run.json" in problem
+    for directory in (run, bare):
+        with pytest.raises(LipbenchError, match=r"run\.json"):
+            records.load_plan(directory)
+    with pytest.raises(LipbenchError, match=r"run\.json"):
+        records.load_run(bare)
+
+
+def test_a_plan_is_added_to_and_keeps_how_the_run_began(tmp_path: Path) -> None:
+    first, second = samples.case("aol"), samples.case("soc")
+    records.save_meta(tmp_path, {"command": "one", "rounds": 2, "cases": [cases.to_dict(first)]}, new=True)
+    records.save_meta(tmp_path, {"command": "two", "rounds": 3, "cases": [cases.to_dict(one) for one in (second, first)]})
+    run = records.load_plan(tmp_path)
+    assert run.planned == (first, second)
+    assert (run.meta["command"], run.meta["rounds"]) == ("one", 3)
+    with pytest.raises(LipbenchError, match="--resume"):
+        records.save_meta(tmp_path, {"command": "three", "cases": []}, new=True)
+    assert records.load_plan(tmp_path) == run
+
+
+def test_rounds_are_added_to_what_is_stored(tmp_path: Path) -> None:
+    samples.save_run(tmp_path, [RECORD])
+    failed, again = Round("timeout", "slow"), samples.ok({"step": samples.timing(float("nan"))})
+    longer = records.add_round(tmp_path, replace(RECORD, rounds=()), failed)
+    assert longer.rounds == (*RECORD.rounds, failed)
+    records.add_round(tmp_path, longer, again, [failed])
+    merged = records.add_round(tmp_path, longer, failed, [failed, again])
+    assert merged.rounds == (*RECORD.rounds, failed)
+    assert records.load_run(tmp_path).records == (merged,)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

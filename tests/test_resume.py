@@ -1,4 +1,4 @@
-"""A run killed in the middle loses the round in flight and nothing else."""
+"""A run killed in the middle loses the round in flight and nothing else; two that write one run at once lose nothing at all."""
 
 from __future__ import annotations
 
@@ -54,3 +54,38 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     before = contents(run)
     subprocess.run([*COMMAND, "--out", str(run), "--resume"], check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
     assert contents(run) == before
+
+
+def together(*commands: list[str]) -> list[int]:
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+    return [process.wait(PATIENCE_S) for process in processes]
+
+
+def test_two_processes_write_one_run_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*COMMAND, *SIZES, "--channels", "2", "--out", str(run), "--resume", "--method"]
+    assert together([*command, "standard,aol"], [*command, "sll,aol"]) == [0, 0]
+    found = records.load_run(run)
+    assert {case.spec.method for case in found.planned} == {"standard", "aol", "sll"}
+    assert {record.case for record in found.records} == set(found.planned)
+    assert len(found.records) == 3
+    assert found.problems == ()
+    assert all(record.status == "ok" for record in found.records)
+
+    # Both go on with what both know of, and keep what there was.
+    before = {record.case: record.rounds for record in found.records}
+    go_on = [*COMMAND, "--out", str(run), "--resume", "--rounds", "2"]
+    assert together(go_on, go_on) == [0, 0]
+    found = records.load_run(run)
+    assert found.problems == ()
+    assert all(record.status == "ok" and len(record.rounds) >= 2 for record in found.records)
+    assert {record.case: record.rounds[: len(before[record.case])] for record in found.records} == before
+    assert [path.name for path in (run / "records").glob(".*")] == []
+
+
+def test_of_two_new_runs_in_one_directory_one_is_refused(tmp_path: Path) -> None:
+    command = [*COMMAND, *SIZES, "--out", str(tmp_path / "run"), "--channels", "2", "--method"]
+    assert sorted(together([*command, "standard"], [*command, "aol"])) == [0, 2]
+    found = records.load_run(tmp_path / "run")
+    assert len(found.planned) == len(found.records) == 1
+    assert found.problems == ()

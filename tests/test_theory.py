@@ -14,7 +14,7 @@ from lipbench import registry, theory
 from lipbench.meters import macs, memory
 
 PUBLISHED = pd.read_csv(str(files("lipbench.published") / "complexity.csv"), keep_default_na=False).set_index("layer")
-SAMPLES = [(method, *shape) for method in registry.METHODS for shape in yardstick.SHAPES]
+SAMPLES = [(method, *shape) for method in registry.METHODS for shape in yardstick.SHAPES if yardstick.takes(method, *shape)]
 
 
 def _values(method: str, batch_size: int, image_size: int, kernel_size: int, channels: int) -> dict[str, int]:
@@ -45,6 +45,20 @@ def test_exact_formulas_equal_what_is_counted(
     assert yardstick.stored_elements(layer, x) == expected_elements
 
 
+@pytest.mark.parametrize(("method", "batch_size", "image_size", "kernel_size", "channels"), SAMPLES)
+def test_exact_formulas_of_the_backward_pass_equal_what_is_counted(
+    method: str, batch_size: int, image_size: int, kernel_size: int, channels: int
+) -> None:
+    exact, values = registry.METHODS[method].exact, _values(method, batch_size, image_size, kernel_size, channels)
+    layer = yardstick.build(method, channels, kernel_size, image_size)
+    x = torch.randn(batch_size, channels, image_size, image_size, requires_grad=True)
+    expected = tuple(theory.evaluate(half.backward, **values) for half in (exact.input, exact.parameters))
+    assert yardstick.backward_macs(layer, x) == expected
+    output = layer(x)
+    whole = macs.count(lambda: output.backward(torch.ones_like(output)))
+    assert whole.total == theory.evaluate(exact.input.backward + exact.parameters.backward, **values)
+
+
 @pytest.mark.parametrize("method", [name for name, method in registry.METHODS.items() if method.head])
 def test_exact_formulas_of_heads_equal_what_is_counted(method: str) -> None:
     head, values = registry.METHODS[method].head, {"b": 3, "c": 8, **registry.METHODS[method].iterations}
@@ -55,6 +69,8 @@ def test_exact_formulas_of_heads_equal_what_is_counted(method: str) -> None:
     assert macs.count(lambda: layer.transform_parameters(1)).total == theory.evaluate(head.exact.parameters.macs, **values)
     elements = theory.evaluate(head.exact.input.memory + head.exact.parameters.memory, **values)
     assert memory.saved_elements(lambda: layer(x)) == elements
+    backward = tuple(theory.evaluate(half.backward, **values) for half in (head.exact.input, head.exact.parameters))
+    assert yardstick.backward_macs(layer, x) == backward
 
 
 def test_yardstick_is_frozen() -> None:
@@ -68,6 +84,9 @@ def test_exponents_are_those_of_the_leading_term() -> None:
     assert theory.exponent(lot.parameters.macs, theory.s) == 2
     assert theory.exponent(lot.parameters.macs, theory.b) == 0
     assert theory.exponent(theory.C + theory.P, theory.k) == 2
+    eco = registry.METHODS["eco"].exact
+    assert [theory.exponent(eco.input.memory, symbol) for symbol in (theory.b, theory.c, theory.s)] == [1, 1, 2]
+    assert theory.exponent(eco.parameters.macs, theory.c) == 3
 
 
 def test_a_missing_size_is_named() -> None:

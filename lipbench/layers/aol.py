@@ -54,5 +54,5 @@ METHOD = Method(
     implementations={"paper": AOLConv2d},
     published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONV", "CONV"),
-    exact=Complexity(Cost(C, PADDED), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c)),
+    exact=Complexity(Cost(C, PADDED, 2 * C), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c, 2 * CORRELATION_MACS)),
 )

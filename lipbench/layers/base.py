@@ -53,6 +53,14 @@ class TwoHalves(nn.Module, ABC):
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         """The input half: input and effective parameters → output."""
 
+    def branch(self, x: Tensor, *effective: Tensor) -> Tensor | None:
+        """`B Bᵀ x` where the input half is `x − B relu(Bᵀ x + bias)`, None where it is not.
+
+        The Jacobian of such a layer is `I − B D Bᵀ`, D the 0/1 pattern of active units, and its norm is largest where none or
+        all are active: the Lipschitz constant is max(1, ‖B Bᵀ‖ − 1), exactly.
+        """
+        return None
+
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """The parameter half, from the evaluation cache where that is allowed."""
         if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):

@@ -18,7 +18,7 @@ NEWTON_ITERATIONS = 10
 EPSILON = 1e-4
 
 
-def orthogonalize(blocks: Tensor) -> Tensor:
+def orthogonalize(blocks: Tensor, iterations: int = NEWTON_ITERATIONS) -> Tensor:
     """`Q = (V Vᴴ)^(−1/2) V` for complex V (f, o, i), the root by coupled Newton steps (arXiv 2210.11620, Alg. 1).
 
     `Y₀ = S/ν`, `Z₀ = I`, `T = (3 I − Z Y)/2`, `Y ← Y T`, `Z ← T Z`. The first Z is the identity and the last Y is not used, so
@@ -29,7 +29,7 @@ def orthogonalize(blocks: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON
     y = covariance / norm
     z = step = 1.5 * identity - 0.5 * y
-    for _ in range(NEWTON_ITERATIONS - 1):
+    for _ in range(iterations - 1):
         y = torch.bmm(y, step)
         step = torch.baddbmm(identity, z, y, beta=1.5, alpha=-0.5)
         z = torch.bmm(step, z)
@@ -42,13 +42,17 @@ class LOTConv2d(LipschitzConv2d):
     Padding and cropping make it a contraction on the image, orthogonal only as a map on the padded torus.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, image_size: int, iterations: int = NEWTON_ITERATIONS
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, image_size)
+        self.iterations = iterations
         self.weight = nn.Parameter(identity_kernel(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        return (orthogonalize(kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))),)
+        blocks = kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))
+        return (orthogonalize(blocks, self.iterations),)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         radius, image_size = self.kernel_size // 2, x.shape[-1]
@@ -69,8 +73,16 @@ METHOD = Method(
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
     published_operations=("FFTs & MVs", "FFTs & MMs"),
     exact=Complexity(
-        Cost(4 * b * _F * c**2 + 2 * b * c * _FFT, b * c * (s + k - 1) ** 2 + 2 * b * c * _F),
-        Cost(c**2 * _FFT + 4 * _F * c**3 * (3 * t - 1), c**2 * (s + k - 1) ** 2 + 2 * _F * c**2 * (3 * t + 3) + 5 * _F),
+        Cost(
+            4 * b * _F * c**2 + 2 * b * c * _FFT,
+            b * c * (s + k - 1) ** 2 + 2 * b * c * _F,
+            8 * b * _F * c**2 + 3 * b * c * _FFT,
+        ),
+        Cost(
+            c**2 * _FFT + 4 * _F * c**3 * (3 * t - 1),
+            c**2 * (s + k - 1) ** 2 + 2 * _F * c**2 * (3 * t + 3) + 5 * _F,
+            2 * c**2 * _FFT + 8 * _F * c**3 * (3 * t - 1),
+        ),
     ),
     iterations={"t": NEWTON_ITERATIONS},
 )

@@ -48,6 +48,13 @@ class SLLConv2d(LipschitzConv2d):
         activation = functional.relu(functional.conv2d(x, kernel, self.bias, padding=radius))
         return x - functional.conv_transpose2d(scale[:, None, None] * activation, kernel, padding=radius)
 
+    def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
+        kernel, scale = effective
+        radius = self.kernel_size // 2
+        # The scale belongs half to B and half to Bᵀ.
+        hidden = scale.sqrt()[:, None, None] * functional.conv2d(x, kernel, padding=radius)
+        return functional.conv_transpose2d(scale.sqrt()[:, None, None] * hidden, kernel, padding=radius)
+
 
 METHOD = Method(
     name="sll",
@@ -56,6 +63,9 @@ METHOD = Method(
     implementations={"paper": SLLConv2d},
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONVs & ACT", "CONVs"),
-    exact=Complexity(Cost(2 * C, 3 * M), Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c)),
+    exact=Complexity(
+        Cost(2 * C, 3 * M, 4 * C),
+        Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c, 2 * CORRELATION_MACS + c**2),
+    ),
     linear=False,
 )

@@ -111,8 +111,9 @@ METHOD = Method(
     published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),
     published_operations=("CONVs", "F4"),
     exact=Complexity(
-        Cost(C * t1, M * t1),
-        Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5),
+        Cost(C * t1, M * t1, 2 * C * t1),
+        # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication an element.
+        Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
     ),
     iterations={"t1": TRAINING_TERMS, "t2": 1},
     evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},

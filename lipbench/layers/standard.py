@@ -53,6 +53,6 @@ METHOD = Method(
     implementations={"paper": StandardConv2d},
     published=Complexity(Cost(C, M), Cost(C * 0, P)),
     published_operations=("CONV", "-"),
-    exact=Complexity(Cost(C, PADDED), Cost(C * 0, P)),
+    exact=Complexity(Cost(C, PADDED, 2 * C), Cost(C * 0, P, C * 0)),
     lipschitz=False,
 )

@@ -3,6 +3,8 @@
 There is no standard count for transforms and factorisations; these are fixed here, in real multiply-accumulates: FFT of n
 points 5/2 · n log₂ n (complex), half for real; inverse of n × n: n³; solve with m right sides: n³/3 + n² m; LU: n³/3;
 matrix–vector n m. Times 4 where complex; the FFT's is real already.
+
+The comparison paper counts a complex multiply-accumulate as one, and so one by a real number; `per_published` converts.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def _substitution(a: Tensor, solution: Tensor) -> float:
     return _complex_factor(a) * solution.numel() * a.shape[-1]
 
 
-_FORMULAS: dict[Any, Callable[..., float]] = {
+MACS: dict[Any, Formula] = {
     aten.mm: product,
     aten.bmm: product,
     aten.mv: product,
@@ -128,6 +130,7 @@ _FORMULAS: dict[Any, Callable[..., float]] = {
     aten.linalg_lu_solve: lu_solve,
     aten.linalg_solve_triangular: triangular_solve,
 }
+"""operation → real MACs, from its arguments and its result `out_val`"""
 
 
 def _as_flops(macs: Formula) -> Formula:
@@ -140,7 +143,18 @@ def _as_flops(macs: Formula) -> Formula:
     return flops
 
 
-FORMULAS = {operation: _as_flops(formula) for operation, formula in _FORMULAS.items()}
+_TRANSFORMS = (aten._fft_c2c, aten._fft_r2c, aten._fft_c2r)
+
+
+def per_published(operation: Any, arguments: Sequence[Any]) -> int:
+    """Real MACs to one in the paper's convention: 4 in a transform and of complex numbers, 2 of complex by real, else 1."""
+    if operation in _TRANSFORMS:
+        return 4
+    numbers = [one for one in arguments if isinstance(one, Tensor) and (one.is_complex() or one.is_floating_point())]
+    return _complex_factor(*numbers)
+
+
+FORMULAS = {operation: _as_flops(formula) for operation, formula in MACS.items()}
 """operation → FLOPs, in place of, and beside, those that PyTorch brings"""
 
 FREE = frozenset({
@@ -166,9 +180,9 @@ FREE = frozenset({
     # an optimizer's element-wise update, and checks
     "_fused_sgd_", "_fused_adam_", "_fused_adamw_", "_linalg_check_errors", "_assert_async",
     # how a trace names copies, views and reductions that are made of others
-    "pad", "reshape", "reshape_as", "flatten", "unflatten", "contiguous", "type_as", "to", "size", "mH", "mT", "adjoint",
-    "matrix_H", "numpy_T", "conj", "resolve_conj", "resolve_neg", "linalg_norm", "frobenius_norm", "max_pool2d", "chunk",
-    "split", "moveaxis", "movedim", "swapaxes", "rot90", "tile", "repeat_interleave",
+    "pad", "reshape", "reshape_as", "flatten", "unflatten", "contiguous", "type_as", "to", "size", "device", "mH", "mT",
+    "adjoint", "matrix_H", "numpy_T", "conj", "resolve_conj", "resolve_neg", "linalg_norm", "frobenius_norm", "max_pool2d",
+    "chunk", "split", "moveaxis", "movedim", "swapaxes", "rot90", "tile", "repeat_interleave",
 })  # fmt: skip
 """Operations without MACs that no tag tells from others, by name."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -53,12 +54,21 @@ class Workload(Protocol):
 def measure(workload: Workload) -> Memory:
     """The split of a workload's memory after a training step, and the peak of each phase, in bytes.
 
-    Gradients are those of the parameters. `saved_bytes` is also taken at another batch size; the line through both has the
-    input half for its slope and the parameter half for its intercept. Raises `torch.OutOfMemoryError` on a full GPU.
+    Raises `torch.OutOfMemoryError` on a full GPU.
     """
     device = workload.x.device.type
-    workload.prepare_training()
-    workload.step()  # makes the optimizer's state, plans and workspaces: what is there ever after is no part of a peak
+    found = split(workload, SOURCES[device])
+    peaks = _cuda_peaks(stages(workload)) if device == "cuda" else _cpu_peaks(stages(workload), _bytes(held(workload)))
+    return replace(found, peaks=peaks)
+
+
+def split(workload: Workload, source: str) -> Memory:
+    """What holds the bytes, without peaks. Works on fake tensors too. Leaves the workload ready for training, caches empty.
+
+    Gradients are those of the parameters. `saved_bytes` is also taken at another batch size; the line through both has the
+    input half for its slope and the parameter half for its intercept.
+    """
+    make_optimizer_state(workload)
     gradient_bytes = _bytes(p.grad for p in workload.module.parameters() if p.grad is not None)
     workload.prepare_training()
     saved = saved_bytes(workload.forward)
@@ -68,23 +78,30 @@ def measure(workload: Workload) -> Memory:
     slope = _saved_per_image(workload, saved)
     workload.prepare_first_inference()  # nor are effective parameters that an earlier evaluation left in a cache
     workload.prepare_training()
-    split = {
-        "parameter_bytes": _bytes(workload.module.parameters()),
-        "buffer_bytes": _bytes(workload.module.buffers()),
-        "optimizer_bytes": _bytes(_optimizer_state(workload.optimizer)),
-        "input_bytes": _bytes([workload.x]),
-    }
-    held = sum(split.values()) + _bytes([workload.cotangent])
     return Memory(
-        source=SOURCES[device],
-        **split,
+        source=source,
+        parameter_bytes=_bytes(workload.module.parameters()),
+        buffer_bytes=_bytes(workload.module.buffers()),
         gradient_bytes=gradient_bytes,
+        optimizer_bytes=_bytes(_optimizer_state(workload.optimizer)),
+        input_bytes=_bytes([workload.x]),
         output_bytes=output_bytes,
         saved_bytes=saved,
         saved_per_image_bytes=slope,
         saved_constant_bytes=saved - slope * len(workload.x),
-        peaks=_cuda_peaks(_stages(workload)) if device == "cuda" else _cpu_peaks(_stages(workload), held),
     )
+
+
+def make_optimizer_state(workload: Workload) -> None:
+    """One step of training. It makes plans and workspaces too: what is there ever after is no part of a peak."""
+    workload.prepare_training()
+    workload.step()
+
+
+def held(workload: Workload) -> list[Tensor]:
+    """What lives before any phase begins: parameters, buffers, the optimizer's state, input and cotangent."""
+    state = _optimizer_state(workload.optimizer)
+    return [*workload.module.parameters(), *workload.module.buffers(), *state, workload.x, workload.cotangent]
 
 
 def _saved_per_image(workload: Workload, saved: int) -> float:
@@ -93,19 +110,19 @@ def _saved_per_image(workload: Workload, saved: int) -> float:
     return (saved - saved_bytes(lambda: workload.module(other))) / (len(workload.x) - len(other))
 
 
-def _stages(workload: Workload) -> list[Stage]:
+def stages(workload: Workload) -> list[Stage]:
     """Every phase. After a preparation that does nothing, a phase begins where the one before it ended."""
-    stages: list[Stage] = [
+    found: list[Stage] = [
         ("forward", workload.prepare_training, workload.forward),
         ("backward", lambda: None, workload.backward),
         ("step", workload.prepare_training, workload.step),
     ]
     if workload.has_halves:
-        stages += [
+        found += [
             ("parametrize", workload.prepare_training, workload.parametrize),
             ("first_inference", workload.prepare_first_inference, workload.first_inference),  # leaves the cache warm
         ]
-    return [*stages, ("inference", workload.prepare_inference, workload.inference)]
+    return [*found, ("inference", workload.prepare_inference, workload.inference)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- the split

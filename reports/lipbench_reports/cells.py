@@ -58,6 +58,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     caption: str
     notes: Sequence[str] = field(default=())
+    continued: frozenset[int] = frozenset()
+    """places of rows that belong to the row above: what names them is said once"""
 
 
 def digits(value: float, significant: int = 3) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lipbench_reports.tables import Series, failures, reference, series_of, uncertified
+from lipbench_reports.tables import LOWER_BOUND, Series, failures, reference, series_of, uncertified, unclaimed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Costs:
     relative: Mapping[str, Mapping[str, Relative]]
     """by measure title, then by series key"""
     excluded: Mapping[str, str]
-    """series that are not ranked because their certificate failed, and where"""
+    """series that are not ranked because they claim to be 1-Lipschitz and are not, and where they are not"""
     yardsticks: frozenset[str]
     """series that make no claim to be 1-Lipschitz; they are compared with, not ranked"""
 
@@ -87,13 +87,13 @@ def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
     """The costs of prepared rows."""
     series = series_of(rows, methods)
     base = reference(rows, series)
-    claims = dict(zip(methods["method"].astype(str), methods["lipschitz"])) if "lipschitz" in methods else {}
+    yardsticks = frozenset(one.key for one in series if one.method in unclaimed(methods))
     return Costs(
         series=series,
         reference=base,
         relative={measure.title: relative(rows, measure, base) for measure in MEASURES},
-        excluded=uncertified(rows),
-        yardsticks=frozenset(one.key for one in series if claims.get(one.method) in (False, np.False_)),
+        excluded={key: shape for key, shape in uncertified(rows).items() if key not in yardsticks},
+        yardsticks=yardsticks,
     )
 
 
@@ -129,6 +129,7 @@ def verdict(rows: pd.DataFrame, found: Costs) -> list[str]:
         *_memory(found),
         *_unfit(rows, found),
         *_barred(found),
+        *_uncertain(rows, found),
     ]
 
 
@@ -193,6 +194,18 @@ def _unfit(rows: pd.DataFrame, found: Costs) -> list[str]:
 def _barred(found: Costs) -> list[str]:
     names = [one.label for one in found.series if one.key in found.excluded]
     return [f"Not ranked, because not 1-Lipschitz: {listing(names)}."] if names else []
+
+
+def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
+    """Who is ranked without being known to be 1-Lipschitz."""
+    ranked = [one for one in found.series if one.key not in {*found.excluded, *found.yardsticks}]
+    known = rows[rows["certificate"].notna()]
+    bounded = {str(key) for key in known.loc[known["certificate_kind"] == LOWER_BOUND, "series"]}
+    sampled = [one.label for one in ranked if one.key in bounded]
+    measured = set(rows.loc[rows["phase"] != "", "series"])
+    unseen = [one.label for one in ranked if one.key in measured - set(known["series"])]
+    sentences = [f"{listing(sampled)} could not be certified: samples showed no violation."] if sampled else []
+    return [*sentences, *([f"Without a certificate: {listing(unseen)}."] if unseen else [])]
 
 
 def listing(names: Sequence[str]) -> str:

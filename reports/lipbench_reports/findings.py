@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lipbench_reports.cells import Cell, Column, Table
-from lipbench_reports.tables import Tables, as_texts, failures
+from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failures
 
 SPREAD_LIMIT = 0.10
 """Largest difference between the rounds of one case that passes without a warning."""
@@ -67,6 +67,12 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
               "Fix the clock frequency, keep the machine idle, and use more rounds."),
         Doubt("Not converged: at the time limit the median was not yet known to ±2 %", touched(~timed["converged"]),
               "Give each phase more time."),
+        Doubt("No certificate: nobody looked whether these are 1-Lipschitz", _untried(rows, labels),
+              "Profile these cases again with this version."),
+        Doubt("Only a lower bound: samples and ascent found no violation, which does not exclude one",
+              _sampled(rows, labels), "Prove a bound for the layer; no measurement can."),
+        Doubt("Operations without a formula: their multiply-accumulates are in no count", _uncounted(rows, labels),
+              "Take the counts of these cases for lower bounds."),
         Doubt("Launch-bound: the host took longer to launch the work than the GPU to do it", touched(timed["launch_bound"]),
               "Use a larger batch, or CUDA graphs; the number says more about Python than about the layer."),
         Doubt("Recorded with the run", as_texts(tables.run.get("warnings")), "See each line."),
@@ -74,6 +80,22 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
               "Each line says what to do; it may repeat what stands above."),
     ]  # fmt: skip
     return [one for one in found if one.where]
+
+
+def _untried(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+    cases = rows[(rows["phase"] != "") & rows["certificate"].isna()].drop_duplicates(["series", "shape"])
+    return tuple(f"{labels[key]}, {shape}" for key, shape in zip(cases["series"], cases["shape"]))
+
+
+def _sampled(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+    bounded = rows[(rows["phase"] != "") & (rows["certificate_kind"] == LOWER_BOUND)].drop_duplicates(["series", "shape"])
+    return tuple(f"{labels[key]}, {shape}" for key, shape in zip(bounded["series"], bounded["shape"]))
+
+
+def _uncounted(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+    missed = rows[rows["macs_unsupported"] != ""].drop_duplicates(["series", "shape"])
+    cases = zip(missed["series"], missed["shape"], missed["macs_unsupported"])
+    return tuple(f"{labels[key]}, {shape}: {names}" for key, shape, names in cases)
 
 
 def _recorded(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:

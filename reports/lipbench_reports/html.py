@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipbench_reports import against_theory, figures, findings, measurements
+from lipbench_reports import against_theory, agreement, certificates, figures, findings, measurements
 from lipbench_reports.cells import BYTES, with_unit
 from lipbench_reports.costs import ALIKE, Costs, costs, verdict
 from lipbench_reports.look import DARK, LIGHT, looks
@@ -33,7 +33,8 @@ ENVIRONMENT = Environment(
 def render(tables: Tables) -> str:
     """The whole document. Never fails because a run is odd: what is missing is left out, and said where it matters."""
     rows = prepare(tables.rows)
-    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz"])
+    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal"])
+    rows = certificates.orthogonal_only(rows, methods, "certificate_smallest")
     found = costs(rows, methods)
     labels = {one.key: one.label for one in found.series}
     place = {key: number for number, key in enumerate(labels)}
@@ -62,6 +63,7 @@ def render(tables: Tables) -> str:
         limits=_pairs(tables.run.get("limits")),
         alike=f"{100 * ALIKE:.0f} %",
         **_results(tables, rows, found, labels),
+        **_proofs(tables, rows, found, labels),
         **_pictures(rows, found, labels, look),
     )  # fmt: skip
 
@@ -92,6 +94,29 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
         "shares": measurements.shares(at_shape, labels),
         "all_shares": measurements.shares(rows, labels) if several else None,
         "epochs": measurements.epochs(rows, tables.published, labels),
+    }
+
+
+def _proofs(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
+    """The tables in which several ways lead to one number, and whether the promise is kept."""
+    at_shape = rows[rows["shape"] == reference_shape(rows)]
+    several = rows["shape"].nunique() > 1
+    formulas = against_theory.Formulas(tables.complexity)
+    bounds = certificates.prepare(tables.certificates, rows)
+    bounds = certificates.orthogonal_only(bounds, tables.methods, "smallest")
+    place = {key: number for number, key in enumerate(labels)}
+    bounds = bounds.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
+    return {
+        "constants": certificates.quoted_table(bounds, labels, found.yardsticks),
+        "bounds": certificates.bounds_table(bounds, labels),
+        "yardsticks": [one.label for one in found.series if one.key in found.yardsticks],
+        "counts": agreement.counts(at_shape, labels),
+        "all_counts": agreement.counts(rows, labels) if several else None,
+        "fitted": [
+            table for quantity in ("macs", "memory") if (table := agreement.formulas(tables.fitted, formulas, quantity, labels))
+        ],
+        "peaks": agreement.peaks(at_shape, tables.predicted, labels, "Peaks of memory"),
+        "all_peaks": agreement.peaks(rows, tables.predicted, labels, "Peaks of memory, all cases") if several else None,
     }
 
 

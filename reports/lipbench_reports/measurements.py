@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench_reports import certificates
 from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, digits, numbers, ratio, table
 from lipbench_reports.costs import AXES, MEASURES, Costs
-from lipbench_reports.tables import PUBLISHED, YARDSTICK, as_text, certificate_fails, failures, is_missing, number, with_columns
+from lipbench_reports.tables import PUBLISHED, YARDSTICK, failures, number, with_columns
 
 CONTENDED = "contended"
 PHASE_TITLES = {
@@ -40,27 +41,12 @@ def summary(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> Tabl
         entries = [found.of(measure.title, one) for one in found.series]
         cells = [ratio(entry.ratio, CONTENDED if entry.contended else "") for entry in entries]
         columns.append((Column(measure.title.capitalize()), cells))
+    columns += certificates.in_summary(rows, keys, found.yardsticks)
     shapes = [max((found.of(measure.title, one).shapes for measure in MEASURES), default=0) for one in found.series]
     columns.append((Column("Shapes"), [Cell(str(count), float(count)) for count in shapes]))
     failed = failures(rows)["series"].value_counts()
     columns.append((Column("Failed cases"), [Cell(str(failed.get(key, 0)), float(failed.get(key, 0))) for key in keys]))
-    certificates = [_certificate(rows[rows["series"] == key]["certificate"]) for key in keys]
-    if any(cell.text != "–" for cell in certificates) or found.excluded:
-        cells = [Cell("fails", 0.0) if key in found.excluded else cell for key, cell in zip(keys, certificates)]
-        columns.append((Column("1-Lipschitz", numeric=False), cells))
     return table(f"Cost relative to {found.reference.label}", columns)
-
-
-def _certificate(values: pd.Series) -> Cell:
-    """The worst certificate of a series: its largest constant, or its word."""
-    known = [value for value in values if not is_missing(value)]
-    if not known:
-        return Cell()
-    worst = next((value for value in known if certificate_fails(value)), known[0])
-    if certificate_fails(worst):
-        return Cell("fails", 0.0)
-    constants = [float(value) for value in known if isinstance(value, int | float) and not isinstance(value, bool)]
-    return Cell(f"σ ≤ {max(constants):.6g}", 1.0) if constants else Cell("holds" if worst is True else as_text(worst), 1.0)
 
 
 def scores(found: Costs, labels: Mapping[str, str]) -> tuple[Table, dict[str, dict[str, float]]] | None:

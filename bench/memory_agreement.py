@@ -1,0 +1,79 @@
+"""Is memory that is predicted from shapes the memory that a run takes? Both peaks of every phase, side by side, on the CPU.
+
+`python -m bench.memory_agreement [--network XS,S] [--channels 16,32,64] [--method …]` prints a line per case and phase:
+networks with 16 images, layers with 32 of 16 × 16, as in the preset `quick`. Exit code 1 where a peak is off by more than
+5 % or, for a single layer, by more than one activation, whichever is larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lipbench import predict, registry
+from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.meters import memory as memory_meter
+from lipbench.workload import Workload
+
+TOLERANCE = 0.05
+NETWORK_BATCH, LAYER_BATCH, LAYER_IMAGE = 16, 32, 16
+
+
+def measured(case: Case) -> dict[str, int]:
+    """Peak bytes of each phase, by the profiler, in this process."""
+    torch.manual_seed(case.seed)
+    found = memory_meter.measure(Workload.build(case, registry.build(case.spec)))
+    return {phase: peak.total_bytes for phase, peak in found.peaks.items()}
+
+
+def predicted(case: Case) -> dict[str, int]:
+    """The same, counted on fake tensors."""
+    return {phase: peak.total_bytes for phase, peak in predict.memory(case).peaks.items()}
+
+
+def allowed(case: Case, peak: int) -> float:
+    """By how many bytes a prediction may be off."""
+    spec = case.spec
+    if isinstance(spec, NetworkSpec):
+        return TOLERANCE * peak
+    return max(TOLERANCE * peak, case.batch_size * spec.channels * spec.image_size**2 * 4)
+
+
+def compare(case: Case) -> Iterator[tuple[str, int, int, bool]]:
+    """Phase, predicted and measured bytes, and whether they agree."""
+    found, expected = predicted(case), measured(case)
+    for phase, peak in expected.items():
+        yield phase, found[phase], peak, abs(found[phase] - peak) <= allowed(case, peak)
+
+
+def cases(methods: Sequence[str], networks: Sequence[str], channels: Sequence[int]) -> list[Case]:
+    threads = torch.get_num_threads()
+    layers = [Case(LayerSpec(method, c, LAYER_IMAGE), LAYER_BATCH, threads=threads) for c in channels for method in methods]
+    return layers + [Case(NetworkSpec(method, size), NETWORK_BATCH, threads=threads) for size in networks for method in methods]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default=",".join(registry.METHODS))
+    parser.add_argument("--network", default="XS")
+    parser.add_argument("--channels", default="16,32,64")
+    given = parser.parse_args()
+    networks = [size for size in given.network.split(",") if size]
+    channels = [int(count) for count in given.channels.split(",") if count]
+    failed = False
+    print(f"{'case':52} {'phase':15} {'predicted':>11} {'measured':>11} {'off':>8}")
+    for case in cases(given.method.split(","), networks, channels):
+        for phase, one, peak, agrees in compare(case):
+            failed |= not agrees
+            name = f"{case.spec.slug}-b{case.batch_size}"
+            print(
+                f"{name:52} {phase:15} {one:11d} {peak:11d} {one / peak - 1:+8.2%}{'' if agrees else '  too far'}", flush=True
+            )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

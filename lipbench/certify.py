@@ -1,0 +1,170 @@
+"""Certificates: whether a layer or network is 1-Lipschitz on the weights it has, in evaluation and in training mode.
+
+Always in float64, on a copy: neither weights nor buffers of the module are touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.layers.base import TwoHalves
+from lipbench.meters import lipschitz
+from lipbench.meters.lipschitz import Map
+from lipbench.networks import ConvolutionalHead
+from lipbench.quantities import Bound, Certificate
+
+TRAINING_STEPS, LEARNING_RATE, MOMENTUM, TRAINING_BATCH = 100, 0.05, 0.9, 8
+VARIANCE_BATCH = 16
+
+
+def certify(module: nn.Module, like: Tensor) -> Certificate:
+    """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in both modes.
+
+    Linear layers: the ends of the spectrum by all Fourier blocks where the map is circular, by the dense Jacobian where that
+    is small enough (at the size given or at a smaller image), and by Lanczos steps at the size given. Residual layers: the
+    exact constant, with all units active. Everything else: a lower bound. A network: the product over its layers, and the
+    worst of them.
+    """
+    exact = copy.deepcopy(module).double()
+    like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
+    find = _network_bounds if isinstance(exact, nn.Sequential) else _layer_bounds
+    evaluation = find(exact.eval(), like)
+    growing = _growing(exact, like) if isinstance(exact, nn.Sequential) else ()
+    return Certificate(evaluation, find(exact.train(), like), growing)
+
+
+def violation(certificate: Certificate) -> str:
+    """Why a certificate says that its module is not 1-Lipschitz in evaluation mode; "" if it does not."""
+    broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound)), None)
+    if broken is not None:
+        sign = ">=" if broken.kind == "lower bound" else "="
+        return (
+            f"Lipschitz constant {sign} {broken.largest:.6f} in evaluation, "
+            f"found by {broken.how} at image size {broken.image_size}; 1 + {lipschitz.TOLERANCE:g} is allowed"
+        )
+    if certificate.growing:
+        return f"the variance over a batch grows in {', '.join(certificate.growing)}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------------ layers
+
+
+def _layer_bounds(layer: nn.Module, like: Tensor) -> tuple[Bound, ...]:
+    """The best bound first."""
+    if isinstance(layer, TwoHalves):
+        apply, branch = _input_half(layer, like)
+        if branch is not None:
+            return tuple(_residual_constant(bound) for bound in _spectrum(branch, like, both=False))
+    else:
+        apply = layer
+    if not lipschitz.is_affine(apply, like):
+        return (lipschitz.lower_bound(apply, like),)
+    bounds = _spectrum(apply, like, both=True)
+    small = None if layer.training or bounds[0].how != "lanczos" else _small_image(layer, like)
+    return (*bounds, small) if small is not None else bounds
+
+
+def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
+    """The input half with the parameters as this mode computes them once, and the branch of a residual layer."""
+    image_size = int(like.shape[-1]) if like.dim() == 4 else 1
+    with torch.no_grad():
+        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(image_size))
+        has_branch = layer.branch(like, *effective) is not None
+
+    def branch(x: Tensor) -> Tensor:
+        found = layer.branch(x, *effective)
+        assert found is not None
+        return found
+
+    return lambda x: layer.transform_input(x, *effective), branch if has_branch else None
+
+
+def _spectrum(apply: Map, like: Tensor, both: bool) -> tuple[Bound, ...]:
+    everything = lipschitz.exact_singular_values(apply, like)
+    ends = lipschitz.extreme_singular_values(apply, like, both)
+    return (ends,) if everything is None else (everything, ends)
+
+
+def _residual_constant(branch: Bound) -> Bound:
+    """Of `x − B relu(Bᵀ x)`, from the norm of `B Bᵀ`: the Jacobian with all units active, or with none."""
+    return replace(branch, largest=max(1.0, branch.largest - 1), smallest=None)
+
+
+def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
+    """All singular values at the largest image whose Jacobian is small enough; None where a layer cannot take it."""
+    size = math.isqrt(lipschitz.DENSE_LIMIT // like.shape[1])
+    if size < max(2, getattr(layer, "kernel_size", 1) if isinstance(layer, TwoHalves) else 1):
+        return None
+    smaller = like[..., :size, :size].contiguous()
+    try:
+        apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else layer
+        return lipschitz.exact_singular_values(apply, smaller)
+    except Exception:  # a layer of somebody else's made for one size may raise anything at another
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------- networks
+
+
+def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers with parameters that a network is made of. All its other parts are 1-Lipschitz as they stand."""
+    for child_name, child in module.named_children():
+        full = f"{name}.{child_name}".removeprefix(".")
+        if isinstance(child, nn.Sequential | ConvolutionalHead):
+            yield from _parts(child, full)
+        elif any(True for _ in child.parameters()):
+            yield full, child
+
+
+def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
+    """The product over all layers, an upper bound, and the worst layer; a lower bound where some layer has no more."""
+    was_training = network.training
+    found: list[Bound] = []
+    for passed in lipschitz.pass_through(network, dict(_parts(network)), like):
+        passed.module.train(was_training)
+        found.append(_layer_bounds(passed.module, like.new_zeros(passed.shape))[0])
+    if not found:
+        return (lipschitz.lower_bound(network, like),)
+    worst = max(found, key=lambda bound: bound.largest)
+    image_size = int(like.shape[-1])
+    if any(bound.kind != "exact" for bound in found):
+        return (worst, lipschitz.lower_bound(network, like))
+    product = math.prod(bound.largest for bound in found)
+    return (Bound(product, None, "upper bound", "product", image_size), worst)
+
+
+def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(VARIANCE_BATCH, *like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
+    passed = lipschitz.pass_through(network.eval(), dict(_parts(network)), images)
+    return tuple(one.name for one in passed if lipschitz.grows(one))
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+def train(module: nn.Module, like: Tensor, seed: int = 0) -> float:
+    """Move a module's weights by 100 SGD steps towards random targets; how far they went, relative to where they were.
+
+    The targets are larger than a 1-Lipschitz map could reach, so that a bound that can be pushed is pushed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    module.train()
+    x = torch.randn(TRAINING_BATCH, *like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
+    target = 3 * torch.randn(x.shape, generator=generator, dtype=like.dtype).to(like.device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    for _ in range(TRAINING_STEPS):
+        optimizer.zero_grad()
+        output = module(x)
+        (0.5 * (output - target[:, : output.shape[1]]).square().mean()).backward()
+        optimizer.step()
+    moved = sum(float((new.detach() - old).square().sum()) for new, old in zip(module.parameters(), before))
+    return math.sqrt(moved / max(1e-300, sum(float(old.square().sum()) for old in before)))

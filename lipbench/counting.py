@@ -1,0 +1,201 @@
+"""Counts of any layer at chosen sizes, on tensors without values, and which sizes a layer takes.
+
+A training forward pass under `FakeTensorMode`: shapes alone decide what is multiplied and what is kept, so nothing is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._subclasses import fake_tensor
+
+from lipbench import errors, registry
+from lipbench.cases import LayerSpec
+from lipbench.errors import LipbenchError
+from lipbench.meters import macs, memory
+
+QUANTITIES = ("macs", "memory")
+"""in the order of `Counter.totals`"""
+DEFAULTS: dict[str, tuple[int, ...]] = {
+    "b": (2, 4, 8),
+    "s": (16, 32, 64, 128, 256),
+    "c": (8, 16, 32, 64, 128),
+    "k": (1, 3, 5, 7, 9, 11),
+    "t": (3, 5, 8),
+}
+"""What is varied. Powers of two, where logarithms are whole numbers and every count is exact."""
+PROBES: tuple[dict[str, int], ...] = (
+    {"b": 6, "s": 48, "c": 24, "k": 5},
+    {"b": 3, "s": 20, "c": 40, "k": 3},
+    {"b": 5, "s": 14, "c": 12, "k": 1},
+)
+"""sizes apart from the grid, at which a fit is tried"""
+OPTIONS = {"b": "--batch-size", "s": "--image-size", "c": "--channels", "k": "--kernel-size"}
+_ATTRIBUTES = {"prim.device"}
+"""questions that fake tensors are asked, and no operations"""
+_DATA_DEPENDENT = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedFakeTensorException,
+    fake_tensor.UnsupportedOperatorException,
+)
+_FAKE_WORDS = ("fake", "Fake", ".numpy()")
+"""by which an error without a kind of its own is known to come from tensors without values"""
+
+
+class Counter:
+    """Counts of one layer by sizes, each made once."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.refused: dict[tuple[int, ...], str] = {}
+        """(b, s, c, k, t) → why the layer cannot be built or run"""
+        self.uncounted: set[str] = set()
+        """operations without a formula"""
+        self._totals: dict[tuple[int, ...], tuple[int, int] | None] = {}
+        self._layers: dict[tuple[int, int, int], nn.Module] = {}  # all are kept: without values they take no memory
+        self._mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+
+    def totals(self, b: int, s: int, c: int, k: int, t: int = 0) -> tuple[int, int] | None:
+        """Real MACs and stored elements of a training forward pass; None where the layer refuses the sizes.
+
+        `t` is set as the layer's number of iterations, unless 0. Raises `LipbenchError` where fake tensors cannot do.
+        """
+        key = (b, s, c, k, t)
+        if key not in self._totals:
+            try:
+                self._totals[key] = self._count(b, s, c, k, t)
+            except _DATA_DEPENDENT as error:
+                raise errors.needs_values(self.method, _first_line(error)) from error
+            except Exception as error:  # somebody else's layer may raise anything
+                if any(word in str(error) for word in _FAKE_WORDS):
+                    raise errors.needs_values(self.method, _first_line(error)) from error
+                self.refused[key] = _first_line(error)
+                self._totals[key] = None
+        return self._totals[key]
+
+    def iterations(self, s: int, c: int, k: int) -> int:
+        """The layer's own number of iterations: its attribute of that name if that is a whole number, else 0."""
+        found = vars(self._layer(s, c, k)).get("iterations", 0)
+        return found if isinstance(found, int) and not isinstance(found, bool) else 0
+
+    def _count(self, b: int, s: int, c: int, k: int, t: int) -> tuple[int, int]:
+        layer = self._layer(s, c, k)
+        if t:
+            layer.__dict__["iterations"] = t
+        counted: list[macs.Counted] = []
+        with self._mode, torch.enable_grad(), _silence():
+            x = torch.empty(b, c, s, s, requires_grad=True)
+            elements = memory.saved_elements(lambda: counted.append(macs.count(lambda: layer(x))))
+        self.uncounted |= set(counted[0].unsupported) - _ATTRIBUTES
+        return counted[0].total, elements
+
+    def _layer(self, s: int, c: int, k: int) -> nn.Module:
+        if (s, c, k) not in self._layers:
+            with self._mode, _silence():
+                self._layers[s, c, k] = registry.build_layer(LayerSpec(self.method, c, s, k)).train()
+        return self._layers[s, c, k]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """PyTorch logs a traceback for shapes that do not fit; here they are an answer."""
+    log = logging.getLogger(fake_tensor.__name__)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _first_line(error: Exception) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    return f"{type(error).__name__}: {line}" if line and not isinstance(error, LipbenchError) else line or type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------------------ what to vary
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes that a layer takes."""
+
+    axes: Mapping[str, tuple[int, ...]]
+    """s, c, k, and t where there are iterations: values of the grid"""
+    batch_sizes: tuple[int, ...]
+    """at least two; fits use the first two"""
+    probes: tuple[dict[str, int], ...]
+    """sizes at which fits are tried"""
+    left_out: tuple[str, ...]
+    """sizes that the layer refuses, and why, one line per axis"""
+
+
+def plan(counter: Counter, given: Mapping[str, tuple[int, ...]]) -> Plan:
+    """Find one combination of sizes that works, and from there which values of each axis do."""
+    wanted = {**{symbol: DEFAULTS[symbol] for symbol in OPTIONS}, **given}
+    if len(wanted["b"]) < 2:
+        raise errors.too_few_sizes(counter.method, OPTIONS["b"], wanted["b"][0], "a slope needs two")
+    start = _start(counter, wanted)
+    own = counter.iterations(start["s"], start["c"], start["k"])
+    if own:
+        start["t"] = DEFAULTS["t"][0]
+    taken = {symbol: _taken(counter, start, symbol, wanted[symbol]) for symbol in OPTIONS}
+    left_out = tuple(_left_out(counter, start, wanted, taken))
+    axes = {symbol: taken[symbol] for symbol in "sck"}
+    if own:
+        axes["t"] = DEFAULTS["t"]
+    probes = _probes(taken, {symbol for symbol in OPTIONS if symbol not in given}, own)
+    each_once = {tuple(probe.items()): probe for probe in probes}
+    return Plan(axes, taken["b"], tuple(each_once.values()), left_out)
+
+
+def _start(counter: Counter, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Sizes that work, with the largest image, the fewest channels and a kernel above 1 × 1 if possible."""
+    kernels = sorted(wanted["k"], key=lambda k: (k == 1, k))
+    for k, c, s in itertools.product(kernels, sorted(wanted["c"]), sorted(wanted["s"], reverse=True)):
+        for b in wanted["b"]:
+            if counter.totals(b, s, c, k) is not None:
+                return {"b": b, "s": s, "c": c, "k": k}
+    raise errors.refuses_all(counter.method, next(iter(counter.refused.values())))
+
+
+def _taken(counter: Counter, start: Mapping[str, int], symbol: str, values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(value for value in values if counter.totals(**{**start, symbol: value}) is not None)
+
+
+def _left_out(
+    counter: Counter, start: Mapping[str, int], wanted: Mapping[str, Sequence[int]], taken: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    """What was refused. Raises `LipbenchError` if one value of an axis remains of several, unless it is one of the kernel."""
+    for symbol, option in OPTIONS.items():
+        refused = [value for value in wanted[symbol] if value not in taken[symbol]]
+        if not refused:
+            continue
+        at = {**start, symbol: refused[0]}
+        why = counter.refused[at["b"], at["s"], at["c"], at["k"], at.get("t", 0)]
+        if symbol != "k" and len(taken[symbol]) < 2:
+            raise errors.too_few_sizes(counter.method, option, ", ".join(map(str, taken[symbol])), why)
+        yield f"without {option[2:].replace('-', ' ')} {', '.join(map(str, refused))} ({why})"
+
+
+def _probes(taken: Mapping[str, Sequence[int]], free: set[str], iterations: int) -> Iterator[dict[str, int]]:
+    """Combinations to try a fit at: those of `PROBES` where an axis is free, and mixtures of what the grid has."""
+    t = {"t": iterations} if iterations else {}
+    for index, probe in enumerate(PROBES):
+        mixed = {
+            "b": taken["b"][1 + index % (len(taken["b"]) - 1)],
+            "s": taken["s"][index % len(taken["s"])],
+            "c": taken["c"][-1 - index % len(taken["c"])],
+            "k": taken["k"][(index + 1) % len(taken["k"])],
+        }
+        yield {**mixed, **t}
+        chosen = {symbol for symbol in free if len(taken[symbol]) > 1}
+        yield {**mixed, **{symbol: probe[symbol] for symbol in chosen}, **t}
+    if taken["k"][0] == 1:
+        yield {**mixed, "k": 1, **t}

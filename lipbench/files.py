@@ -1,0 +1,113 @@
+"""Files that are whole or not there: written and renamed, changed under a lock, and read as JSON of a known type."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lipbench import errors
+
+Complaint = Callable[[object, str], errors.LipbenchError]
+"""(path, why) → the error to raise"""
+LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""what file systems answer that know no locks"""
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: under another name in the same directory, then renamed.
+
+    The other name is random: on a directory that hosts share, two processes may well have the same number.
+    """
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep all other processes out of such a block for this directory, on every host that shares it.
+
+    Where the file system knows no locks nobody is kept out, which a single writer does not notice.
+    """
+    with (directory / LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        yield
+
+
+def is_own_trace(name: str) -> bool:
+    """Whether a file of this name is a lock, or what a killed `write_file` left."""
+    return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict[str, Any]:
+    """The object in a JSON file. Raises `LipbenchError`, by `complaint`, where there is none or only half of it, and
+    `NotOursError` where the file cannot even be opened."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise errors.unreachable_file(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise complaint(path, "not text") from error
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise complaint(path, str(error) if text.strip() else "empty") from error
+    if not isinstance(values, dict):
+        raise complaint(path, f"a JSON {type(values).__name__} where an object belongs")
+    return values
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """JSON values as the annotated type: dataclasses, tuples, dicts, optional and plain values.
+
+    Unknown keys of an object are an error, as are values of another type, so that a damaged file is noticed where it is read.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else from_json(next(one for one in arguments if one is not types.NoneType), value)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r} where an object belongs")
+        hints = typing.get_type_hints(kind)
+        known = {one.name for one in fields(kind)}
+        if unknown := sorted(set(value) - known):
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        return kind(**{name: from_json(hints[name], entry) for name, entry in value.items()})  # type: ignore[operator]  # a class
+    if origin is tuple:
+        return tuple(from_json(arguments[0], entry) for entry in _expect(list | tuple, value))
+    if origin is dict:
+        return {key: from_json(arguments[1], entry) for key, entry in _expect(dict, value).items()}
+    return _expect(float | int if kind is float else kind, value)
+
+
+def _expect(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} belongs")
+    return value

@@ -1,0 +1,150 @@
+"""Bytes that live at every moment, counted by watching storages come and go; on fake tensors, without computing anything.
+
+`LiveStorages` sees each operation below autograd. A storage counts from the operation that made it until its last owner lets
+go of it. What a kernel allocates and frees inside one operation passes unseen, so it is added by the formulas of `scratch.py`.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lipbench.quantities import Peak
+
+aten = torch.ops.aten
+Scratch = Callable[..., int]
+"""arguments of an operation, and its result `out` → the most bytes that it has in use above those before it"""
+Rounding = Callable[[int], int]
+
+CUDA_BLOCK_BYTES = 512
+"""to a multiple of which PyTorch's CUDA allocator rounds every block up"""
+
+
+def exact(size: int) -> int:
+    """A block as large as it was asked for: the allocator of the CPU."""
+    return size
+
+
+def cuda_blocks(size: int) -> int:
+    """A block of the CUDA allocator: a multiple of 512 bytes."""
+    return -(-size // CUDA_BLOCK_BYTES) * CUDA_BLOCK_BYTES
+
+
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """Counts the bytes of storages while they live: `in_use` now, `peak` since `reset_peak()`.
+
+    Storages that exist before count only if they are given to `add`, views of them or not.
+    """
+
+    def __init__(self, rounding: Rounding = exact, scratch: Mapping[Any, Scratch] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # nor this
+        self.in_use = 0
+        self.peak = 0
+        self._rounding = rounding
+        self._scratch = scratch or {}
+        self._alive: dict[weakref.ref[torch.UntypedStorage], int] = {}
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count the storages behind tensors, each once."""
+        for tensor in tensors:
+            self._see(tensor.untyped_storage())
+
+    def reset_peak(self) -> None:
+        self.peak = self.in_use
+
+    def settle(self) -> None:
+        """Let what is in use now count for the peak."""
+        self.peak = max(self.peak, self.in_use)
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        reference = self._known.get(key)
+        if reference is not None:  # resized, or as it was
+            size = self._rounding(storage.nbytes())
+            self.in_use += size - self._alive[reference]
+            self._alive[reference] = size
+            return
+
+        def forget(reference: weakref.ref[torch.UntypedStorage]) -> None:
+            self.in_use -= self._alive.pop(reference)
+            del self._known[key]
+
+        reference = weakref.ref(storage, forget)
+        self._known[key] = reference
+        self._alive[reference] = self._rounding(storage.nbytes())
+        self.in_use += self._alive[reference]
+
+    def _is_view_of_unknown(self, made: Tensor, arguments: Any) -> bool:
+        key = made.untyped_storage()._cdata
+        return key not in self._known and any(one.untyped_storage()._cdata == key for one in _tensors(arguments))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "namespace", "") == "prim":  # a question about a tensor, such as its device
+            return func(*args, **kwargs)
+        self.settle()
+        if _is_composite(func):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        formula = self._scratch.get(getattr(func, "_overloadpacket", func))
+        if formula is not None:
+            self.peak = max(self.peak, self.in_use + formula(*args, **kwargs, out=result))
+        self.add(made for made in _tensors(result) if not self._is_view_of_unknown(made, args))
+        if not _is_accumulation(func, args):
+            self.settle()
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [values] if isinstance(values, Tensor) else [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether the operation is made of others that the mode would see if autograd ran: in inference mode it comes whole."""
+    return (
+        torch.is_inference_mode_enabled()
+        and getattr(func, "namespace", "") == "aten"
+        and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    )
+
+
+def _is_accumulation(func: Any, args: Any) -> bool:
+    """Whether the autograd engine sums two gradients of one tensor.
+
+    Where nobody else holds the first, the engine adds in place, but not while a dispatch mode is on. So the sum counts
+    for the peak only at the next operation, when what it replaced is gone, if it was not kept by others.
+    """
+    return func is aten.add.Tensor and len(args) == 2 and torch._C._current_autograd_node() is not None
+
+
+def peaks(
+    stages: Iterable[tuple[str, Callable[[], object], Callable[[], object]]],
+    held: Iterable[Tensor],
+    rounding: Rounding = exact,
+    scratch: Mapping[Any, Scratch] | None = None,
+) -> dict[str, Peak]:
+    """The peak of each stage (name, what comes before it, itself); `held` are the tensors that live before the first."""
+    live = LiveStorages(rounding, scratch)
+    live.add(held)
+    found = {}
+    with live:
+        for phase, prepare, run in stages:
+            prepare()
+            gc.collect(1)  # what a phase left behind in cycles is young
+            live.reset_peak()
+            baseline = live.in_use
+            run()
+            live.settle()
+            found[phase] = Peak(live.peak, live.peak - baseline)
+    return found

@@ -1,0 +1,127 @@
+"""Memory of a case without running it: shapes are passed through the layer, storages are counted, nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pandas as pd
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lipbench import errors, registry
+from lipbench.cases import Case
+from lipbench.meters import live, scratch
+from lipbench.meters import memory as memory_meter
+from lipbench.quantities import Memory, Peak
+from lipbench.workload import Workload
+
+SOURCE = "fake tensors"
+COLUMNS = ["case", "parameters_bytes", "saved_bytes", "training_peak_bytes", "inference_peak_bytes"]
+
+
+def memory(case: Case) -> Memory:
+    """The split and the peaks that `meters.memory.measure` would find, in bytes, counted on fake tensors.
+
+    For a CPU, what kernels of x86 hold while they run is included. For CUDA, blocks in the peaks are rounded up to 512 bytes as
+    PyTorch's allocator does, and workspaces of cuDNN and cuBLAS are not known. Needs no GPU. Raises `LipbenchError` where the
+    case cannot be built, or the layer asks for the value of a tensor.
+    """
+    with _imagined(case) as workload:
+        return replace(memory_meter.split(workload, SOURCE), peaks=_peaks(workload))
+
+
+def peaks(cases: Sequence[Case]) -> pd.DataFrame:
+    """One row per case and phase: case (id), phase, predicted_peak_bytes, to be held against `Peak.total_bytes`.
+
+    A case that cannot be predicted is left out.
+    """
+    rows = []
+    for case in cases:
+        try:
+            with _imagined(case) as workload:
+                memory_meter.make_optimizer_state(workload)
+                found = _peaks(workload)
+        except errors.LipbenchError:
+            continue
+        rows += [{"case": case.id, "phase": phase, "predicted_peak_bytes": peak.total_bytes} for phase, peak in found.items()]
+    return pd.DataFrame(rows, columns=["case", "phase", "predicted_peak_bytes"])
+
+
+@contextmanager
+def _imagined(case: Case) -> Iterator[Workload]:
+    """The workload of a case on fake tensors, and the mode that they need.
+
+    What somebody else's layer raises becomes a `LipbenchError`.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield Workload.imagine(case, lambda: registry.build(case.spec))
+    except errors.LipbenchError:
+        raise
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise errors.needs_values(case.spec.method, f"{type(error).__name__}: {why}") from error
+
+
+def _peaks(workload: Workload) -> dict[str, Peak]:
+    stages, held = memory_meter.stages(workload), memory_meter.held(workload)
+    if workload.case.device == "cuda":
+        return live.peaks(stages, held, live.cuda_blocks)
+    return live.peaks(stages, held, scratch=scratch.CPU)
+
+
+# ---------------------------------------------------------------------------------------------------------- for the terminal
+
+
+def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """One row per case, in bytes, and one line for each case that cannot be predicted.
+
+    The peak of training is that of `step`; the peak of inference is the larger one of an empty and a full cache. With a limit,
+    `fits` says what stays within it: "training", "inference" (alone) or "nothing".
+    """
+    rows, problems = [], []
+    for case in cases:
+        try:
+            found = memory(case)
+        except errors.LipbenchError as error:
+            problems.append(f"{case.id}: {error}")
+            continue
+        training = found.peaks["step"].total_bytes
+        inference = max(peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference"))
+        rows.append([case.id, found.parameter_bytes, found.saved_bytes, training, inference])
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    if limit_bytes is not None:
+        fits = [_fitting(*found, limit_bytes) for found in zip(frame["training_peak_bytes"], frame["inference_peak_bytes"])]
+        frame["fits"] = pd.Series(fits, dtype=object)
+    return frame, problems
+
+
+def _fitting(training_bytes: int, inference_bytes: int, limit_bytes: int) -> str:
+    if max(training_bytes, inference_bytes) <= limit_bytes:
+        return "training"
+    return "inference" if inference_bytes <= limit_bytes else "nothing"
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same for people: units that fit the size, and no unit in the name."""
+    found = frame.copy()
+    for column in COLUMNS[1:]:
+        found[column] = [_with_unit(size) for size in frame[column]]
+    return found.rename(columns={column: column.removesuffix("_bytes").replace("_", " ") for column in COLUMNS})
+
+
+def _with_unit(size: float) -> str:
+    """Bytes in three digits: 1 kB is 1000 bytes."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+NOTES = {
+    "cpu": "Bytes of PyTorch's allocator at most in use, on x86, counted from shapes; 1 MB is 10⁶ bytes.",
+    "cuda": "Bytes of PyTorch's allocator at most in use, blocks rounded up to 512, counted from shapes; 1 MB is 10⁶ bytes. "
+    "Workspaces of cuDNN and cuBLAS, and what CUDA itself takes, come on top.",
+}
+"""device → what the figures are"""

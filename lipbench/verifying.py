@@ -1,0 +1,133 @@
+"""The verb `verify`: certificates of methods, of somebody else's layers, or of the cases of a run, as rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from lipbench import certify, errors, registry
+from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.meters import lipschitz
+from lipbench.quantities import Bound, Certificate
+from lipbench.workload import Workload
+
+COLUMNS = (
+    "method", "network", "channels", "image_size", "kernel_size", "weights", "mode", "largest", "smallest", "kind", "how",
+    "at_image_size", "residual", "verdict", "reason",
+)  # fmt: skip
+VIOLATES, FAILED = "violates", "failed"
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What layers are built at."""
+
+    channels: Sequence[int] = (16,)
+    image_sizes: Sequence[int] = (8,)
+    kernel_sizes: Sequence[int] = (1, 3)
+
+
+def claiming_methods() -> list[str]:
+    """The methods that claim to be 1-Lipschitz."""
+    return [name for name, method in registry.methods().items() if method.lipschitz]
+
+
+def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
+    """Every method at every shape, method by method. Raises `LipbenchError` for a name that nobody has."""
+    names = list(methods)
+    for name in names:
+        if registry.is_external(name):
+            registry.load_class(name)
+        else:
+            registry.find(name)
+    sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes))
+    return [LayerSpec(name, *size) for name in names for size in sizes]
+
+
+def verify(chosen: Iterable[LayerSpec | NetworkSpec]) -> pd.DataFrame:
+    """One row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound; singular values are plain.
+
+    `verdict` is 'ok' or 'violates' for a bound of the evaluation mode, '' in training mode, 'unsupported' or 'failed' with the
+    `reason` for a layer that gives none.
+    """
+    return pd.DataFrame([row for spec in chosen for row in _rows(spec)], columns=list(COLUMNS))
+
+
+def _rows(spec: LayerSpec | NetworkSpec) -> Iterator[dict[str, object]]:
+    network = spec.size if isinstance(spec, NetworkSpec) else ""
+    channels = spec.width if isinstance(spec, NetworkSpec) else spec.channels
+    place = {"method": spec.method, "network": network, "channels": channels, "image_size": spec.image_size,
+             "kernel_size": spec.kernel_size}  # fmt: skip
+    weights = "random"
+    try:
+        torch.manual_seed(0)
+        workload = Workload.build(Case(spec, batch_size=2), registry.build(spec))
+        yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
+        weights = "trained"
+        if isinstance(spec, LayerSpec):
+            certify.train(workload.module, workload.x)
+            yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
+    except errors.UnsupportedError as error:
+        yield {**place, "weights": weights, "verdict": "unsupported", "reason": str(error)}
+    except errors.LipbenchError:
+        raise
+    except Exception as error:  # a layer of somebody else's may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        yield {**place, "weights": weights, "verdict": FAILED, "reason": reason}
+
+
+def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
+    for mode, bounds in (("evaluation", found.evaluation), ("training", found.training)):
+        for bound in bounds:
+            verdict = "" if mode == "training" else VIOLATES if lipschitz.violates(bound) else "ok"
+            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": ""}
+    if found.growing:
+        yield {**place, "mode": "evaluation", "how": "variance over a batch", "verdict": VIOLATES,
+               "reason": certify.violation(found)}  # fmt: skip
+
+
+def _values(bound: Bound) -> dict[str, object]:
+    return {"largest": bound.largest, "smallest": bound.smallest, "kind": bound.kind, "how": bound.how,
+            "at_image_size": bound.image_size, "residual": bound.residual}  # fmt: skip
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per weights and mode as text for a terminal: the best bound, and what a second way of finding it gave."""
+    keys = ["method", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
+    table = pd.DataFrame([_line(group) for _, group in rows.groupby(keys, sort=False, dropna=False)])
+    return table if table.empty or table["network"].any() else table.drop(columns="network")
+
+
+def _line(group: pd.DataFrame) -> dict[str, object]:
+    first = group.iloc[0]
+    verdict = next((row for _, row in group.iterrows() if row["verdict"] not in ("", "ok")), first)
+    return {
+        "method": first["method"], "network": first["network"],
+        "c": first["channels"], "s": first["image_size"], "k": first["kernel_size"],
+        "weights": first["weights"], "mode": "" if pd.isna(first["mode"]) else first["mode"],
+        "σ max": _constant(first["largest"], first["kind"]),
+        "σ min": f"{first['smallest']:.6f}" if pd.notna(first["smallest"]) else "",
+        "by": _way(first),
+        "and": ", ".join(f"{_constant(row['largest'], row['kind'])} by {_way(row)}" for _, row in group.iloc[1:].iterrows()),
+        "verdict": f"{verdict['verdict']}: {verdict['reason']}" if verdict["reason"] else verdict["verdict"],
+    }  # fmt: skip
+
+
+def _constant(value: float, kind: str) -> str:
+    if pd.isna(value):
+        return ""
+    sign = {"lower bound": "≥ ", "upper bound": "≤ "}.get(kind, "")
+    excess = f" (1 + {value - 1:.1e})" if 0 < value - 1 < 0.1 and value - 1 > 1e-12 else ""
+    return f"{sign}{value:.6f}{excess}"
+
+
+def _way(row: pd.Series) -> str:
+    if pd.isna(row["how"]):
+        return ""
+    size = f" at s = {row['at_image_size']:.0f}" if pd.notna(row["at_image_size"]) else ""
+    residual = f", residual {row['residual']:.0e}" if pd.notna(row["residual"]) and row["residual"] > 0 else ""
+    return f"{row['how']}{size}{residual}"

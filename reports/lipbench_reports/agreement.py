@@ -1,0 +1,177 @@
+"""Several ways to the same number side by side: counted MACs, formulas, and peaks of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lipbench_reports.against_theory import AGREEMENT, RESIDUAL, Formulas
+from lipbench_reports.cells import BYTES, COUNTS, Cell, Column, Table, mathml, numbers, table
+from lipbench_reports.tables import FITTED, PREDICTED, as_text, with_columns
+
+PEAK_AGREEMENT = 0.05
+"""Predicted and measured peaks further apart than this are marked."""
+_QUANTITIES = {"macs": "Multiply-accumulates", "memory": "Elements kept for the backward pass"}
+
+
+# ------------------------------------------------------------------------------------------------------------------- counts
+
+
+def counts(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """MACs of the forward and the backward pass by PyTorch's counter, fvcore and the closed form; None without counts.
+
+    Real ones; and in the paper's convention as counted, and as Table 1's leading terms.
+    """
+    passes = rows[rows["phase"].isin(["forward", "backward"]) & rows["macs"].notna()]
+    if passes.empty:
+        return None
+    entries = passes.to_dict("records")
+    keys = [entry["series"] for entry in entries]
+    shapes = [entry["shape"] for entry in entries]
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
+    ]
+    if len(set(shapes)) > 1:
+        columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]))
+    columns += [
+        (Column("Pass", numeric=False), [Cell(entry["phase"], entry["phase"]) for entry in entries]),
+        numbers("PyTorch’s counter", [entry["macs"] for entry in entries], COUNTS),
+        numbers("fvcore", [entry["fvcore_macs"] for entry in entries], COUNTS),
+        numbers("Closed form", [entry["theory_macs"] for entry in entries], COUNTS),
+        (Column("Largest difference"), [
+            _difference([entry[name] for name in ("macs", "fvcore_macs", "theory_macs")]) for entry in entries
+        ]),
+        numbers("Counted as the paper does", [entry["published_convention_macs"] for entry in entries], COUNTS),
+        numbers("Table\u00a01, leading terms", [entry["published_macs"] for entry in entries], COUNTS),
+        (Column("Table\u00a01 ÷ counted"), [
+            _quotient(entry["published_macs"], entry["published_convention_macs"]) for entry in entries
+        ]),
+    ]  # fmt: skip
+    kept = [column for column in columns if any(cell.text != "–" for cell in column[1])]
+    return table("Counts that agree", kept, list(_not_counted(entries, labels)))
+
+
+def _difference(values: Sequence[float]) -> Cell:
+    """Between the largest and the smallest, relative to the largest; nothing to say of a single number."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < 2:
+        return Cell()
+    largest = max(known)
+    difference = 0.0 if largest == 0 else (largest - min(known)) / largest
+    return Cell(_percent(difference), difference, mark=RESIDUAL if difference > AGREEMENT else "")
+
+
+def _quotient(value: float, whole: float) -> Cell:
+    if not math.isfinite(value) or not whole > 0:
+        return Cell()
+    return Cell(f"{value / whole:.3f}", value / whole)
+
+
+def _percent(share: float) -> str:
+    """ "0 %" for exactly nothing, so that what is left of a rounding is seen as such."""
+    return "0 %" if share == 0 else "< 0.001 %" if abs(share) < 1e-5 else f"{100 * share:.3g} %"
+
+
+def _not_counted(entries: Sequence[Mapping[Hashable, Any]], labels: Mapping[str, str]) -> Iterator[str]:
+    """Which operations a counter could not cost, one line for each counter and method."""
+    for column, counter in (("macs_unsupported", "PyTorch’s counter"), ("fvcore_unsupported", "fvcore")):
+        missed = {(str(entry["series"]), str(entry[column])): None for entry in entries if entry[column]}
+        for key, names in missed:
+            yield f"Not counted by {counter} in {labels[key]}: {names}."
+
+
+# ----------------------------------------------------------------------------------------------------------------- formulas
+
+
+def formulas(fitted: pd.DataFrame, known: Formulas, quantity: str, labels: Mapping[str, str]) -> Table | None:
+    """Table 1, the exact formula and the fitted one under each other for every method and half; None where none was fitted."""
+    data = with_columns(fitted, FITTED)
+    data["residual"] = pd.to_numeric(data["residual"], errors="coerce").astype(float)
+    rows: list[tuple[Cell, ...]] = []
+    continued: list[int] = []
+    keys: dict[str, str] = {}
+    for key in labels:
+        keys.setdefault(key.partition("|")[0], key)
+    order = {method: place for place, method in enumerate(keys)}
+    data = data.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    for fit in data[data["quantity"] == quantity].to_dict("records"):
+        method, half = as_text(fit["method"]), as_text(fit["half"])
+        named = (Cell(as_text(fit["title"]) or method, series=keys.get(method)), Cell(half))
+        sources = {
+            "Table\u00a01": known.published(method, quantity, half),
+            "exact": known.exact(method, quantity, half),
+        }
+        for name, formula in sources.items():
+            if formula:
+                rows.append((*named, Cell(name), Cell(math=formula), Cell(""), Cell("")))
+        fitted_formula = Cell(as_text(fit["fitted"]) or "–", math=mathml(fit["fitted_mathml"]))
+        rows.append((*named, Cell("fitted"), fitted_formula, _residual(fit["residual"]), Cell(as_text(fit["note"]))))
+        continued += range(len(rows) - sum(map(bool, sources.values())), len(rows))
+    return _stacked(rows, continued, _QUANTITIES[quantity]) if rows else None
+
+
+def _stacked(rows: list[tuple[Cell, ...]], continued: Sequence[int], caption: str) -> Table:
+    """Formulas under each other; without the column of notes where there are none."""
+    titles = ["Method", "Half", "From", "Formula", "Residual", "Note"]
+    if not any(row[-1].text for row in rows):
+        titles, rows = titles[:-1], [row[:-1] for row in rows]
+    heads = [Column(title, numeric=False, sortable=False) for title in titles]
+    return Table(heads, rows, caption, continued=frozenset(continued))
+
+
+def _residual(value: float) -> Cell:
+    if not math.isfinite(value):
+        return Cell()
+    return Cell(_percent(value), value, mark=RESIDUAL if value > AGREEMENT else "")
+
+
+# ------------------------------------------------------------------------------------------------------------------- memory
+
+
+def peaks(rows: pd.DataFrame, predicted: pd.DataFrame, labels: Mapping[str, str], caption: str) -> Table | None:
+    """Peaks counted on tensors without content beside those that the allocator gave; None where none was predicted."""
+    data = with_columns(predicted, PREDICTED)
+    values = pd.to_numeric(data["predicted_peak_bytes"], errors="coerce").astype(float)
+    known = dict(zip(zip(data["case"].map(as_text), data["phase"].map(as_text)), values))
+    cases = [
+        (str(key), str(shape), group)
+        for (key, shape), group in rows[rows["phase"] != ""].groupby(["series", "shape"], sort=False)
+    ]
+    entries = [(key, shape, [_peak(group, phase, known) for phase in ("step", "inference")]) for key, shape, group in cases]
+    entries = [entry for entry in entries if any(math.isfinite(sum(pair)) for pair in entry[2])]
+    if not entries:
+        return None
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key, _, _ in entries]),
+    ]
+    if len({shape for _, shape, _ in entries}) > 1:
+        places = [Cell(shape, float(place)) for place, (_, shape, _) in enumerate(entries)]
+        columns.append((Column("Case", numeric=False), places))
+    for place, title in enumerate(("Training step", "Inference")):
+        pairs = [entry[2][place] for entry in entries]
+        columns += [
+            numbers(f"{title}, predicted", [prediction for prediction, _ in pairs], BYTES),
+            numbers(f"{title}, measured", [measured for _, measured in pairs], BYTES),
+            (Column("Difference"), [_relative(*pair) for pair in pairs]),
+        ]
+    return table(caption, [column for column in columns if any(cell.text != "–" for cell in column[1])])
+
+
+def _peak(group: pd.DataFrame, phase: str, known: Mapping[tuple[str, str], float]) -> tuple[float, float]:
+    """Predicted and measured peak of one phase in bytes."""
+    found = group[group["phase"] == phase]
+    if found.empty:
+        return math.nan, math.nan
+    row = found.iloc[0]
+    return known.get((str(row["case"]), phase), math.nan), float(row["peak_memory_bytes"])
+
+
+def _relative(prediction: float, measured: float) -> Cell:
+    if not math.isfinite(prediction) or not measured > 0:
+        return Cell()
+    value = prediction / measured - 1
+    text = "0 %" if prediction == measured else f"{100 * value:+.2f} %".replace("-", "−")
+    return Cell(text, value, mark=RESIDUAL if abs(value) > PEAK_AGREEMENT else "")

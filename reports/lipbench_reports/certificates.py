@@ -1,0 +1,176 @@
+"""Is it 1-Lipschitz? The Lipschitz constant of every case, how it was found, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lipbench_reports.cells import Cell, Column, Table, table
+from lipbench_reports.tables import (
+    CERTIFICATES,
+    LOWER_BOUND,
+    UPPER_BOUND,
+    as_text,
+    certificate_fails,
+    is_missing,
+    with_columns,
+)  # fmt: skip
+
+VIOLATION, NO_CLAIM = "violation", "no claim"
+HOW = {
+    "fourier": "all Fourier blocks", "dense": "whole Jacobian", "lanczos": "Lanczos steps", "ascent": "samples and ascent",
+    "product": "product of the layers",
+}  # fmt: skip
+_SIGNS = {LOWER_BOUND: "≥ ", UPPER_BOUND: "≤ "}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def constant(largest: float, kind: str, mark: str = "") -> Cell:
+    """A Lipschitz constant with what it is: "1.0000 exact", "≥ 1.0012 lower bound"."""
+    if not math.isfinite(largest):
+        return Cell()
+    return Cell(f"{_SIGNS.get(kind, '')}{_digits(largest)}", largest, note=kind, mark=mark)
+
+
+def _digits(value: float) -> str:
+    """Four decimals, six where four would hide on which side of the tolerance, or of 1, the value is."""
+    return f"{value:.4f}" if abs(value - 1) < 5e-7 or abs(value - 1) > 1e-3 else f"{value:.6f}"
+
+
+def in_summary(rows: pd.DataFrame, keys: Sequence[str], yardsticks: frozenset[str]) -> list[tuple[Column, list[Cell]]]:
+    """The worst constant of each series over its cases, in evaluation and in training; none where none was determined."""
+    of_each = [rows[rows["series"] == key].drop_duplicates("case") for key in keys]
+    quoted = [
+        _worst(own["certificate"], own["certificate_kind"], own["status"], NO_CLAIM if key in yardsticks else VIOLATION)
+        for key, own in zip(keys, of_each)
+    ]
+    training = [_worst(own["certificate_training"], own["certificate_training_kind"]) for own in of_each]
+    smallest = [_smallest(own["certificate_smallest"]) for own in of_each]
+    columns = [(Column("Lipschitz constant"), quoted), (Column("In training"), training), (Column("σ min"), smallest)]
+    return [column for column in columns if any(cell.sort is not None for cell in column[1])]
+
+
+def _worst(values: pd.Series, kinds: pd.Series, statuses: pd.Series | None = None, mark: str = "") -> Cell:
+    known = values.notna()
+    best = known & (kinds != UPPER_BOUND)
+    chosen = best if best.any() else known
+    fails = statuses is not None and (statuses == "not_lipschitz").any()
+    if not chosen.any():
+        return Cell("fails", math.inf, mark=mark) if fails else Cell()
+    kind = LOWER_BOUND if (kinds[chosen] == LOWER_BOUND).any() else str(kinds[chosen].iloc[0])
+    largest = float(values[chosen].max())
+    return constant(largest, kind, mark if mark and (fails or certificate_fails(largest, kind)) else "")
+
+
+def _smallest(values: pd.Series) -> Cell:
+    found = values.dropna()
+    return Cell() if found.empty else Cell(_digits(float(found.min())), float(found.min()))
+
+
+def orthogonal_only(bounds: pd.DataFrame, methods: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The smallest singular values only where they should be 1: of methods that claim to be orthogonal."""
+    data = with_columns(methods, ["method", "orthogonal"])
+    claims = {str(name) for name, claim in zip(data["method"], data["orthogonal"]) if not is_missing(claim) and claim}
+    return bounds.assign(**{column: bounds[column].where(bounds["method"].isin(claims))})
+
+
+def prepare(certificates: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The bounds with series, shape and status of their cases; bounds of cases that are in no row are left out."""
+    data = with_columns(certificates, CERTIFICATES)
+    for name in ("largest", "smallest", "image_size", "residual"):
+        data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
+    for name in ("case", "mode", "kind", "how", "growing"):
+        data[name] = pd.Series([as_text(value) for value in data[name]], index=data.index, dtype=object)
+    cases = rows.drop_duplicates("case")[["case", "method", "series", "shape", "status"]]
+    return cases.merge(data, on="case", how="inner")
+
+
+def quoted_table(bounds: pd.DataFrame, labels: Mapping[str, str], yardsticks: frozenset[str]) -> Table | None:
+    """One row per case: the constants to quote, how they were found, and whether they say that the promise is kept."""
+    by_case = [group for _, group in bounds.groupby(["series", "shape"], sort=False)]
+    evaluation = [_first(group, "evaluation") for group in by_case]
+    training = [_first(group, "training") for group in by_case]
+    found = [(group, one, other) for group, one, other in zip(by_case, evaluation, training) if one is not None]
+    if not found:
+        return None
+    keys = [str(group["series"].iloc[0]) for group, _, _ in found]
+    shapes = [str(group["shape"].iloc[0]) for group, _, _ in found]
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
+    ]
+    if len(set(shapes)) > 1:
+        columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]))
+    columns += [
+        (Column("1-Lipschitz", numeric=False), [
+            _judged(group, one, key in yardsticks) for key, (group, one, _) in zip(keys, found)
+        ]),
+        (Column("Constant"), [constant(one["largest"], one["kind"]) for _, one, _ in found]),
+        (Column("In training"), [Cell() if one is None else constant(one["largest"], one["kind"]) for _, _, one in found]),
+        (Column("σ min"), [_plain(one["smallest"]) for _, one, _ in found]),
+        (Column("Found by", numeric=False), [_how(one) for _, one, _ in found]),
+        (Column("Residual"), [power_of_ten(one["residual"]) for _, one, _ in found]),
+        (Column("Variance grows in", numeric=False), [_growing(group) for group, _, _ in found]),
+    ]  # fmt: skip
+    return table("Lipschitz constants", [column for column in columns if any(cell.text != "–" for cell in column[1])])
+
+
+def bounds_table(bounds: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """Every bound that was found, whether it is quoted or not; None where nothing but the quoted ones is there."""
+    if bounds.empty or len(bounds) == len(bounds.drop_duplicates(["case", "mode"])):
+        return None
+    keys, rows = list(bounds["series"]), bounds.to_dict("records")
+    columns = [
+        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
+        (Column("Case", numeric=False), [Cell(row["shape"], float(place)) for place, row in enumerate(rows)]),
+        (Column("Mode", numeric=False), [Cell(row["mode"], row["mode"]) for row in rows]),
+        (Column("Constant"), [constant(row["largest"], row["kind"]) for row in rows]),
+        (Column("σ min"), [_plain(row["smallest"]) for row in rows]),
+        (Column("Found by", numeric=False), [_how(row) for row in rows]),
+        (Column("At image size"), [_whole(row["image_size"]) for row in rows]),
+        (Column("Residual"), [power_of_ten(row["residual"]) for row in rows]),
+    ]  # fmt: skip
+    return table("Every bound", columns)
+
+
+def _first(group: pd.DataFrame, mode: str) -> pd.Series | None:
+    found = group[(group["mode"] == mode) & group["largest"].notna()]
+    return None if found.empty else found.iloc[0]
+
+
+def _judged(group: pd.DataFrame, quoted: pd.Series, is_yardstick: bool) -> Cell:
+    evaluation = group[group["mode"] == "evaluation"]
+    fails = [certificate_fails(*pair) for pair in zip(evaluation["largest"], evaluation["kind"])]
+    if is_yardstick:
+        return Cell("no claim", 2.0)
+    if any(fails) or _growing(group).text != "–" or quoted["status"] == "not_lipschitz":
+        return Cell("no", 0.0, mark=VIOLATION)
+    return Cell("not refuted", 1.0) if quoted["kind"] == LOWER_BOUND else Cell("yes", 3.0)
+
+
+def _growing(group: pd.DataFrame) -> Cell:
+    names = next((text for text in group["growing"] if text), "")
+    return Cell(names, names) if names else Cell()
+
+
+def _how(bound: Mapping[Hashable, Any] | pd.Series) -> Cell:
+    text = HOW.get(str(bound["how"]), str(bound["how"]))
+    return Cell(text, text) if text else Cell()
+
+
+def _plain(value: float) -> Cell:
+    return Cell(_digits(value), value) if math.isfinite(value) else Cell()
+
+
+def _whole(value: float) -> Cell:
+    return Cell(f"{value:.0f}", value) if math.isfinite(value) else Cell()
+
+
+def power_of_ten(value: float) -> Cell:
+    """A small error in one digit: 3·10⁻⁸; "–" for none."""
+    if not math.isfinite(value) or value <= 0:
+        return Cell()
+    digit, exponent = f"{value:.0e}".split("e")
+    return Cell(f"{digit}\u202f·\u202f10{str(int(exponent)).translate(_SUPERSCRIPTS)}", value)

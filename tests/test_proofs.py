@@ -1,0 +1,164 @@
+"""What a report says about certificates, about counts that agree and about predictions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import samples
+from lipbench_reports import agreement
+from lipbench_reports import certificates as certificate_tables
+from lipbench_reports.against_theory import Formulas
+from lipbench_reports.cells import Table
+from lipbench_reports.costs import costs
+from lipbench_reports.html import render
+from lipbench_reports.tables import prepare
+from report_frames import METHODS, Page, complexity, fitted, predicted, quick, tables, troubled
+
+from lipbench import compare
+from lipbench.records import Record, Run
+
+
+@pytest.fixture(scope="module")
+def document() -> str:
+    return render(tables(troubled()))
+
+
+def test_the_yardstick_shows_its_constant_and_is_not_called_a_failure(document: str) -> None:
+    rows = troubled()
+    assert "standard|paper" not in costs(prepare(rows), tables(rows).methods).excluded
+    text = Page(document).text
+    assert "1.3700 ○ exact" in text
+    assert "makes no claim to be 1-Lipschitz" in text
+
+
+def test_an_upper_bound_above_1_bars_nobody_and_a_lower_bound_does() -> None:
+    rows = quick()
+    rows.loc[rows["method"] == "aol", ["certificate", "certificate_kind"]] = [1.3, "upper bound"]
+    rows.loc[rows["method"] == "sll", ["certificate", "certificate_kind"]] = [1.3, "lower bound"]
+    found = costs(prepare(rows), tables(rows).methods)
+    assert set(found.excluded) == {"sll|paper"}
+    text = Page(render(tables(rows))).text
+    assert "≤ 1.3000 upper bound" in text
+    assert "≥ 1.3000 ✗ lower bound" in text
+
+
+def test_what_is_only_sampled_is_ranked_and_said_to_be_uncertain(document: str) -> None:
+    text = Page(document).text
+    assert "SLL could not be certified: samples showed no violation." in text
+    assert "Only a lower bound" in text
+    assert "not refuted" in text
+
+
+def test_a_network_with_growing_variance_names_its_layers(document: str) -> None:
+    assert "2.0, head" in Page(document).text
+
+
+def test_the_smallest_singular_value_is_that_of_orthogonal_methods() -> None:
+    table = certificates_of(quick())
+    place = [column.title for column in table.columns].index("σ min")
+    values = {row[0].text: row[place].text for row in table.rows}
+    assert values["SOC"] == "0.999990"
+    assert values["LOT"] == "–"
+
+
+def certificates_of(rows: pd.DataFrame) -> Table:
+    given = tables(rows)
+    ready = prepare(rows)
+    found = costs(ready, given.methods)
+    bounds = certificate_tables.orthogonal_only(
+        certificate_tables.prepare(given.certificates, ready), given.methods, "smallest"
+    )
+    table = certificate_tables.quoted_table(bounds, {one.key: one.label for one in found.series}, found.yardsticks)
+    assert table is not None
+    return table
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [(1.0, "exact", "1.0000"), (1 + 1e-9, "exact", "1.0000"), (1.00011, "exact", "1.000110"),
+     (1.0012, "lower bound", "≥ 1.0012"), (0.99999, "exact", "0.999990"), (37.5, "upper bound", "≤ 37.5000"),
+     (float("nan"), "", "–")],
+)  # fmt: skip
+def test_constants_show_on_which_side_of_the_tolerance_they_are(value: float, kind: str, text: str) -> None:
+    cell = certificate_tables.constant(value, kind)
+    assert (cell.text, cell.note) == (text, kind)
+
+
+def test_residuals_are_powers_of_ten() -> None:
+    assert certificate_tables.power_of_ten(3.2e-9).text == "3\u202f·\u202f10⁻⁹"
+    assert certificate_tables.power_of_ten(0.0).text == "–"
+
+
+def test_three_counts_agree_or_their_difference_is_marked() -> None:
+    rows = quick()
+    cayley = (rows["method"] == "cayley") & (rows["phase"] == "forward")
+    rows.loc[cayley, "fvcore_macs"] = rows.loc[cayley, "macs"] * 0.9
+    at = prepare(rows[rows["channels"] == 64])
+    table = agreement.counts(at, {key: key for key in at["series"]})
+    assert table is not None
+    titles = [column.title for column in table.columns]
+    differences = {(row[0].text, row[1].text): row[titles.index("Largest difference")] for row in table.rows}
+    assert differences["aol|paper", "forward"].text == "0 %"
+    assert (differences["cayley|paper", "forward"].text, differences["cayley|paper", "forward"].mark) == ("10 %", "residual")
+    assert differences["aol|paper", "backward"].text == "–", "a count alone agrees with nothing"
+    assert table.notes == ["Not counted by fvcore in lot|paper: prim::PythonOp.Frozen."]
+
+
+def test_paper_exact_and_fitted_stand_under_each_other(document: str) -> None:
+    formulas = agreement.formulas(fitted(), Formulas(complexity()), "macs", {"aol|paper": "AOL"})
+    assert formulas is not None
+    first = [row for row in formulas.rows if (row[0].text, row[1].text) == ("AOL", "input")]
+    assert [row[2].text for row in first] == ["Table\u00a01", "exact", "fitted"]
+    assert "<mi>C</mi>" in str(first[-1][3].math)
+    assert next(row for row in formulas.rows if row[0].text == "LOT" and row[2].text == "fitted")[4].mark == "residual"
+    assert len(formulas.rows) - len(formulas.continued) == 2 * len(METHODS)
+    assert document.count('class="continued"') == 2 * len(formulas.continued)
+
+
+def test_a_layer_that_could_not_be_fitted_is_a_row_with_its_reason() -> None:
+    lost = pd.DataFrame([{"method": "p:L", "title": "L", "half": "input", "quantity": "macs", "fitted": "", "fitted_mathml": "",
+                          "residual": np.nan, "note": "cannot load the layer: got 'p:L'"}])  # fmt: skip
+    table = agreement.formulas(lost, Formulas(complexity()), "macs", {})
+    assert table is not None
+    assert [cell.text for cell in table.rows[0]] == ["L", "input", "fitted", "–", "–", "cannot load the layer: got 'p:L'"]
+
+
+def test_predicted_peaks_stand_beside_measured_ones() -> None:
+    rows = prepare(quick())
+    table = agreement.peaks(rows, predicted(quick()), {key: key for key in rows["series"]}, "Peaks")
+    assert table is not None
+    differences = {
+        row[0].text: [cell for cell, column in zip(row, table.columns) if column.title == "Difference"] for row in table.rows
+    }
+    assert [(cell.text, cell.mark) for cell in differences["aol|paper"]] == [("+1.00 %", "")] * 2
+    assert [(cell.text, cell.mark) for cell in differences["cayley|paper"]] == [("+10.00 %", "residual")] * 2
+
+
+def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certificates(tmp_path: Path) -> None:
+    """From records to the page: no ranking, no radar, no score, no figure, no recommendation."""
+    phases = {name: samples.timing(0.5) for name in ("forward", "backward", "step", "inference")}
+    found = [Record(samples.case(name, c), 1, (samples.ok(phases),)) for name in ("standard", "aol", "soc") for c in (4, 8)]
+    broken = [Record(samples.case("cpl", c), 1, (samples.failed("not_lipschitz", "constant 1.02", samples.VIOLATING),))
+              for c in (4, 8)]  # fmt: skip
+    run = Run(tmp_path, {}, (*found, *broken))
+    rows = compare.rows(run)
+    given = tables(rows, certificates=compare.certificates(run), fitted=pd.DataFrame())
+    costed = costs(prepare(rows), given.methods)
+    for measure in costed.relative:
+        assert {one.method for one, _ in costed.ranking(measure)} <= {"aol", "soc"}
+        assert "cpl|paper" not in costed.relative[measure]
+    document = render(given)
+    text = Page(document).text
+    assert "Scores of AOL" in document
+    assert not re.search(r"Scores of CPL", document)
+    assert "Without a point: CPL at 4, CPL at 8" in text
+    assert "trained fastest" in text
+    assert not re.search(r"CPL[^.]*(trained fastest|cheapest inference)", text)
+    assert "Not ranked, because not 1-Lipschitz: CPL." in text
+    assert "1.0200 exact" in text
+    for drawing in re.findall(r"<svg viewBox.*?</svg>", document, re.DOTALL):
+        assert "CPL" not in drawing
