@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,6 +15,15 @@ from lipbench import registry
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import live, memory, scratch
 from lipbench.workload import Workload
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    """The meter collects garbage before each phase; what other tests have loaded is left out of that."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 KILO = 1000
 """bytes of `thousand()`"""
@@ -83,10 +93,11 @@ def measured_peak(run: Callable[[], object]) -> int:
 def backward_pass(kept: list[Tensor] | None) -> Callable[[], object]:
     """Of a tensor that is used three times, each gradient of `KILO`; the first may be kept by somebody who sees it."""
     x = thousand().requires_grad_()
-    last = x * 4.0
+    others = x * 2.0 + x * 3.0
+    last = x * 4.0  # whose gradient comes first
     if kept is not None:
         last.grad_fn.register_hook(lambda inputs, _: kept.append(inputs[0]))  # type: ignore[union-attr]
-    result = x * 2.0 + x * 3.0 + last
+    result = others + last
     gradient = torch.ones(250)
     return lambda: result.backward(gradient)
 
@@ -104,11 +115,9 @@ CONVOLUTIONS = {
     "onednn": (torch.float32, 4, 16, 3, False),
     "onednn transposed": (torch.float32, 4, 16, 3, True),
     "one image": (torch.float32, 1, 16, 3, False),
-    "one image transposed": (torch.float32, 1, 16, 3, True),
     "pointwise": (torch.float32, 4, 16, 1, False),
     "double": (torch.float64, 4, 16, 3, False),
     "double transposed": (torch.float64, 4, 16, 3, True),
-    "double pointwise": (torch.float64, 4, 16, 1, False),
     "odd channels": (torch.float32, 4, 24, 3, False),
     "few channels": (torch.float32, 4, 4, 3, False),
 }

@@ -113,8 +113,9 @@ def test_paper_exact_and_fitted_stand_under_each_other(document: str) -> None:
     assert formulas is not None
     first = [row for row in formulas.rows if (row[0].text, row[1].text) == ("AOL", "input")]
     assert [row[2].text for row in first] == ["Table\u00a01", "exact", "fitted"]
-    assert "<mi>C</mi>" in str(first[-1][3].math)
-    assert next(row for row in formulas.rows if row[0].text == "LOT" and row[2].text == "fitted")[4].mark == "residual"
+    assert "<mi>C</mi>" in str(first[-1][4].math)
+    assert {row[4].note for row in formulas.rows if row[0].text == "BCOP" and row[2].text == "fitted"} == {"k > 1"}
+    assert next(row for row in formulas.rows if row[0].text == "LOT" and row[2].text == "fitted")[3].mark == "residual"
     assert len(formulas.rows) - len(formulas.continued) == 2 * len(METHODS)
     assert document.count('class="continued"') == 2 * len(formulas.continued)
 
@@ -124,7 +125,7 @@ def test_a_layer_that_could_not_be_fitted_is_a_row_with_its_reason() -> None:
                           "residual": np.nan, "note": "cannot load the layer: got 'p:L'"}])  # fmt: skip
     table = agreement.formulas(lost, Formulas(complexity()), "macs", {})
     assert table is not None
-    assert [cell.text for cell in table.rows[0]] == ["L", "input", "fitted", "–", "–", "cannot load the layer: got 'p:L'"]
+    assert [cell.text for cell in table.rows[0]] == ["L", "input", "fitted", "–", "cannot load the layer: got 'p:L'"]
 
 
 def test_predicted_peaks_stand_beside_measured_ones() -> None:

@@ -15,6 +15,11 @@ from lipbench import errors
 from lipbench.theory import Complexity
 
 
+def refresh_steps(iterations: int) -> int:
+    """Steps of a power iteration: all of them, or one where fake tensors have no values that could converge."""
+    return iterations if detect_fake_mode() is None else 1
+
+
 class _Cache:
     """Effective parameters and what they were computed from."""
 

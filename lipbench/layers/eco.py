@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import LipschitzConv2d, Method, refresh_steps
 from lipbench.theory import C, Complexity, Cost, P, b, c, k, s, t1, t2
 
 TRAINING_TERMS = 5
@@ -86,7 +86,7 @@ class ECOConv2d(LipschitzConv2d):
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the power iterations to convergence on the present weights: 50 steps. Not part of any graph."""
-        self._power_iteration(skew_matrices(self.weight), REFRESH_ITERATIONS)
+        self._power_iteration(skew_matrices(self.weight), refresh_steps(REFRESH_ITERATIONS))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         skew = skew_matrices(self.weight)

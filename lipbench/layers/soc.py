@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import LipschitzConv2d, Method, refresh_steps
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -77,7 +77,7 @@ class SOCConv2d(LipschitzConv2d):
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the power iterations to convergence on the present kernel: 50 steps. Not part of any graph."""
-        self._power_iteration(matricizations(skew_kernel(self.weight)), REFRESH_ITERATIONS)
+        self._power_iteration(matricizations(skew_kernel(self.weight)), refresh_steps(REFRESH_ITERATIONS))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         kernel = skew_kernel(self.weight)

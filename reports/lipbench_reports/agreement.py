@@ -106,20 +106,16 @@ def formulas(fitted: pd.DataFrame, known: Formulas, quantity: str, labels: Mappi
         }
         for name, formula in sources.items():
             if formula:
-                rows.append((*named, Cell(name), Cell(math=formula), Cell(""), Cell("")))
-        fitted_formula = Cell(as_text(fit["fitted"]) or "–", math=mathml(fit["fitted_mathml"]))
-        rows.append((*named, Cell("fitted"), fitted_formula, _residual(fit["residual"]), Cell(as_text(fit["note"]))))
+                rows.append((*named, Cell(name), Cell(""), Cell(math=formula)))
+        note, formula, text = as_text(fit["note"]), mathml(fit["fitted_mathml"]), as_text(fit["fitted"])
+        found = Cell(text, math=formula, note=note) if formula or text else Cell(note or "–")
+        rows.append((*named, Cell("fitted"), _residual(fit["residual"]), found))
         continued += range(len(rows) - sum(map(bool, sources.values())), len(rows))
-    return _stacked(rows, continued, _QUANTITIES[quantity]) if rows else None
-
-
-def _stacked(rows: list[tuple[Cell, ...]], continued: Sequence[int], caption: str) -> Table:
-    """Formulas under each other; without the column of notes where there are none."""
-    titles = ["Method", "Half", "From", "Formula", "Residual", "Note"]
-    if not any(row[-1].text for row in rows):
-        titles, rows = titles[:-1], [row[:-1] for row in rows]
-    heads = [Column(title, numeric=False, sortable=False) for title in titles]
-    return Table(heads, rows, caption, continued=frozenset(continued))
+    if not rows:
+        return None
+    # The formula last, because it may be too wide for the page.
+    heads = [Column(title, numeric=False, sortable=False) for title in ("Method", "Half", "From", "Residual", "Formula")]
+    return Table(heads, rows, _QUANTITIES[quantity], continued=frozenset(continued))
 
 
 def _residual(value: float) -> Cell:

@@ -1,0 +1,168 @@
+"""Predictions against the profiler, and the verb."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipbench import cli, errors, predict, registry
+from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.meters import memory as memory_meter
+from lipbench.workload import Workload
+
+CHANNELS, IMAGE_SIZE, BATCH = 16, 8, 8
+
+
+class AsksForAValue(nn.Module):
+    """Branches on data, which nothing without values can."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale if self.scale.item() > 0 else x
+
+
+class Plain(nn.Module):
+    """Not written for lipbench; its constant is no buffer."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.constant = torch.full((), 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.constant * torch.tanh(self.convolution(x))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    """The meter collects garbage before each phase; what other tests have loaded is left out of that."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def measured(case: Case) -> memory_meter.Memory:
+    torch.manual_seed(0)
+    return memory_meter.measure(Workload.build(case, registry.build(case.spec)))
+
+
+@pytest.mark.parametrize("method", [*sorted(registry.METHODS), f"{__name__}:Plain"])
+def test_prediction_agrees_with_the_measurement(method: str) -> None:
+    case = Case(LayerSpec(method, CHANNELS, IMAGE_SIZE), BATCH)
+    found, expected = predict.memory(case), measured(case)
+    assert found.source == "fake tensors"
+    for name in (
+        "parameter",
+        "buffer",
+        "gradient",
+        "optimizer",
+        "input",
+        "output",
+        "saved",
+        "saved_per_image",
+        "saved_constant",
+    ):
+        assert getattr(found, f"{name}_bytes") == getattr(expected, f"{name}_bytes"), name
+    assert list(found.peaks) == list(expected.peaks)
+    for phase, peak in expected.peaks.items():
+        assert found.peaks[phase].total_bytes == pytest.approx(peak.total_bytes, rel=0.02), phase
+        assert found.peaks[phase].above_baseline_bytes == pytest.approx(peak.above_baseline_bytes, rel=0.05), phase
+
+
+@pytest.mark.parametrize("method", ["standard", "sll"])
+def test_double_precision_takes_other_kernels(method: str) -> None:
+    case = Case(LayerSpec(method, CHANNELS, IMAGE_SIZE), BATCH, dtype="float64")
+    found, expected = predict.memory(case), measured(case)
+    assert found.saved_bytes == expected.saved_bytes
+    for phase, peak in expected.peaks.items():
+        assert found.peaks[phase].total_bytes == pytest.approx(peak.total_bytes, rel=0.02), phase
+
+
+def test_a_network_is_predicted_whole() -> None:
+    case = Case(NetworkSpec("standard", "XS"), batch_size=2)
+    found = predict.memory(case)
+    assert found.parameter_bytes == 4 * sum(parameter.numel() for parameter in registry.build(case.spec).parameters())
+    assert found.peaks["step"].total_bytes >= found.saved_bytes + found.optimizer_bytes
+
+
+def test_what_no_machine_could_hold() -> None:
+    found = predict.memory(Case(LayerSpec("aol", 64, 32), batch_size=2**20))
+    assert found.input_bytes == 2**20 * 64 * 32**2 * 4
+    assert found.peaks["step"].total_bytes > 5 * found.input_bytes
+
+
+def test_a_gpu_rounds_blocks_and_is_not_needed() -> None:
+    spec = LayerSpec("soc", 8, 6)
+    found = predict.memory(Case(spec, batch_size=3, device="cuda"))
+    assert all(peak.total_bytes % 512 == 0 for peak in found.peaks.values())
+    assert found.input_bytes == 3 * 8 * 36 * 4  # the split is not rounded
+
+
+def test_peaks_of_several_cases_leave_out_what_cannot_be_predicted() -> None:
+    plain = Case(LayerSpec("standard", 4, 8), 2)
+    impossible = [Case(LayerSpec("cayley", 4, 3, 5), 2), Case(LayerSpec(f"{__name__}:AsksForAValue", 4, 8), 2)]
+    frame = predict.peaks([plain, *impossible])
+    assert set(frame["case"]) == {plain.id}
+    peaks = predict.memory(plain).peaks
+    assert dict(zip(frame["phase"], frame["predicted_peak_bytes"])) == {name: peak.total_bytes for name, peak in peaks.items()}
+    assert list(predict.peaks([]).columns) == ["case", "phase", "predicted_peak_bytes"]
+
+
+def test_a_layer_that_asks_for_values_is_named() -> None:
+    with pytest.raises(errors.LipbenchError, match=r"AsksForAValue.*without values.*item"):
+        predict.memory(Case(LayerSpec(f"{__name__}:AsksForAValue", 4, 8), 2))
+
+
+def test_sizes_for_people() -> None:
+    assert [predict._with_unit(size) for size in (0, 999, 999.6, 12_345, 3.4e9, 2e15)] == [
+        "0 B", "999 B", "1 kB", "12.3 kB", "3.4 GB", "2e+03 TB",
+    ]  # fmt: skip
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", *arguments])
+    return int(str(caught.value.code)), *capsys.readouterr()
+
+
+SMALL = ("--method", "standard,aol", "--channels", "8", "--image-size", "8", "--batch-size", "4")
+
+
+def test_the_verb_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *SMALL)
+    assert (code, err) == (0, "")
+    assert "training peak" in out
+    assert "standard-paper-c8-s8-k3-b4" in out
+    assert "kB" in out
+    assert "allocator" in out
+
+
+def test_the_verb_prints_bytes_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *SMALL, "--format", "json", "--memory", "1")
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["fits"] for row in rows] == ["nothing", "nothing"]
+    case = Case(LayerSpec("standard", 8, 8), 4)
+    assert rows[0]["training_peak_bytes"] == predict.memory(case).peaks["step"].total_bytes
+    training, inference = rows[0]["training_peak_bytes"], rows[0]["inference_peak_bytes"]
+    for limit, fits in ((training, "training"), (training - 1, "inference"), (inference - 1, "nothing")):
+        _, out, _ = run(capsys, *SMALL, "--format", "csv", "--memory", str(limit))
+        assert out.splitlines()[1].endswith(f",{fits}")
+
+
+def test_the_verb_names_what_it_cannot_predict(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "--method", "cayley", "--channels", "4", "--image-size", "3,8", "--kernel-size", "5")
+    assert code == 3
+    assert "s8-k5" in out
+    assert "s3-k5" not in out
+    assert "s3-k5" in err
+    assert err.count("\n") == 1
