@@ -73,9 +73,8 @@ def _layer_bounds(layer: nn.Module, like: Tensor) -> tuple[Bound, ...]:
 
 def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     """The input half with the parameters as this mode computes them once, and the branch of a residual layer."""
-    image_size = int(like.shape[-1]) if like.dim() == 4 else 1
     with torch.no_grad():
-        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(image_size))
+        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(lipschitz.image_size(like)))
         has_branch = layer.branch(like, *effective) is not None
 
     def branch(x: Tensor) -> Tensor:
@@ -125,10 +124,8 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
 def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
     """The product over all layers, an upper bound, and the worst layer; a lower bound where some layer has no more."""
-    was_training = network.training
     found: list[Bound] = []
     for passed in lipschitz.pass_through(network, dict(_parts(network)), like):
-        passed.module.train(was_training)
         found.append(_layer_bounds(passed.module, like.new_zeros(passed.shape))[0])
     if not found:
         return (lipschitz.lower_bound(network, like),)

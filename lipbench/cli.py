@@ -69,14 +69,7 @@ class TheoryFormat(StrEnum):
 
 
 class RowsFormat(StrEnum):
-    """How rows are printed."""
-
-    table = "table"
-    json = "json"
-
-
-class ComplexityFormat(StrEnum):
-    """How `complexity` prints."""
+    """How `verify` and `complexity` print."""
 
     table = "table"
     json = "json"
@@ -238,7 +231,7 @@ def complexity(
     image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
     kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas, at least two.")] = None,
-    format: Annotated[ComplexityFormat, typer.Option(help="json has every term and its exponents.")] = ComplexityFormat.table,
+    format: Annotated[RowsFormat, typer.Option(help="json has every term and its exponents.")] = RowsFormat.table,
 ) -> None:
     """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed."""
     from lipbench import complexity, printing
@@ -249,7 +242,7 @@ def complexity(
     }  # fmt: skip
     names = _split("NAME", name, str) or ()
     rows = [row for one in names for row in complexity.fit_layer(one, complexity.given(sizes))]
-    if format is ComplexityFormat.json:
+    if format is RowsFormat.json:
         print(json.dumps(complexity.as_json(rows), indent=1, ensure_ascii=False))
         return
     printing.print_table(complexity.as_table(rows))

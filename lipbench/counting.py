@@ -37,8 +37,6 @@ PROBES: tuple[dict[str, int], ...] = (
 )
 """sizes apart from the grid, at which a fit is tried"""
 OPTIONS = {"b": "--batch-size", "s": "--image-size", "c": "--channels", "k": "--kernel-size"}
-_ATTRIBUTES = {"prim.device"}
-"""questions that fake tensors are asked, and no operations"""
 _DATA_DEPENDENT = (
     fake_tensor.DataDependentOutputException,
     fake_tensor.DynamicOutputShapeException,
@@ -93,7 +91,7 @@ class Counter:
         with self._mode, torch.enable_grad(), _silence():
             x = torch.empty(b, c, s, s, requires_grad=True)
             elements = memory.saved_elements(lambda: counted.append(macs.count(lambda: layer(x))))
-        self.uncounted |= set(counted[0].unsupported) - _ATTRIBUTES
+        self.uncounted |= set(counted[0].unsupported)
         return counted[0].total, elements
 
     def _layer(self, s: int, c: int, k: int) -> nn.Module:

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from lipbench import __version__, compare, errors, table1
-from lipbench.records import Run, write_file
+from lipbench.files import write_file
+from lipbench.records import Run
 
 PIPE_WIDTH = 10_000
 """columns of a table that no terminal breaks"""

@@ -16,8 +16,7 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.files import Complaint, from_json, load_json, locked
-from lipbench.files import write_file as write_file
+from lipbench.files import Complaint, from_json, load_json, locked, write_file
 from lipbench.quantities import Certificate, Machine, Macs, Memory, Timing
 
 SCHEMA = 1

@@ -20,6 +20,11 @@ def refresh_steps(iterations: int) -> int:
     return iterations if detect_fake_mode() is None else 1
 
 
+def refresh_loaded(module: Any, incompatible_keys: Any) -> None:
+    """Hook of a layer with a `refresh()`, for after a state dict was loaded into it."""
+    module.refresh()
+
+
 class _Cache:
     """Effective parameters and what they were computed from."""
 

@@ -6,7 +6,6 @@ Source: Yu, Li, Cai & Li, "Constructing Orthogonal Convolutions in an Explicit M
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import sympy
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method, refresh_steps
+from lipbench.layers.base import LipschitzConv2d, Method, refresh_loaded, refresh_steps
 from lipbench.theory import C, Complexity, Cost, P, b, c, k, s, t1, t2
 
 TRAINING_TERMS = 5
@@ -69,7 +68,7 @@ class ECOConv2d(LipschitzConv2d):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
         self.register_buffer("left", functional.normalize(torch.randn(matrices, channels, 1), dim=1))
         self.register_buffer("right", functional.normalize(torch.randn(matrices, channels, 1), dim=1))
-        self.register_load_state_dict_post_hook(_refresh_loaded)  # type: ignore[no-untyped-call]  # torch types it nowhere
+        self.register_load_state_dict_post_hook(refresh_loaded)  # type: ignore[no-untyped-call]  # torch types it nowhere
         self.refresh()
 
     @torch.no_grad()
@@ -105,11 +104,6 @@ class ECOConv2d(LipschitzConv2d):
         dilation = -(-x.shape[-1] // 3)
         padded = functional.pad(x, (dilation,) * 4, mode="circular")
         return functional.conv2d(padded, kernel, self.bias, dilation=dilation)
-
-
-def _refresh_loaded(module: nn.Module, incompatible_keys: Any) -> None:
-    assert isinstance(module, ECOConv2d)
-    module.refresh()
 
 
 _MATRICES = sympy.Piecewise((5, k > 1), (1, True))

@@ -6,13 +6,12 @@ Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, arXiv 2105.11
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method, refresh_steps
+from lipbench.layers.base import LipschitzConv2d, Method, refresh_loaded, refresh_steps
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -54,7 +53,7 @@ class SOCConv2d(LipschitzConv2d):
         for index, matrix in enumerate(matricizations(self.weight.detach())):
             self.register_buffer(f"left{index}", functional.normalize(torch.randn(matrix.shape[0]), dim=0))
             self.register_buffer(f"right{index}", functional.normalize(torch.randn(matrix.shape[1]), dim=0))
-        self.register_load_state_dict_post_hook(_refresh_loaded)  # type: ignore[no-untyped-call]  # torch types it nowhere
+        self.register_load_state_dict_post_hook(refresh_loaded)  # type: ignore[no-untyped-call]  # torch types it nowhere
         self.refresh()
 
     def _vectors(self) -> list[tuple[Tensor, Tensor]]:
@@ -96,11 +95,6 @@ class SOCConv2d(LipschitzConv2d):
             term = functional.conv2d(term, kernel, padding=self.kernel_size // 2) / n
             total = total + term
         return total[:, : self.out_channels] + self.bias[:, None, None]
-
-
-def _refresh_loaded(module: nn.Module, incompatible_keys: Any) -> None:
-    assert isinstance(module, SOCConv2d)
-    module.refresh()
 
 
 METHOD = Method(

@@ -84,8 +84,8 @@ def exact_singular_values(apply: Map, like: Tensor) -> Bound | None:
     Of a circular map by its Fourier blocks, of another by its Jacobian, in float64. `like` is (1, …).
     """
     if is_circular(apply, like):
-        image_size = like.shape[-1]
-        if image_size * (image_size // 2 + 1) * like.shape[1] ** 3 <= FOURIER_LIMIT:
+        size = like.shape[-1]
+        if size * (size // 2 + 1) * like.shape[1] ** 3 <= FOURIER_LIMIT:
             return _bound(_fourier_values(apply, like), "fourier", like)
     if like.numel() > DENSE_LIMIT:
         return None
@@ -112,10 +112,11 @@ def _dense_values(apply: Map, like: Tensor) -> Tensor:
 
 
 def _bound(values: Tensor, how: str, like: Tensor) -> Bound:
-    return Bound(float(values.max()), float(values.min()), "exact", how, _image_size(like))
+    return Bound(float(values.max()), float(values.min()), "exact", how, image_size(like))
 
 
-def _image_size(like: Tensor) -> int:
+def image_size(like: Tensor) -> int:
+    """Of a batch of images; 1 where there are only features."""
     return int(like.shape[-1]) if like.dim() == 4 else 1
 
 
@@ -154,7 +155,7 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True) -> Boun
         smallest if both and low_residual <= CONVERGED else None,
         "exact" if residual <= CONVERGED else "lower bound",
         "lanczos",
-        _image_size(like),
+        image_size(like),
         residual,
     )
 
@@ -205,7 +206,7 @@ def lower_bound(apply: Map, like: Tensor) -> Bound:
         found = torch.maximum(found, ratios.detach().nan_to_num(0.0).max())
         (-ratios.log().sum()).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         optimizer.step()
-    return Bound(float(found), None, "lower bound", "ascent", _image_size(like))
+    return Bound(float(found), None, "lower bound", "ascent", image_size(like))
 
 
 def _strongest_directions(apply: Map, x: Tensor) -> Tensor:
