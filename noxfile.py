@@ -53,9 +53,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests in two processes; arguments behind `--` go to pytest."""
+    """Run the tests in two processes, then kernels in triton's interpreter; arguments behind `--` go to pytest, run once."""
     install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
 
 
 @nox.session

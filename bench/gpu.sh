@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# What only a machine with a GPU can tell: our CUDA clock beside triton's, then the paper preset and its report.
+# What only a machine with a GPU can tell: our CUDA clock beside triton's; every kernel against float64 and against what it
+# replaces, and its time beside it; memory against the count on fake tensors; then the paper preset in every implementation,
+# compiled too, and its report.
 #
 #   bash bench/gpu.sh     writes under $OUT, or reports/out/gpu, and nowhere else; ends within 10 minutes; needs no network
 #
@@ -9,7 +11,8 @@
 #
 #   BUDGET_S    seconds for everything together (570)
 #   PYTHON      which Python (python3)
-#   DEVICE, PRESET, NETWORKS    what is profiled (cuda, paper, XS,S,M,L): the networks first, then the layers
+#   STAGES      what is done, of: agreement kernels memory profile (all; with $RESUME, profile)
+#   DEVICE, PRESET, NETWORKS    what is profiled (cuda, paper, XS,S,M,L): networks, then layers, then compiled layers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,6 +22,7 @@ device=${DEVICE:-cuda}
 wheels=${WHEELS:-.whl}
 report_s=60 # kept back for the report and the archive
 round_s=75  # a round begun just before the deadline may last as long
+stages=${STAGES:-$([ -n "${RESUME:-}" ] && echo profile || echo agreement kernels memory profile)}
 out=${OUT:-reports/out/gpu}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -51,9 +55,51 @@ print("cuda", torch.version.cuda, torch.cuda.get_device_name() if torch.cuda.is_
 CODE
 } 2>&1 | tee "$out/machine.txt"
 
-agreement=0
-timeout 120 "$python" bench/agreement.py --device "$device" >"$out/agreement.jsonl" || agreement=$?
-cut -c -240 "$out/agreement.jsonl"
+wrong=0
+staged() { # whether a stage is to be done
+  [[ " $stages " == *" $1 "* ]]
+}
+within() { # seconds, a name, a command: its standard output goes to $OUT; what fails is named at the end, and nothing stops
+  local code=0 limit=$1 name=$2
+  shift 2
+  timeout "$limit" "$@" >"$out/$name" || code=$?
+  [ "$code" -eq 0 ] || { wrong=1 && echo "$name: exit code $code"; }
+}
+
+if staged agreement; then
+  within 120 agreement.jsonl "$python" bench/agreement.py --device "$device"
+  cut -c -240 "$out/agreement.jsonl"
+fi
+if staged kernels; then
+  # First whether they are right, all at once: that compiles them too, on all cores. Then their times, with the GPU to itself.
+  checks=()
+  for spot in aol sll soc-step soc bjorck newton; do
+    for precision in ieee tf32x3 tf32; do
+      timeout 110 "$python" -m bench.kernels --check-only --hot-spot "$spot" --precision "$precision" --deadline 60 \
+        >"$out/equal-$spot-$precision.jsonl" &
+      checks+=("$!:$spot-$precision")
+    done
+  done
+  for check in "${checks[@]}"; do
+    code=0
+    wait "${check%%:*}" || code=$?
+    [ "$code" -eq 0 ] || { wrong=1 && echo "equality of ${check#*:}: exit code $code"; }
+  done
+  cat "$out"/equal-*.jsonl >"$out/equality.jsonl"
+  rm "$out"/equal-*.jsonl
+  cut -c -240 "$out/equality.jsonl"
+  within 120 kernels.jsonl "$python" -m bench.kernels --deadline 60
+  cut -c -400 "$out/kernels.jsonl"
+fi
+every='from lipbench import registry
+print(",".join(sorted({name for method in registry.METHODS.values() for name in method.implementations})))'
+implementations=paper # on a CPU, where this script can only be tried out
+[ "$device" = cpu ] || implementations=$("$python" -c "$every")
+if staged memory; then
+  within 60 memory.txt "$python" -m bench.memory_agreement --device "$device" --network "" --channels 64 \
+    --implementation "$implementations"
+  cat "$out/memory.txt"
+fi
 
 rm -rf "$run"
 [ -z "${RESUME:-}" ] || tar -xzf "$RESUME" -C "$out"
@@ -64,18 +110,25 @@ profile() { # seconds, then what to profile; exit code 3, some case failed, is n
   "$python" -m lipbench.cli profile --preset "${PRESET:-paper}" --device "$device" --phase-seconds 0.2 \
     --timeout "$round_s" --deadline "$deadline" --out "$run" --resume "$@" || code=$?
   [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
-  failed=$code
+  [ "$code" -eq 0 ] || failed=$code
 }
-left() { # seconds, at least one: what is there is reported in any case
-  local s=$((budget - report_s - round_s - SECONDS))
+share() { # of the seconds that are left, one part in so many, at least one: what is there is reported in any case
+  local s=$(((budget - report_s - round_s - SECONDS) / $1))
   echo $((s > 1 ? s : 1))
 }
-profile $((($(left) + 1) / 2)) --network "${NETWORKS:-XS,S,M,L}"
-profile "$(left)"
+if staged profile; then
+  profile "$(share 3)" --network "${NETWORKS:-XS,S,M,L}" --implementation "$implementations"
+  profile "$(share 2)" --implementation "$implementations"
+  profile "$(share 1)" --implementation paper --compile
+else
+  echo "no profile: STAGES is $stages"
+  ls -l "$out"
+  exit "$wrong"
+fi
 
 "$python" -m lipbench.cli report "$run" -o "$out/report.html"
 tar -czf "$out/run.tar.gz" -C "$out" run
 rm -rf "$run" # its files are in the archive, which is easier to fetch than hundreds of them
-echo "agreement: exit code $agreement; profile: exit code $failed; $SECONDS s"
+echo "checks: exit code $wrong; profile: exit code $failed; $SECONDS s"
 ls -l "$out"
-exit "$agreement"
+exit "$wrong"

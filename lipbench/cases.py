@@ -13,10 +13,15 @@ from lipbench import errors
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
-PRECISIONS = ("ieee", "tf32")
+PRECISIONS = ("ieee", "tf32x3", "tf32")
+"""tf32x3 is one of Triton kernels alone: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
+TRITON = "triton"
+"""the implementation whose kernels need a CUDA device"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
 """First-block channels w of the paper's ConvNet by size (Table 5) for 32 × 32 images; half of it for 64 × 64."""
+COLOURS = 3
+"""Channels of the images that networks take."""
 
 
 def _require_positive(**values: int) -> None:
@@ -49,6 +54,11 @@ class LayerSpec:
             raise errors.even_kernel(self.kernel_size)
 
     @property
+    def input_channels(self) -> int:
+        """Of the images that the layer takes."""
+        return self.channels
+
+    @property
     def slug(self) -> str:
         return f"{self.method}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
 
@@ -71,9 +81,14 @@ class NetworkSpec:
             raise errors.even_kernel(self.kernel_size)
 
     @property
-    def width(self) -> int:
-        """Channels w of the first block."""
+    def channels(self) -> int:
+        """Of the first block: the paper's width w."""
         return WIDTHS[self.size] * 32 // self.image_size
+
+    @property
+    def input_channels(self) -> int:
+        """Of the images that the network takes."""
+        return COLOURS
 
     @property
     def slug(self) -> str:
@@ -91,6 +106,8 @@ class Case:
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
+    compile: bool = False
+    """whether `torch.compile` is used; records from before it was an axis are read as without"""
 
     def __post_init__(self) -> None:
         _require_positive(batch_size=self.batch_size, threads=self.threads)
@@ -102,7 +119,8 @@ class Case:
     def id(self) -> str:
         """Readable slug, the same on every machine; the stem of the record's file name."""
         conditions = f"b{self.batch_size}-{self.dtype}-{self.precision}-{self.device}-t{self.threads}-seed{self.seed}"
-        return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.spec.slug}-{conditions}")
+        compiled = "-compiled" if self.compile else ""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.spec.slug}-{conditions}{compiled}")
 
 
 def to_dict(case: Case) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Certificates: whether a layer or network is 1-Lipschitz on the weights it has, in evaluation and in training mode.
 
-Always in float64, on a copy: neither weights nor buffers of the module are touched.
+On a copy: neither weights nor buffers of the module are touched. Always in float64, except a layer whose own kernel serves:
+that is certified as the kernel computes, in float32 and in its precision (tf32 as ieee).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lipbench.layers.base import TwoHalves
+from lipbench.layers.base import TwoHalves, WithKernel
 from lipbench.meters import lipschitz
 from lipbench.meters.lipschitz import Map
 from lipbench.networks import ConvolutionalHead
@@ -31,12 +32,21 @@ def certify(module: nn.Module, like: Tensor) -> Certificate:
     exact constant, with all units active. Everything else: a lower bound. A network: the product over its layers, and the
     worst of them.
     """
-    exact = copy.deepcopy(module).double()
+    exact = _exact_copy(module)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
     find = _network_bounds if isinstance(exact, nn.Sequential) else _layer_bounds
     evaluation = find(exact.eval(), like)
     growing = _growing(exact, like) if isinstance(exact, nn.Sequential) else ()
     return Certificate(evaluation, find(exact.train(), like), growing)
+
+
+def _exact_copy(module: nn.Module) -> nn.Module:
+    exact = copy.deepcopy(module)
+    for part in exact.modules():
+        if isinstance(part, TwoHalves) and part.precision == "tf32":
+            part.precision = "ieee"  # 10 bits of mantissa cannot keep the tolerance; the parameters are what is judged
+    served = any(isinstance(part, WithKernel) and not part.fallback for part in exact.modules())
+    return exact.float() if served else exact.double()
 
 
 def violation(certificate: Certificate) -> str:
@@ -56,38 +66,57 @@ def violation(certificate: Certificate) -> str:
 # ------------------------------------------------------------------------------------------------------------------ layers
 
 
-def _layer_bounds(layer: nn.Module, like: Tensor) -> tuple[Bound, ...]:
-    """The best bound first."""
+def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tuple[Bound, ...]:
+    """The best bound first; if not `thorough`, that one alone, and of its spectrum the upper end."""
+    rounding = _rounding(layer)
     if isinstance(layer, TwoHalves):
         apply, branch = _input_half(layer, like)
         if branch is not None:
-            return tuple(_residual_constant(bound) for bound in _spectrum(branch, like, both=False))
+            return tuple(map(_residual_constant, _spectrum(branch, like, rounding, both=False, thorough=thorough)))
     else:
         apply = layer
-    if not lipschitz.is_affine(apply, like):
+    if not lipschitz.is_affine(apply, like, rounding):
         return (lipschitz.lower_bound(apply, like),)
-    bounds = _spectrum(apply, like, both=True)
-    small = None if layer.training or bounds[0].how != "lanczos" else _small_image(layer, like)
+    bounds = _spectrum(apply, like, rounding, both=thorough, thorough=thorough)
+    if layer.training or bounds[0].how != "lanczos" or not thorough:
+        return bounds
+    small = _small_image(layer, like)
     return (*bounds, small) if small is not None else bounds
 
 
 def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     """The input half with the parameters as this mode computes them once, and the branch of a residual layer."""
+    dtype = _dtype(layer)
     with torch.no_grad():
         effective = tuple(tensor.detach() for tensor in layer.transform_parameters(lipschitz.image_size(like)))
-        has_branch = layer.branch(like, *effective) is not None
+        has_branch = layer.branch(like.to(dtype), *effective) is not None
+
+    def apply(x: Tensor) -> Tensor:
+        return layer.transform_input(x.to(dtype), *effective).double()
 
     def branch(x: Tensor) -> Tensor:
-        found = layer.branch(x, *effective)
+        found = layer.branch(x.to(dtype), *effective)
         assert found is not None
-        return found
+        return found.double()
 
-    return lambda x: layer.transform_input(x, *effective), branch if has_branch else None
+    return apply, branch if has_branch else None
 
 
-def _spectrum(apply: Map, like: Tensor, both: bool) -> tuple[Bound, ...]:
-    everything = lipschitz.exact_singular_values(apply, like)
-    ends = lipschitz.extreme_singular_values(apply, like, both)
+def _dtype(module: nn.Module) -> torch.dtype:
+    """What a copy computes in: float64, or float32 where some kernel serves."""
+    return next((parameter.dtype for parameter in module.parameters()), torch.float64)
+
+
+def _rounding(module: nn.Module) -> float:
+    return lipschitz.ROUNDING if _dtype(module) == torch.float64 else lipschitz.SINGLE_ROUNDING
+
+
+def _spectrum(apply: Map, like: Tensor, rounding: float, both: bool, thorough: bool) -> tuple[Bound, ...]:
+    everything = lipschitz.exact_singular_values(apply, like, rounding)
+    if everything is not None and not thorough:
+        return (everything,)
+    settled = lipschitz.SETTLED if thorough and rounding == lipschitz.ROUNDING else lipschitz.CONVERGED
+    ends = lipschitz.extreme_singular_values(apply, like, both, settled)
     return (ends,) if everything is None else (everything, ends)
 
 
@@ -104,7 +133,7 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
     smaller = like[..., :size, :size].contiguous()
     try:
         apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else layer
-        return lipschitz.exact_singular_values(apply, smaller)
+        return lipschitz.exact_singular_values(apply, smaller, _rounding(layer))
     except Exception:  # a layer of somebody else's made for one size may raise anything at another
         return None
 
@@ -125,14 +154,19 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
     """The product over all layers, an upper bound, and the worst layer; a lower bound where some layer has no more."""
     found: list[Bound] = []
-    for passed in lipschitz.pass_through(network, dict(_parts(network)), like):
-        found.append(_layer_bounds(passed.module, like.new_zeros(passed.shape))[0])
+    for passed in lipschitz.pass_through(network, dict(_parts(network)), like.to(_dtype(network))):
+        found.append(_layer_bounds(passed.module, like.new_zeros(1, *passed.shape[1:]), thorough=False)[0])
+
+    def apply(x: Tensor) -> Tensor:
+        output: Tensor = network(x.to(_dtype(network)))
+        return output.double()
+
     if not found:
-        return (lipschitz.lower_bound(network, like),)
+        return (lipschitz.lower_bound(apply, like),)
     worst = max(found, key=lambda bound: bound.largest)
     image_size = int(like.shape[-1])
     if any(bound.kind != "exact" for bound in found):
-        return (worst, lipschitz.lower_bound(network, like))
+        return (worst, lipschitz.lower_bound(apply, like))
     product = math.prod(bound.largest for bound in found)
     return (Bound(product, None, "upper bound", "product", image_size), worst)
 
@@ -140,7 +174,7 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
 def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(VARIANCE_BATCH, *like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
-    passed = lipschitz.pass_through(network.eval(), dict(_parts(network)), images)
+    passed = lipschitz.pass_through(network.eval(), dict(_parts(network)), images.to(_dtype(network)))
     return tuple(one.name for one in passed if lipschitz.grows(one))
 
 

@@ -68,8 +68,15 @@ class TheoryFormat(StrEnum):
     csv = "csv"
 
 
+class PrecisionName(StrEnum):
+    """What a certificate may be asked for; tf32 keeps no tolerance."""
+
+    ieee = "ieee"
+    tf32x3 = "tf32x3"
+
+
 class RowsFormat(StrEnum):
-    """How `verify` and `complexity` print."""
+    """How `verify`, `complexity` and `kernels` print."""
 
     table = "table"
     json = "json"
@@ -185,6 +192,25 @@ def theory(
     print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
 
 
+@app.command()
+def kernels(
+    arch: Annotated[str | None, typer.Option(help="Architectures, with commas.  [default: sm_80,sm_90,sm_100]")] = None,
+    format: Annotated[RowsFormat, typer.Option(help="json has every figure unrounded.")] = RowsFormat.table,
+) -> None:
+    """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one uses stack."""
+    from lipbench import kernel_report, printing
+
+    rows = kernel_report.rows(_split("--arch", arch, str))
+    if format is RowsFormat.json:
+        print(rows.to_json(orient="records", indent=1, force_ascii=False))
+    else:
+        printing.print_table(kernel_report.readable(rows))
+        for line in ("", *kernel_report.remarks(rows)):
+            print(line)
+    if not rows["ships"].all():
+        raise typer.Exit(FAILED)
+
+
 # ------------------------------------------------------------------------------------------------------------ certificates
 
 
@@ -197,6 +223,8 @@ def verify(
     channels: Annotated[str | None, typer.Option(help="Channels, with commas.  [default: 16]")] = None,
     image_size: Annotated[str | None, typer.Option(help="Heights of the images, with commas.  [default: 8]")] = None,
     kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.  [default: 1,3]")] = None,
+    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
+    precision: Annotated[PrecisionName, typer.Option(help="Of products in Triton kernels.")] = PrecisionName.ieee,
     format: Annotated[RowsFormat, typer.Option(help="json has singular values unrounded.")] = RowsFormat.table,
 ) -> None:
     """Find Lipschitz constants, on random weights and after 100 SGD steps; exit code 3 if one in evaluation is above 1."""
@@ -208,11 +236,12 @@ def verify(
         _split("--channels", channels, int) or (16,),
         _split("--image-size", image_size, int) or (8,),
         _split("--kernel-size", kernel_size, int) or (1, 3),
+        _split("--implementation", implementation, str) or ("paper",),
     )
-    chosen: list[Any] = [record.case.spec for run in runs for record in records.load(run).records]
+    chosen: list[Any] = [record.case.spec for run in runs for record in records.load_run(run).records]
     if names or not runs:
-        chosen += verifying.specs(names or verifying.claiming_methods(), shapes)
-    rows = verifying.verify(dict.fromkeys(chosen))
+        chosen += verifying.specs(names or verifying.claiming_methods(shapes.implementations), shapes)
+    rows = verifying.verify(dict.fromkeys(chosen), str(precision))
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1))
     else:
@@ -301,7 +330,8 @@ def profile(
     batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas.")] = None,
     network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
-    precision: Annotated[str | None, typer.Option(help="ieee, tf32 or both.  [default: ieee]")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of ieee,tf32x3,tf32; x3: Triton kernels.  [default: ieee]")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
     threads: Annotated[int | None, _whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
     timeout: Annotated[float | None, _seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
@@ -321,7 +351,7 @@ def profile(
         preset, _split("--method", method, str), _split("--implementation", implementation, str),
         _split("--channels", channels, int), _split("--image-size", image_size, int), _split("--kernel-size", kernel_size, int),
         _split("--batch-size", batch_size, int), _split("--network", network, str), _split("--dtype", dtype, str),
-        _split("--precision", precision, str), threads,
+        _split("--precision", precision, str), threads, (False, True) if compile else None,
     )  # fmt: skip
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(request, str(device), limits, deadline, out, resume, retry_failed)
@@ -341,9 +371,9 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
     """Write one tidy row per case and phase, theory beside measurement."""
-    from lipbench import printing, records
+    from lipbench import benchmark_json, printing
 
-    found = records.load(run)
+    found = benchmark_json.load(run)
     printing.export(found, str(format), output)
     _name_problems(found.problems)
 
@@ -354,9 +384,9 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
 ) -> None:
     """Write a report as one HTML file that needs nothing else, and print its path."""
-    from lipbench import printing, records
+    from lipbench import benchmark_json, printing
 
-    found = records.load(run)
+    found = benchmark_json.load(run)
     beside = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     print(printing.report(found, output or beside))
     _name_problems(found.problems)

@@ -12,23 +12,23 @@ import pandas as pd
 from scipy import stats
 
 from lipbench import registry, table1
-from lipbench.cases import Case, NetworkSpec
+from lipbench.cases import TRITON, Case, NetworkSpec
 from lipbench.quantities import PHASES, TRAINING_PHASES, Certificate, Memory, Timing
 from lipbench.records import Record, Run
 
 _COLUMNS = {
     "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
     "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
-    "phase": "str", "status": "str", "reason": "str", "median_s": "float64", "p20_s": "float64", "p80_s": "float64",
-    "samples": "Int64", "rounds": "Int64", "round_spread": "float64", "contended": "boolean", "converged": "boolean",
-    "outliers": "Int64", "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64",
-    "peak_above_baseline_bytes": "Int64", "saved_memory_bytes": "Int64", "saved_input_half_bytes": "float64",
-    "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64", "macs": "Int64", "theory_macs": "float64",
-    "theory_memory_elements": "float64", "published_macs": "float64", "published_memory_elements": "float64",
-    "published_convention_macs": "Int64", "fvcore_macs": "Int64", "fvcore_unsupported": "str", "macs_unsupported": "str",
-    "images_per_s": "float64", "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str",
-    "certificate_how": "str", "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str",
-    "case": "str",
+    "compiled": "boolean", "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
+    "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
+    "contended": "boolean", "converged": "boolean", "outliers": "Int64", "host_median_s": "float64", "launch_bound": "boolean",
+    "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64", "saved_memory_bytes": "Int64",
+    "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64", "macs": "Int64",
+    "theory_macs": "float64", "theory_memory_elements": "float64", "published_macs": "float64",
+    "published_memory_elements": "float64", "published_convention_macs": "Int64", "fvcore_macs": "Int64",
+    "fvcore_unsupported": "str", "macs_unsupported": "str", "images_per_s": "float64", "compile_s": "float64",
+    "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str", "certificate_how": "str",
+    "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str", "case": "str",
 }  # fmt: skip
 COLUMNS = tuple(_COLUMNS)
 OUTLIER_RANGES = 1.5
@@ -51,6 +51,8 @@ def rows(run: Run) -> pd.DataFrame:
     as the allocator handed them out; `saved_*` belong to the training phases. `warnings` has one line each.
     `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
     determined. It stands beside every phase, and beside a failure.
+    `compile_s` is the first call of a compiled phase less its median: what compiling took, as far as no phase before it had
+    paid for it. `interpreted` times say nothing: Triton kernels ran in their interpreter.
     """
     found = [row for record in run.records for row in _case_rows(record)]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
@@ -79,12 +81,19 @@ def _conditions(record: Record) -> dict[str, Any]:
         "title": known.title if known else spec.method.rpartition(":")[2],
         "implementation": spec.implementation,
         "network": spec.size if isinstance(spec, NetworkSpec) else "",
-        "channels": spec.width if isinstance(spec, NetworkSpec) else spec.channels,
+        "channels": spec.channels,
         "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
         "precision": case.precision, "device": case.device, "threads": case.threads,
+        "compiled": case.compile, "interpreted": _is_interpreted(record),
         "status": record.status if record.rounds else "", "reason": record.reason, **_certificate(_certificate_of(record)),
         "warnings": "\n".join(dict.fromkeys(line for one in record.rounds for line in one.warnings)), "case": case.id,
     }  # fmt: skip
+
+
+def _is_interpreted(record: Record) -> bool:
+    """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
+    machines = [one.machine for one in record.rounds if one.machine]
+    return record.case.spec.implementation == TRITON and any(one.flags.get("triton") == "interpreter" for one in machines)
 
 
 def _certificate_of(record: Record) -> Certificate | None:
@@ -145,7 +154,14 @@ def _time(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
         "host_median_s": np.median(host) if host else math.nan,
         "launch_bound": bool(np.median(host) > median) if host else None,
         "images_per_s": case.batch_size / median if median > 0 else math.nan,
+        "compile_s": _compile_s(timings) if case.compile else math.nan,
     }  # fmt: skip
+
+
+def _compile_s(timings: Sequence[Timing]) -> float:
+    """Median over the rounds, each of which compiled afresh; 0 where the first call was no slower than the median."""
+    first_calls = [timing.first_call_s - float(np.median(timing.samples_s)) for timing in timings]
+    return max(0.0, float(np.median(first_calls)))
 
 
 def _outliers(timing: Timing) -> int:
@@ -214,20 +230,21 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """Exponents in the channels of every quantity, beside those of the formulas; `frame` is `rows(run)`.
 
     Layers only, where at least three numbers of channels were measured at equal other sizes; of several such series of a
-    method and implementation, the one with the most channels. Times are fitted to the median of each round. `theory_exponent`
-    is the same fit to the exact formula's numbers, `leading_exponent` that of Table 1.
+    method and implementation, compiled or not, the one with the most channels; nothing that was interpreted. Times are fitted
+    to the median of each round. `theory_exponent` is the same fit to the exact formula's numbers, `leading_exponent` that of
+    Table 1.
     """
     medians = {
         (record.case.id, phase): round_medians_s(timings)
         for record in run.records
         for phase, timings in timings_by_phase(record).items()
     }
-    layers = frame[(frame["network"] == "") & (frame["phase"] != "")]
+    layers = frame[(frame["network"] == "") & (frame["phase"] != "") & ~frame["interpreted"].astype(bool)]
     found = []
-    for _, own in layers.groupby(["method", "implementation"], sort=False):
+    for _, own in layers.groupby(["method", "implementation", "compiled"], sort=False):
         series = max((one for _, one in own.groupby(SETTING, sort=False)), key=lambda one: one["channels"].nunique())
         found += [row for quantity in _quantities(series) if (row := _exponent_row(series, quantity, medians))]
-    return pd.DataFrame(found, columns=["method", "title", "implementation", *_EXPONENT_COLUMNS])
+    return pd.DataFrame(found, columns=["method", "title", "implementation", "compiled", *_EXPONENT_COLUMNS])
 
 
 _EXPONENT_COLUMNS = ("quantity", "exponent", "low", "high", "points", "theory_exponent", "leading_exponent")
@@ -277,6 +294,7 @@ def _exponent_row(
     method = str(chosen["method"].iloc[0])
     return {
         "method": method, "title": chosen["title"].iloc[0], "implementation": chosen["implementation"].iloc[0],
+        "compiled": bool(chosen["compiled"].iloc[0]),
         "quantity": quantity.name, "exponent": fit.exponent, "low": fit.low, "high": fit.high, "points": len(points),
         "theory_exponent": power_law(*zip(*theory)).exponent if _spans(theory) else math.nan,
         "leading_exponent": math.nan if quantity.published is None

@@ -183,9 +183,7 @@ def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) 
     Where a sum in n is looked for, other image sizes than those given are used too. Raises `LipbenchError` for a layer that
     cannot run on fake tensors, and where it takes too few of the sizes.
     """
-    title = method.partition(":")[2] if registry.is_external(method) else registry.find(method).title
-    if registry.is_external(method):
-        registry.load_class(method)
+    title = registry.title(method)
     for k in dict(given).get("k", ()):
         LayerSpec(method, channels=1, image_size=1, kernel_size=k)  # raises for an even one, which no layer can be asked for
     counter = Counter(method)

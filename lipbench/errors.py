@@ -64,12 +64,23 @@ def unequal_channels(method: str, inputs: int, outputs: int) -> UnsupportedError
     )
 
 
+def only_zero(method: str) -> UnsupportedError:
+    return UnsupportedError(
+        _message(f"{method} divides by the norm of a skew matrix", "one of 1 × 1, which is 0", "use at least 2 channels")
+    )
+
+
 def not_square(got: object) -> LipbenchError:
     return LipbenchError(_message("layers take images (batch, channels, s, s)", got, "crop or pad the image to a square"))
 
 
 def no_implementation(method: str, name: str, known: object) -> UnsupportedError:
     return UnsupportedError(_message(f"{method} has no such implementation", repr(name), f"choose from {_listing(known)}"))
+
+
+def no_gpu_for_kernels() -> LipbenchError:
+    do = "use --implementation paper, or set TRITON_INTERPRET=1 to check results, not times, at tiny sizes"
+    return LipbenchError(_message("implementation triton needs a CUDA device", "device cpu", do))
 
 
 def no_cuda() -> LipbenchError:
@@ -172,3 +183,17 @@ def too_few_sizes(method: str, option: str, taken: object, why: str) -> Lipbench
 
 def kernel_too_large(title: str, got: int, largest: int) -> UnsupportedError:
     return UnsupportedError(_message(f"{title} has no kernel of this size", got, f"use 1 or {largest}"))
+
+
+def no_triton() -> UnsupportedError:
+    return UnsupportedError(_message("kernels need triton", "a Python without it", "install lipbench[triton], on Linux"))
+
+
+def cannot_compile(line: str) -> LipbenchError:
+    """`line` is one of `lipbench_kernels.resources`, and says what, got and do."""
+    return LipbenchError(line)
+
+
+def no_cxx_compiler() -> UnsupportedError:
+    do = "install g++ or clang++, name one in CXX, or profile without --compile"
+    return UnsupportedError(_message("torch.compile needs a C++ compiler on a CPU", "a machine without one", do))

@@ -85,10 +85,12 @@ def _environment(threads: int) -> dict[str, str]:
 def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float) -> Ending:
     with tempfile.TemporaryDirectory(prefix="lipbench-") as directory, tempfile.TemporaryFile() as stderr:
         # Read through what is open here: a layer gone wrong may empty any directory it finds.
-        answer = Path(directory, "answer.json")
+        answer, scratch = Path(directory, "answer.json"), Path(directory, "scratch")
+        scratch.mkdir()  # what a child leaves in its temporary folder, compiled code for one, goes when this ends
         child = subprocess.Popen(
             [sys.executable, "-m", "lipbench.isolate", str(answer)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+            env={**environment, "TMPDIR": str(scratch)},
         )  # fmt: skip
         timed_out = False
         try:
@@ -233,29 +235,23 @@ def _survey(question: dict[str, Any]) -> dict[str, str]:
     from lipbench import registry
 
     try:
+        for name in question["methods"]:
+            registry.title(name)  # raises for a name that nobody has
         known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
-        for name in filter(registry.is_external, question["methods"]):
-            _load(name)
         offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
         for implementation in question["implementations"]:
             if implementation not in offered:
                 raise errors.unknown_choice("implementation", implementation, offered)
-        if question["device"] == "cuda" and not torch.cuda.is_available():
+        device = question["device"]
+        if device == "cuda" and not torch.cuda.is_available():
             raise errors.no_cuda()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        for implementation in question["implementations"]:
+            registry.check_device(implementation, device)
     except errors.LipbenchError as error:
         return {"error": str(error)}
-    return {"device": question["device"] if question["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"}
-
-
-def _load(name: str) -> None:
-    from lipbench import registry
-
-    try:
-        registry.load_class(name)
-    except errors.LipbenchError:
-        raise
-    except Exception as error:  # importing somebody else's module may raise anything
-        raise errors.not_importable(name, f"{type(error).__name__}: {error}") from error
+    return {"device": device}
 
 
 if __name__ == "__main__":

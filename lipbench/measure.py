@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
 from lipbench import certify, errors, registry
-from lipbench.cases import Case, Limits
+from lipbench.cases import TRITON, Case, Limits
+from lipbench.compiled import CompiledWorkload
+from lipbench.layers.base import WithKernel
 from lipbench.meters import machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import PHASES, Certificate, Timing
+from lipbench.quantities import PHASES, Certificate, Machine, Timing
 from lipbench.records import Round
 from lipbench.workload import Workload
+
+COMPILED_ACCURACY = {"float32": 1e-3, "float64": 1e-6}
+"""largest difference of a compiled output from the uncompiled one, relative in norm, that passes without a warning"""
 
 
 def measure(case: Case, limits: Limits, first: bool) -> Round:
@@ -30,14 +38,16 @@ def measure(case: Case, limits: Limits, first: bool) -> Round:
     machine.set_precision(case.precision)
     torch.manual_seed(case.seed)
     workload = Workload.build(case, registry.build(case.spec))
-    found = machine.describe(case.device, case.threads)
+    found = _described(case)
     broken = _not_finite(workload)
     if broken:
         reason = f"not finite: {', '.join(broken)}"
         return Round("nan", reason, started=started, duration_s=time.perf_counter() - begin, machine=found)
-    phases = time_phases(workload, limits)
-    workload.restore()
-    bytes_held = memory.measure(workload) if first else None
+    with _compiled(workload) as compiled:
+        phases = time_phases(compiled or workload, limits)
+        workload.restore()
+        bytes_held = memory.measure(workload, compiled) if first else None
+        compiler_doubts = tuple(_compiler_warnings(workload, compiled)) if compiled else ()
     workload.restore()
     multiplications = macs.measure(workload) if first else None
     workload.restore()
@@ -46,7 +56,7 @@ def measure(case: Case, limits: Limits, first: bool) -> Round:
     return Round(
         "not_lipschitz" if broken_promise else "ok",
         broken_promise,
-        warnings=(*_warnings(case, phases), *doubts),
+        warnings=(*_warnings(case, found, phases), *compiler_doubts, *_fallbacks(workload), *doubts),
         started=started,
         duration_s=time.perf_counter() - begin,
         machine=found,
@@ -72,6 +82,27 @@ def time_phases(workload: Workload, limits: Limits) -> dict[str, Timing]:
             loop=group.loop,
         )
     return {phase: timings[phase] for phase in PHASES if phase in timings}
+
+
+def _described(case: Case) -> Machine:
+    found = machine.describe(case.device, case.threads)
+    return replace(found, flags={**found.flags, "compile": "inductor, its cache empty at the start"}) if case.compile else found
+
+
+@contextmanager
+def _compiled(workload: Workload) -> Iterator[CompiledWorkload | None]:
+    """The workload as `torch.compile` makes it, where its case says so.
+
+    With a cache of its own, so that compiling takes what it takes the first time. MACs and certificate are taken on what is not
+    compiled: it is the same function, and a graph hides operations from counters.
+    """
+    if not workload.case.compile:
+        yield None
+        return
+    from torch._inductor.utils import fresh_cache
+
+    with fresh_cache():
+        yield CompiledWorkload(workload)
 
 
 def _certify(workload: Workload) -> tuple[Certificate | None, tuple[str, ...]]:
@@ -104,9 +135,36 @@ def _not_finite(workload: Workload) -> list[str]:
     return broken
 
 
-def _warnings(case: Case, phases: dict[str, Timing]) -> Iterator[str]:
+def _fallbacks(workload: Workload) -> Iterator[str]:
+    """Why layers computed without their kernel, each reason once."""
+    reasons = Counter(half.fallback for half in workload.halves if isinstance(half, WithKernel) and half.fallback)
+    for reason, layers in reasons.items():
+        yield f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
+
+
+def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[str]:
+    """What makes it doubtful that compiled code, and nothing else, was timed, and that it computes the same."""
+    for reason in compiled.graph_breaks():
+        yield f"torch.compile left the graph: {reason}"
+    if compiled.recompiled:
+        yield f"torch.compile compiled {', '.join(compiled.recompiled)} again after the first call; see TORCH_LOGS=recompiles"
+    outputs = []
+    for one in (workload, compiled):
+        workload.restore()
+        one.prepare_training()
+        outputs.append(one.forward().detach().double())
+        one.prepare_training()
+    workload.restore()
+    difference = float(torch.linalg.vector_norm(outputs[1] - outputs[0]) / torch.linalg.vector_norm(outputs[0]))
+    if not difference <= COMPILED_ACCURACY[workload.case.dtype]:
+        yield f"the compiled output differs from the uncompiled one by {difference:.1e} of its norm; do not use it"
+
+
+def _warnings(case: Case, found: Machine, phases: dict[str, Timing]) -> Iterator[str]:
     """What makes these figures doubtful, and the cure, one line each."""
-    if case.device == "cpu" and case.precision != "ieee":
+    if case.spec.implementation == TRITON and found.flags.get("triton") == "interpreter":
+        yield "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
+    elif case.device == "cpu" and case.precision != "ieee":
         yield f"precision {case.precision} has no effect on a CPU; compare with ieee"
     if torch.get_num_threads() != case.threads:
         yield (

@@ -75,7 +75,7 @@ def block_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
     """(channels, image_size, kernel_size) of the blocks; the last, on 2 × 2 images, uses 1 × 1 kernels."""
     blocks = 5 if spec.image_size == 32 else 6
     return [
-        (spec.width * 2**block, spec.image_size // 2**block, spec.kernel_size if block < blocks - 1 else 1)
+        (spec.channels * 2**block, spec.image_size // 2**block, spec.kernel_size if block < blocks - 1 else 1)
         for block in range(blocks)
     ]
 
@@ -83,7 +83,7 @@ def block_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
 def convolution_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
     """(channels, image_size, kernel_size) of every convolution of the network but the head, in order."""
     blocks = [shape for shape in block_shapes(spec) for _ in range(CONVOLUTIONS_PER_BLOCK)]
-    return [(spec.width, spec.image_size, 1), *blocks]
+    return [(spec.channels, spec.image_size, 1), *blocks]
 
 
 def head_features(spec: NetworkSpec) -> int:
@@ -94,8 +94,8 @@ def head_features(spec: NetworkSpec) -> int:
 def convnet(spec: NetworkSpec, convolution: ConvolutionFactory, head: HeadFactory, classes: int = 10) -> nn.Sequential:
     """The network of a spec: (b, 3, image_size, image_size) → (b, classes)."""
     return nn.Sequential(
-        PadChannels(spec.width),
-        convolution(spec.width, 1, spec.image_size),
+        PadChannels(spec.channels),
+        convolution(spec.channels, 1, spec.image_size),
         MaxMin(),
         *(downsize_block(channels, kernel, size, convolution) for channels, size, kernel in block_shapes(spec)),
         nn.AdaptiveMaxPool2d(1),

@@ -27,6 +27,8 @@ class Request:
     dtypes: tuple[str, ...] | None = None
     precisions: tuple[str, ...] | None = None
     threads: int | None = None
+    compiled: tuple[bool, ...] | None = None
+    """False: as the code is written, True: by `torch.compile`"""
 
     @property
     def preset_name(self) -> str:
@@ -44,7 +46,8 @@ class Request:
 def plan(request: Request, device: str) -> tuple[Case, ...]:
     """The cases of a request on a device, each once. Raises `LipbenchError` for sizes no case can have.
 
-    Shape by shape, all methods at one before the next: a run cut short by its deadline has comparable cases.
+    Shape by shape, all methods at one before the next, compiled beside uncompiled: a run cut short by its deadline has
+    comparable cases.
     """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
@@ -58,10 +61,11 @@ def plan(request: Request, device: str) -> tuple[Case, ...]:
     ]
     return tuple(
         dict.fromkeys(
-            Case(spec, batch_size, dtype, precision, device, threads)
+            Case(spec, batch_size, dtype, precision, device, threads, compile=compiled)
             for batch_size, dtype, precision in conditions
             for same_shape in zip(*series)
             for spec in same_shape
+            for compiled in request.compiled or (False,)
         )
     )
 

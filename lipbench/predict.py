@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,21 +33,30 @@ def memory(case: Case) -> Memory:
         return replace(memory_meter.split(workload, SOURCE), peaks=_peaks(workload))
 
 
-def peaks(cases: Sequence[Case]) -> pd.DataFrame:
+def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFrame, list[str]]:
     """One row per case and phase: case (id), phase, predicted_peak_bytes, to be held against `Peak.total_bytes`.
 
-    A case that cannot be predicted is left out.
+    And one line for each case that cannot be predicted, and for those that were left when `limit_s` seconds had passed.
     """
-    rows = []
-    for case in cases:
+    rows: list[dict[str, object]] = []
+    problems = []
+    begin = time.monotonic()
+    for number, case in enumerate(cases):
+        if time.monotonic() - begin > limit_s:
+            problems.append(
+                f"memory of {len(cases) - number} of {len(cases)} cases was not predicted: {limit_s:g} s were over; "
+                "see lipbench predict"
+            )
+            break
         try:
             with _imagined(case) as workload:
                 memory_meter.make_optimizer_state(workload)
                 found = _peaks(workload)
-        except errors.LipbenchError:
+        except errors.LipbenchError as error:
+            problems.append(f"memory of {case.id} was not predicted: {error}")
             continue
         rows += [{"case": case.id, "phase": phase, "predicted_peak_bytes": peak.total_bytes} for phase, peak in found.items()]
-    return pd.DataFrame(rows, columns=["case", "phase", "predicted_peak_bytes"])
+    return pd.DataFrame(rows, columns=["case", "phase", "predicted_peak_bytes"]), problems
 
 
 @contextmanager
@@ -60,6 +71,8 @@ def _imagined(case: Case) -> Iterator[Workload]:
     except errors.LipbenchError:
         raise
     except Exception as error:
+        if case.spec.method in registry.METHODS:
+            raise  # ours, and so a bug
         why = next(iter(str(error).splitlines()), "")
         raise errors.needs_values(case.spec.method, f"{type(error).__name__}: {why}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +13,12 @@ from typing import Any
 import pandas as pd
 
 from lipbench import __version__, compare, errors, table1
+from lipbench.cases import Case
 from lipbench.files import write_file
 from lipbench.records import Run
 
+PREDICTION_LIMIT_S = 60.0
+"""seconds that a report may take to predict memory"""
 PIPE_WIDTH = 10_000
 """columns of a table that no terminal breaks"""
 
@@ -81,6 +84,7 @@ def report(run: Run, output: Path) -> Path:
     if not run.records:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = compare.rows(run)
+    predicted, unpredicted = predict.peaks(_predictable(run), PREDICTION_LIMIT_S)
     document = html.render(
         Tables(
             title=_title(run),
@@ -89,14 +93,19 @@ def report(run: Run, output: Path) -> Path:
             complexity=table1.complexity_table(),
             exponents=compare.exponents(run, rows),
             published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
-            run=_provenance(run),
+            run=_provenance(run, unpredicted),
             certificates=compare.certificates(run),
             fitted=complexity.fitted_table(list(dict.fromkeys(rows["method"]))),
-            predicted=predict.peaks([record.case for record in run.records if record.status == "ok"]),
+            predicted=predicted,
         )
     )
     _write(output, document)
     return output
+
+
+def _predictable(run: Run) -> list[Case]:
+    """What ran as it stands: a compiled graph frees and fuses what nobody counts on shapes."""
+    return [record.case for record in run.records if record.status == "ok" and not record.case.compile]
 
 
 def _title(run: Run) -> str:
@@ -111,7 +120,7 @@ def _machine(run: Run) -> dict[str, Any]:
     return next((asdict(machine) for machine in described), {})
 
 
-def _provenance(run: Run) -> Mapping[str, object]:
+def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
     machines = {(one.machine.hostname, one.machine.gpu or one.machine.cpu)
                 for record in run.records for one in record.rounds if one.machine}  # fmt: skip
     several = [f"records of {len(machines)} machines are mixed: {', '.join(sorted(host for host, _ in machines))}; "
@@ -119,5 +128,5 @@ def _provenance(run: Run) -> Mapping[str, object]:
     return {
         "command": run.meta.get("command", ""), "started": run.meta.get("started", ""), "machine": _machine(run),
         "limits": {**run.meta.get("limits", {}), "rounds": run.meta.get("rounds")},
-        "version": run.meta.get("version", __version__), "problems": list(run.problems), "warnings": several,
+        "version": run.meta.get("version", __version__), "problems": list(run.problems), "warnings": [*several, *warnings],
     }  # fmt: skip

@@ -95,7 +95,7 @@ def _planned(options: Options, standing: Run | None) -> tuple[Case, ...]:
     if standing is not None and as_it_stands:
         device = "cuda" if any(case.device == "cuda" for case in standing.planned) else "cpu"
         methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
-        implementations: tuple[str, ...] = ("paper",)
+        implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
     else:
         device, methods, implementations = options.device, request.method_names, request.implementation_names
     device = isolate.survey(methods, implementations, device)

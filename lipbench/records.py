@@ -26,7 +26,7 @@ STATUSES = (
 )  # fmt: skip
 HARMLESS = ("ok", "skipped", "unsupported", "predicted")
 """Statuses that do not make a run a failed one."""
-_DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
 """What contents raise that are JSON but not what was written."""
 
 
@@ -151,11 +151,6 @@ def record_path(directory: Path, case: Case) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- reading
 
 
-def load(path: Path) -> Run:
-    """A run directory, or a pytest-benchmark JSON file, as a run. Raises `LipbenchError` for anything else."""
-    return from_benchmark_json(path) if path.is_file() else load_run(path)
-
-
 def load_run(path: Path) -> Run:
     """Read a run directory, as far as it can be read: what is damaged, foreign or of a newer program is among the problems.
 
@@ -196,7 +191,7 @@ def _load_meta(path: Path) -> tuple[dict[str, Any], tuple[Case, ...]]:
         if not isinstance(meta.get("limits", {}), dict):
             raise TypeError("limits that are no object")
         return meta, _planned_cases(meta)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise errors.unreadable_plan(file, f"{type(error).__name__}: {error}") from error
 
 
@@ -244,7 +239,7 @@ def load_record(path: Path) -> Record:
         case = cases.from_dict(values["case"])
         rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
         return Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"])
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
 
 
@@ -277,49 +272,3 @@ def round_from_dict(values: Any) -> Round:
     if one.status not in STATUSES:
         raise ValueError(f"unknown status {one.status!r}")
     return one
-
-
-# ------------------------------------------------------------------------------------------------- from other programs
-
-
-def from_benchmark_json(path: Path) -> Run:
-    """A pytest-benchmark file of `bench/` as a run; entries without a case in their `extra_info` are named as problems.
-
-    Each entry is one phase of one case, all in one process, so there is one round. Raises `LipbenchError` for a file that is
-    not of pytest-benchmark, or was saved without its samples.
-    """
-    contents = load_json(path)
-    if not isinstance(contents.get("benchmarks"), list):
-        raise errors.unreadable_file(path, "not a pytest-benchmark file")
-    phases: dict[Case, dict[str, Timing]] = {}
-    shared: dict[Case, dict[str, Any]] = {}
-    foreign = []
-    for entry in contents["benchmarks"]:
-        try:
-            info = entry["extra_info"]
-            if "case" not in info:
-                foreign.append(str(entry["name"]))
-                continue
-            case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _benchmark_timing(path, entry)
-            parts = {name: from_json(kind, info[name]) for name, kind in _SHARED.items() if info.get(name) is not None}
-        except _DAMAGED as error:
-            raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
-        phases.setdefault(case, {})[phase] = timing
-        shared.setdefault(case, {}).update(parts)
-    started = str(contents.get("datetime", ""))
-    records = tuple(
-        Record(case, 1, (Round("ok", started=started, phases=found, **shared[case]),)) for case, found in phases.items()
-    )
-    problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()
-    meta = {"started": started, "command": "pytest --benchmark-only", "preset": "pytest-benchmark"}
-    return Run(path, meta, records, problems, tuple(phases))
-
-
-_SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
-
-
-def _benchmark_timing(path: Path, entry: Mapping[str, Any]) -> Timing:
-    samples = entry["stats"].get("data")
-    if not samples:
-        raise errors.no_samples(path)
-    return Timing(tuple(map(float, samples)), calls_per_sample=int(entry["stats"].get("iterations", 1)))

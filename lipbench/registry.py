@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 from importlib.metadata import entry_points
 
 from torch import nn
 
 from lipbench import errors, networks
-from lipbench.cases import LayerSpec, NetworkSpec
+from lipbench.cases import TRITON, LayerSpec, NetworkSpec
 from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
 from lipbench.layers.base import LipschitzConv2d, Method
 
@@ -50,6 +50,11 @@ def is_external(name: str) -> bool:
     return ":" in name
 
 
+def title(name: str) -> str:
+    """What a method or a layer of somebody else's is called in a table. Raises `LipbenchError` for a name that nobody has."""
+    return load_class(name).__name__ if is_external(name) else find(name).title
+
+
 def build(spec: LayerSpec | NetworkSpec) -> nn.Module:
     """The layer or network of a spec, freshly initialised. Raises `UnsupportedError` where the method cannot take the sizes."""
     return build_network(spec) if isinstance(spec, NetworkSpec) else build_layer(spec)
@@ -87,7 +92,23 @@ def implementation(method: str, name: str) -> type[LipschitzConv2d]:
     entry = find(method)
     if name not in entry.implementations:
         raise errors.no_implementation(entry.title, name, entry.implementations)
+    _check_installed(name)
     return entry.implementations[name]
+
+
+def check_device(implementation: str, device: str) -> None:
+    """Raises `LipbenchError` where an implementation's kernels cannot run: 'triton' on a CPU, outside triton's interpreter."""
+    _check_installed(implementation)
+    if implementation == TRITON and device == "cpu":
+        from lipbench_kernels import launching
+
+        if not launching.interpreted():
+            raise errors.no_gpu_for_kernels()
+
+
+def _check_installed(implementation: str) -> None:
+    if implementation == TRITON and importlib.util.find_spec("triton") is None:
+        raise errors.no_triton()
 
 
 def load_class(path: str) -> type[nn.Module]:
@@ -95,8 +116,10 @@ def load_class(path: str) -> type[nn.Module]:
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         raise errors.not_importable(path, str(error)) from error
+    except Exception as error:  # somebody else's module may raise anything while it is imported
+        raise errors.not_importable(path, f"{type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise errors.not_importable(path, "not a torch.nn.Module class")
     return found

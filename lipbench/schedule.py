@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lipbench import errors, isolate, records
-from lipbench.cases import Case, Limits, NetworkSpec
+from lipbench.cases import Case, Limits
 from lipbench.records import Record, Round
 
 Progress = Callable[[int, int, Case, int, int], None]
@@ -146,10 +146,9 @@ def _is_larger(case: Case, other: Case) -> bool:
 
 def _sizes(case: Case) -> tuple[int, ...]:
     spec = case.spec
-    width = spec.width if isinstance(spec, NetworkSpec) else spec.channels
-    return width, spec.image_size, spec.kernel_size, case.batch_size
+    return spec.channels, spec.image_size, spec.kernel_size, case.batch_size
 
 
 def _without_sizes(case: Case) -> tuple[object, ...]:
     spec = case.spec
-    return type(spec), spec.method, spec.implementation, case.dtype, case.precision, case.device
+    return type(spec), spec.method, spec.implementation, case.dtype, case.precision, case.device, case.compile

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 
 from lipbench import certify, errors, registry
-from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.cases import TRITON, Case, LayerSpec, NetworkSpec
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.workload import Workload
 
 COLUMNS = (
-    "method", "network", "channels", "image_size", "kernel_size", "weights", "mode", "largest", "smallest", "kind", "how",
+    "method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode", "largest", "smallest",
+    "kind", "how",
     "at_image_size", "residual", "verdict", "reason",
 )  # fmt: skip
 VIOLATES, FAILED = "violates", "failed"
@@ -24,48 +25,48 @@ VIOLATES, FAILED = "violates", "failed"
 
 @dataclass(frozen=True)
 class Shapes:
-    """What layers are built at."""
+    """What layers are built at, and in which implementations."""
 
     channels: Sequence[int] = (16,)
     image_sizes: Sequence[int] = (8,)
     kernel_sizes: Sequence[int] = (1, 3)
+    implementations: Sequence[str] = ("paper",)
 
 
-def claiming_methods() -> list[str]:
-    """The methods that claim to be 1-Lipschitz."""
-    return [name for name, method in registry.methods().items() if method.lipschitz]
+def claiming_methods(implementations: Sequence[str]) -> list[str]:
+    """The methods that claim to be 1-Lipschitz and have all of these implementations."""
+    known = registry.methods().items()
+    return [name for name, method in known if method.lipschitz and set(implementations) <= set(method.implementations)]
 
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
-    """Every method at every shape, method by method. Raises `LipbenchError` for a name that nobody has."""
+    """Every method at every shape, method by method. Raises `LipbenchError` for a name or implementation that nobody has."""
     names = list(methods)
     for name in names:
-        if registry.is_external(name):
-            registry.load_class(name)
-        else:
-            registry.find(name)
-    sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes))
+        registry.title(name)  # raises for a name that nobody has
+        for implementation in () if registry.is_external(name) else shapes.implementations:
+            registry.implementation(name, implementation)
+    sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes, shapes.implementations))
     return [LayerSpec(name, *size) for name in names for size in sizes]
 
 
-def verify(chosen: Iterable[LayerSpec | NetworkSpec]) -> pd.DataFrame:
+def verify(chosen: Iterable[LayerSpec | NetworkSpec], precision: str = "ieee") -> pd.DataFrame:
     """One row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound; singular values are plain.
 
     `verdict` is 'ok' or 'violates' for a bound of the evaluation mode, '' in training mode, 'unsupported' or 'failed' with the
     `reason` for a layer that gives none.
     """
-    return pd.DataFrame([row for spec in chosen for row in _rows(spec)], columns=list(COLUMNS))
+    return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
 
 
-def _rows(spec: LayerSpec | NetworkSpec) -> Iterator[dict[str, object]]:
+def _rows(spec: LayerSpec | NetworkSpec, precision: str) -> Iterator[dict[str, object]]:
     network = spec.size if isinstance(spec, NetworkSpec) else ""
-    channels = spec.width if isinstance(spec, NetworkSpec) else spec.channels
-    place = {"method": spec.method, "network": network, "channels": channels, "image_size": spec.image_size,
-             "kernel_size": spec.kernel_size}  # fmt: skip
+    place = {"method": spec.method, "implementation": spec.implementation, "network": network, "channels": spec.channels,
+             "image_size": spec.image_size, "kernel_size": spec.kernel_size}  # fmt: skip
     weights = "random"
     try:
         torch.manual_seed(0)
-        workload = Workload.build(Case(spec, batch_size=2), registry.build(spec))
+        workload = Workload.build(_case(spec, precision), registry.build(spec))
         yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
         weights = "trained"
         if isinstance(spec, LayerSpec):
@@ -78,6 +79,13 @@ def _rows(spec: LayerSpec | NetworkSpec) -> Iterator[dict[str, object]]:
     except Exception as error:  # a layer of somebody else's may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         yield {**place, "weights": weights, "verdict": FAILED, "reason": reason}
+
+
+def _case(spec: LayerSpec | NetworkSpec, precision: str) -> Case:
+    """On the CPU, but kernels of our own where they run. Raises `LipbenchError` where there is no such place."""
+    device = "cuda" if spec.implementation == TRITON and torch.cuda.is_available() else "cpu"
+    registry.check_device(spec.implementation, device)
+    return Case(spec, batch_size=2, precision=precision, device=device)
 
 
 def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
@@ -97,16 +105,17 @@ def _values(bound: Bound) -> dict[str, object]:
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per weights and mode as text for a terminal: the best bound, and what a second way of finding it gave."""
-    keys = ["method", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
+    keys = ["method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
     table = pd.DataFrame([_line(group) for _, group in rows.groupby(keys, sort=False, dropna=False)])
-    return table if table.empty or table["network"].any() else table.drop(columns="network")
+    usual = {"network": "", "implementation": "paper"}
+    return table.drop(columns=[name for name, value in usual.items() if not table.empty and (table[name] == value).all()])
 
 
 def _line(group: pd.DataFrame) -> dict[str, object]:
     first = group.iloc[0]
     verdict = next((row for _, row in group.iterrows() if row["verdict"] not in ("", "ok")), first)
     return {
-        "method": first["method"], "network": first["network"],
+        "method": first["method"], "implementation": first["implementation"], "network": first["network"],
         "c": first["channels"], "s": first["image_size"], "k": first["kernel_size"],
         "weights": first["weights"], "mode": "" if pd.isna(first["mode"]) else first["mode"],
         "σ max": _constant(first["largest"], first["kind"]),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.cases import Case, NetworkSpec
+from lipbench.cases import Case
 from lipbench.layers.base import TwoHalves
 
-INPUT_CHANNELS = 3
-"""of the images that networks take"""
 NOISE = 0.1
 """by which weights are moved from their initial values, relative to their root mean square"""
 LEARNING_RATE = 1e-8
@@ -39,6 +37,8 @@ class Workload:
     def __init__(self, case: Case, module: nn.Module, x: Tensor, cotangent: Tensor) -> None:
         self.case = case
         self.module = module
+        for half in self.halves:
+            half.precision = case.precision
         self.x = x
         """(b, channels, s, s), requires a gradient"""
         self._images = x.detach()
@@ -104,7 +104,7 @@ class Workload:
 
     def parametrize(self) -> None:
         """The parameter halves alone, graph kept; none for a module that has no halves."""
-        self.effective = [half.transform_parameters(getattr(half, "image_size", 1)) for half in self.halves]
+        self.effective = parameter_halves(self.halves)
 
     def inference(self) -> Tensor:
         """Evaluation mode, no graph."""
@@ -184,10 +184,19 @@ class Workload:
         return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
 
+def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:
+    """The effective parameters of each half."""
+    return [half.transform_parameters(image_size(half)) for half in halves]
+
+
+def image_size(half: TwoHalves) -> int:
+    """Of the images that a half is made for; a fully connected layer knows none."""
+    return getattr(half, "image_size", 1)
+
+
 def _input_shape(case: Case) -> tuple[int, int, int, int]:
     spec = case.spec
-    channels = INPUT_CHANNELS if isinstance(spec, NetworkSpec) else spec.channels
-    return case.batch_size, channels, spec.image_size, spec.image_size
+    return case.batch_size, spec.input_channels, spec.image_size, spec.image_size
 
 
 @torch.no_grad()

@@ -93,12 +93,25 @@ def disturb(module: torch.nn.Module) -> None:
             refresh()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A process has triton's interpreter for all of its life or never; what needs it is in a folder of its own."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    for item in items:
+        if "interpreted" in item.path.parts:
+            item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1 in the environment"))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "variant" not in metafunc.fixturenames:
         return
     from lipbench import registry
+    from lipbench.cases import TRITON
 
-    variants = [Variant(method, name) for method in registry.METHODS.values() for name in method.implementations]
+    # Kernels take float32 on a GPU or in triton's interpreter: `tests/interpreted` holds them against `paper`.
+    variants = [
+        Variant(method, name) for method in registry.METHODS.values() for name in method.implementations if name != TRITON
+    ]
     ids = [v.method.name if v.implementation == "paper" else f"{v.method.name}-{v.implementation}" for v in variants]
     metafunc.parametrize("variant", variants, ids=ids)
 

@@ -178,6 +178,18 @@ def troubled() -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame(lost)], ignore_index=True)
 
 
+def compiled() -> pd.DataFrame:
+    """Three methods at all widths, each compiled too: AOL's step twice as fast and SOC's slower for it, after 10 s and 30 s."""
+    written = quick().query("method in ('standard', 'aol', 'soc')")
+    twins = written.assign(compiled=True, case=written["case"] + "-compiled", saved_input_half_bytes=np.nan,
+                           saved_parameter_half_bytes=np.nan, compile_s=0.0)  # fmt: skip
+    twins.loc[twins["phase"] == "forward", "compile_s"] = 10.0
+    twins.loc[twins["phase"] == "inference", "compile_s"] = 3.0
+    step = twins["phase"] == "step"
+    twins.loc[step, "median_s"] *= twins.loc[step, "method"].map({"standard": 1.0, "aol": 0.5, "soc": 1.25})
+    return pd.concat([written.assign(compiled=False), twins], ignore_index=True)
+
+
 class Page(HTMLParser):
     """What the tests ask of the document: well-formed nesting, elements, addresses, identifiers, text."""
 

@@ -165,6 +165,16 @@ def test_what_a_method_cannot_take_does_not_fail_a_grid(shell: Shell) -> None:
     assert "kernel 5 and image 4" in out
 
 
+def test_compiled_cases_need_a_compiler_and_the_others_do_not(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    out = shell.ok("profile", "--compile", "--method", "standard", *TINY, "--rounds", "1", "--out", "run")
+    assert "2 cases: 1 ok, 1 unsupported" in out
+    assert "needs a C++ compiler" in out
+    assert "without --compile" in out
+    exported = pd.read_csv(io.StringIO(shell.ok("export", "run")))
+    assert list(exported.groupby("compiled", sort=False)["status"].first().items()) == [(False, "ok"), (True, "unsupported")]
+
+
 def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> None:
     arguments = ("--channels", "3,4", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--rounds", "1")
     code, out, _ = shell.run("profile", "--method", "faulty_layers:LargeOnesAllocate", *arguments, "--out", "run")

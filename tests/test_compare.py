@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,17 +11,17 @@ import pytest
 import samples
 
 from lipbench import compare
-from lipbench.cases import Case, NetworkSpec
+from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.quantities import Timing
 from lipbench.records import Record, Round, Run
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
-threads, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended, converged, outliers,
-host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes, saved_memory_bytes, saved_input_half_bytes,
-saved_parameter_half_bytes, parameter_bytes, macs, theory_macs, theory_memory_elements, published_macs,
-published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported, macs_unsupported, images_per_s,
-certificate, certificate_smallest, certificate_kind, certificate_how, certificate_training, certificate_training_kind,
-warnings, case"""
+threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
+converged, outliers, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes, saved_memory_bytes,
+saved_input_half_bytes, saved_parameter_half_bytes, parameter_bytes, macs, theory_macs, theory_memory_elements,
+published_macs, published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported, macs_unsupported,
+images_per_s, compile_s, certificate, certificate_smallest, certificate_kind, certificate_how, certificate_training,
+certificate_training_kind, warnings, case"""
 
 
 def as_run(*found: Record) -> Run:
@@ -168,6 +169,29 @@ def test_networks_and_layers_of_others_have_names_too() -> None:
     assert frame["warnings"].iloc[1] == "a\nb"
 
 
+def test_compiling_took_what_the_first_call_took_beyond_the_median() -> None:
+    timings = [replace(samples.timing(1.0), first_call_s=seconds) for seconds in (8.0, 9.0, 13.0)]
+    compiled = Record(replace(samples.case(), compile=True), 3, rounds(*timings))
+    rerun = Record(
+        replace(samples.case("aol"), compile=True), 1, rounds(samples.timing(1.0))
+    )  # a step behind its backward pass
+    frame = compare.rows(as_run(compiled, rerun, Record(samples.case(), 3, rounds(*timings))))
+    assert list(frame["compiled"]) == [True, True, False]
+    assert list(frame["compile_s"][:2]) == [8.0, 0.0]
+    assert math.isnan(frame["compile_s"][2])
+
+
+def interpreted(implementation: str, channels: int = 4) -> Record:
+    machine = replace(samples.MACHINE, flags={"triton": "interpreter"})
+    case = Case(LayerSpec("aol", channels, 8, implementation=implementation), 2)
+    return Record(case, 1, (replace(samples.ok({"forward": samples.timing(float(channels))}), machine=machine),))
+
+
+def test_only_what_runs_kernels_is_interpreted() -> None:
+    run = as_run(interpreted("triton"), interpreted("paper"), Record(samples.case(), 1, rounds(samples.timing(1.0))))
+    assert list(compare.rows(run)["interpreted"]) == [True, False, False]
+
+
 # -------------------------------------------------------------------------------------------------------------- exponents
 
 
@@ -228,3 +252,16 @@ def test_sizes_that_differ_are_not_fitted_together() -> None:
     apart = Record(samples.case("standard", 64, threads=2), 1, rounds(samples.timing(1e-9), phase="forward"))
     row = fitted(as_run(*run.records, apart)).loc["time: forward"]
     assert (row["exponent"], row["points"]) == (pytest.approx(2.0), 8)
+
+
+def test_compiled_times_are_fitted_apart_and_interpreted_ones_not_at_all() -> None:
+    run = power_run("standard", (4, 8, 16), 2.0)
+    compiled = [
+        replace(record, case=replace(record.case, compile=True)) for record in power_run("standard", (4, 8, 16), 1.0).records
+    ]
+    run = as_run(*run.records, *compiled, *(interpreted("triton", channels) for channels in (4, 8, 16)))
+    found = compare.exponents(run, compare.rows(run))
+    times = found[found["quantity"] == "time: forward"]
+    assert list(times["compiled"]) == [False, True]
+    assert list(times["exponent"]) == [pytest.approx(2.0), pytest.approx(1.0)]
+    assert set(found["method"]) == {"standard"}

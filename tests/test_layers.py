@@ -254,3 +254,9 @@ def test_fourier_methods_need_the_kernel_to_fit_the_image(method: str) -> None:
         layer_type(2, 2, 5, 4)
     with pytest.raises(UnsupportedError, match="kernel 5 and image 4"):
         layer_type(2, 2, 5, 6)(torch.randn(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize(("method", "kernel_size"), [("eco", 1), ("eco", 3), ("soc", 1)])
+def test_a_skew_matrix_of_one_channel_is_zero_and_refused(method: str, kernel_size: int) -> None:
+    with pytest.raises(UnsupportedError, match="use at least 2 channels"):
+        registry.METHODS[method].implementations["paper"](1, 1, kernel_size, 3)

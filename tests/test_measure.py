@@ -13,6 +13,7 @@ from lipbench import registry
 from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
 from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
+from lipbench.meters import machine
 from lipbench.quantities import PHASES
 from lipbench.workload import Workload
 
@@ -231,3 +232,13 @@ def test_the_other_batch_differs(batch_size: int, other: int) -> None:
     batch = Workload.build(it, registry.build(it.spec)).other_batch()
     assert len(batch) == other
     assert batch.requires_grad
+
+
+@pytest.mark.parametrize(("implementation", "said"), [("triton", True), ("paper", False)])
+def test_an_interpreted_round_says_so(monkeypatch: pytest.MonkeyPatch, implementation: str, said: bool) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    found = machine.describe("cpu", 1)
+    assert found.flags["triton"] == "interpreter"
+    it = Case(LayerSpec("aol", 4, 6, implementation=implementation), 2, threads=torch.get_num_threads())
+    warnings = list(conductor._warnings(it, found, {}))
+    assert any(warning.startswith("interpreted, not a timing") for warning in warnings) == said

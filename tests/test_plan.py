@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lipbench.cases import PAPER_METHODS, PRESETS, LayerSpec, NetworkSpec
+from lipbench import cases
+from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
 from lipbench.errors import LipbenchError
 from lipbench.plan import Request, plan, usable_cores
 
@@ -88,3 +89,29 @@ def test_threads_respect_the_quota_of_a_container(tmp_path: Path, text: str, mos
     (tmp_path / "cpu.max").write_text(text)
     unlimited = usable_cores(tmp_path / "absent")
     assert usable_cores(tmp_path / "cpu.max") == min(unlimited, most)
+
+
+def test_compiled_cases_stand_beside_uncompiled_ones() -> None:
+    found = plan(
+        Request(methods=("aol", "soc"), channels=(4,), image_sizes=(8,), kernel_sizes=(3,), compiled=(False, True)), "cpu"
+    )
+    assert [(case.spec.method, case.compile) for case in found] == [
+        ("aol", False), ("aol", True), ("soc", False), ("soc", True),
+    ]  # fmt: skip
+    assert [case.id.endswith("-compiled") for case in found] == [False, True] * 2
+    assert not any(case.compile for case in plan(Request(methods=("aol",)), "cpu"))
+
+
+def test_cases_from_before_compiling_was_an_axis_are_read_as_uncompiled() -> None:
+    case = Case(NetworkSpec("aol", "S"), 2, compile=True)
+    stored = cases.to_dict(case)
+    assert cases.from_dict(stored) == case
+    del stored["compile"]
+    assert cases.from_dict(stored) == Case(NetworkSpec("aol", "S"), 2)
+
+
+def test_both_specs_say_how_wide_they_are_and_what_images_they_take() -> None:
+    layer, network = LayerSpec("aol", 8, 16), NetworkSpec("aol", "S", 64)
+    assert (layer.channels, layer.input_channels) == (8, 8)
+    assert (network.channels, network.input_channels) == (16, 3)
+    assert "channels" not in cases.to_dict(Case(network, 2))["spec"]

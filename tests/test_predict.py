@@ -106,14 +106,32 @@ def test_a_gpu_rounds_blocks_and_is_not_needed() -> None:
     assert found.input_bytes == 3 * 8 * 36 * 4  # the split is not rounded
 
 
-def test_peaks_of_several_cases_leave_out_what_cannot_be_predicted() -> None:
+def test_peaks_of_several_cases_name_what_cannot_be_predicted() -> None:
     plain = Case(LayerSpec("standard", 4, 8), 2)
     impossible = [Case(LayerSpec("cayley", 4, 3, 5), 2), Case(LayerSpec(f"{__name__}:AsksForAValue", 4, 8), 2)]
-    frame = predict.peaks([plain, *impossible])
+    frame, problems = predict.peaks([plain, *impossible])
     assert set(frame["case"]) == {plain.id}
     peaks = predict.memory(plain).peaks
     assert dict(zip(frame["phase"], frame["predicted_peak_bytes"])) == {name: peak.total_bytes for name, peak in peaks.items()}
-    assert list(predict.peaks([]).columns) == ["case", "phase", "predicted_peak_bytes"]
+    assert [case.id in line for case, line in zip(impossible, problems, strict=True)] == [True, True]
+    assert list(predict.peaks([])[0].columns) == ["case", "phase", "predicted_peak_bytes"]
+
+
+def test_peaks_are_predicted_within_a_time_and_the_rest_is_counted() -> None:
+    cases = [Case(LayerSpec("standard", channels, 8), 2) for channels in (4, 8, 16)]
+    frame, problems = predict.peaks(cases, limit_s=-1)
+    assert frame.empty
+    assert len(problems) == 1
+    assert "3 of 3 cases" in problems[0]
+
+
+def test_a_bug_of_our_own_does_not_pass_for_a_layer_that_asks_for_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> dict[str, object]:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(predict, "_peaks", broken)
+    with pytest.raises(TypeError, match="ours"):
+        predict.peaks([Case(LayerSpec("standard", 4, 8), 2)])
 
 
 def test_a_layer_that_asks_for_values_is_named() -> None:

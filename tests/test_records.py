@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import samples
 
-from lipbench import cases, records
+from lipbench import benchmark_json, cases, records
 from lipbench.cases import Case, NetworkSpec
 from lipbench.errors import LipbenchError
 from lipbench.records import Record, Round
@@ -191,7 +191,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     for name in ("absent", "empty", "text.json", "other.json"):
         with pytest.raises(LipbenchError, match=name):
-            records.load(tmp_path / name)
+            benchmark_json.load(tmp_path / name)
 
 
 BENCHMARKS = """
@@ -223,7 +223,7 @@ def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_benchmark_files_are_runs(benchmark_file: Path) -> None:
-    run = records.load(benchmark_file)
+    run = benchmark_json.load(benchmark_file)
     (record,) = run.records
     (one,) = record.rounds
     assert record.case == RECORD.case
@@ -242,6 +242,6 @@ def test_benchmark_files_without_samples_or_cut_short_are_refused(benchmark_file
     (tmp_path / "bare.json").write_text(json.dumps(contents))
     (tmp_path / "half.json").write_bytes(benchmark_file.read_bytes()[:500])
     with pytest.raises(LipbenchError, match="--benchmark-json"):
-        records.load(tmp_path / "bare.json")
+        benchmark_json.load(tmp_path / "bare.json")
     with pytest.raises(LipbenchError, match=r"half\.json"):
-        records.load(tmp_path / "half.json")
+        benchmark_json.load(tmp_path / "half.json")

@@ -18,7 +18,7 @@ from lipbench_reports.figures import apart
 from lipbench_reports.html import render
 from lipbench_reports.look import DARK, LIGHT
 from lipbench_reports.tables import Tables, prepare, with_columns
-from report_frames import CHANNELS, METHODS, Page, failed_row, quick, tables, troubled
+from report_frames import CHANNELS, METHODS, Page, compiled, failed_row, quick, tables, troubled
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,8 @@ ODD = {
     .replace({"title": {"AOL": HOSTILE}, "method": {"aol": "evil:" + HOSTILE}})
     .assign(warnings=HOSTILE),
     "implementations": pd.concat([quick(), quick().assign(implementation="lean")]),
+    "all compiled": compiled().query("compiled"),
+    "interpreted": quick().assign(implementation="triton", interpreted=True),
     "other types": quick().convert_dtypes(),
 }
 

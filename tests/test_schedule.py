@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,13 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(tmp_path: Path, ro
     assert [record.status for record in outcome.records] == ["ok", "out_of_memory", "skipped", "ok"]
     assert MIDDLE.id in outcome.records[2].reason
     assert LARGE not in [case for case, _ in rounds.asked]
+
+
+def test_compiling_may_take_memory_that_the_layer_does_not(tmp_path: Path, rounds: Rounds) -> None:
+    compiled, larger = replace(MIDDLE, compile=True), replace(LARGE, compile=True)
+    rounds.answer = lambda case: Round("out_of_memory", "no more") if case == compiled else samples.ok({})
+    outcome = run(tmp_path, [compiled, LARGE, larger])
+    assert [record.status for record in outcome.records] == ["out_of_memory", "ok", "skipped"]
 
 
 def test_finished_records_are_neither_measured_nor_written_again(tmp_path: Path, rounds: Rounds) -> None:

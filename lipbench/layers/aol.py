@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
 from lipbench.layers.standard import PADDED, circular_conv2d, identity_kernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
@@ -40,18 +40,32 @@ class AOLConv2d(LipschitzConv2d):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        bound = self_correlation(self.weight).abs().sum((1, 2, 3))
-        return (self.weight * torch.rsqrt(bound + EPSILON)[:, None, None],)
+        return (self.weight * torch.rsqrt(self._bound() + EPSILON)[:, None, None],)
+
+    def _bound(self) -> Tensor:
+        """`Σ_{j, δ} |v[i, j, δ]|` of each input channel i, (in_channels,)."""
+        return self_correlation(self.weight).abs().sum((1, 2, 3))
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         return circular_conv2d(x, effective[0], self.bias)
+
+
+class TritonAOLConv2d(WithKernel, AOLConv2d):
+    """The same function; correlation, absolute value and sum in one kernel, which never writes the correlation."""
+
+    def _bound(self) -> Tensor:
+        if self.fallback:
+            return super()._bound()
+        from lipbench_kernels.aol_bound import aol_bound
+
+        return aol_bound(self.weight, precision=self.precision)
 
 
 METHOD = Method(
     name="aol",
     title="AOL",
     source="Prach & Lampert, ECCV 2022, arXiv 2208.03160",
-    implementations={"paper": AOLConv2d},
+    implementations={"paper": AOLConv2d, "triton": TritonAOLConv2d},
     published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONV", "CONV"),
     exact=Complexity(Cost(C, PADDED, 2 * C), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c, 2 * CORRELATION_MACS)),

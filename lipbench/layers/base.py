@@ -53,6 +53,8 @@ class TwoHalves(nn.Module, ABC):
     Nor are the tangents of `torch.autograd.forward_ad` on parameters; `torch.func.jvp` is served afresh.
     """
 
+    precision: str = "ieee"
+    """'ieee', 'tf32x3' or 'tf32': of products in kernels of our own; PyTorch's products follow PyTorch's settings"""
     _cache: _Cache | None = None
 
     @abstractmethod
@@ -79,7 +81,7 @@ class TwoHalves(nn.Module, ABC):
         if any(source.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(source) for source in sources):
             return self._parameter_half(image_size)  # neither has a version to watch
         fake_mode = detect_fake_mode()
-        conditions = (image_size, id(fake_mode), *((source.dtype, source.device) for source in sources))
+        conditions = (image_size, self.precision, id(fake_mode), *((source.dtype, source.device) for source in sources))
         if self._cache is None or not self._cache.serves(sources, conditions):
             # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
             with torch.inference_mode(False), torch.no_grad():
@@ -138,6 +140,29 @@ class LipschitzConv2d(TwoHalves):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, image_size={self.image_size}"
+
+
+class WithKernel(LipschitzConv2d):
+    """What the `triton` implementations add: when their kernel serves, and why not where it does not.
+
+    Without it a layer computes as `paper` does. Kernels run on CUDA devices; in triton's interpreter also on the CPU.
+    """
+
+    weight: nn.Parameter
+
+    @property
+    def fallback(self) -> str:
+        """Why this layer computes as `paper` does, one line; "" where its kernel serves."""
+        if self.weight.dtype != torch.float32:
+            return f"kernels take float32, and these weights are {str(self.weight.dtype).removeprefix('torch.')}"
+        size, limit = self._matrices()
+        if size > limit:
+            return f"its kernel takes matrices up to {limit} × {limit} in {self.precision}, and these are {size} × {size}"
+        return ""
+
+    def _matrices(self) -> tuple[int, int]:
+        """Size of the square matrices that the kernel works on, and the largest it takes in this precision; 0, 0: no limit."""
+        return 0, 0
 
 
 class LipschitzLinear(TwoHalves):

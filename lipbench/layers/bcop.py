@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import Head, LipschitzConv2d, LipschitzLinear, Method
+from lipbench.layers.base import Head, LipschitzConv2d, LipschitzLinear, Method, WithKernel
 from lipbench.layers.standard import PADDED, circular_conv2d
 from lipbench.theory import C, Complexity, Cost, M, b, c, k, t
 
@@ -40,7 +40,11 @@ def orthogonalize(matrices: Tensor, iterations: int = BJORCK_ITERATIONS) -> Tens
 
     The division by the estimated norm puts the singular values inside the region of convergence, below √5.
     """
-    matrices = matrices / spectral_norms(matrices)
+    return bjorck_steps(matrices / spectral_norms(matrices), iterations)
+
+
+def bjorck_steps(matrices: Tensor, iterations: int) -> Tensor:
+    """Steps `A ← (1 + β) A − β A Aᵀ A` on (n, r, c)."""
     tall = matrices.shape[1] >= matrices.shape[2]
     for _ in range(iterations):
         if tall:
@@ -81,7 +85,7 @@ class BCOPConv2d(LipschitzConv2d):
             nn.init.orthogonal_(matrix, gain=1 / math.sqrt(channels))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        orthogonal = orthogonalize(self.weight, self.iterations)
+        orthogonal = self._bjorck_steps(self.weight / spectral_norms(self.weight))
         channel_mixing = orthogonal[0, : self.in_channels, : self.out_channels]
         if self.kernel_size == 1:
             kernel = channel_mixing if self.in_channels == self.out_channels else channel_mixing.T
@@ -90,6 +94,10 @@ class BCOPConv2d(LipschitzConv2d):
         if self.in_channels <= self.out_channels:
             return ((blocks.mT @ channel_mixing.T).permute(2, 3, 1, 0),)
         return ((channel_mixing.T @ blocks).permute(2, 3, 1, 0),)
+
+    def _bjorck_steps(self, matrices: Tensor) -> Tensor:
+        """All iterations on (2k−1, c, c) matrices of norm 1."""
+        return bjorck_steps(matrices, self.iterations)
 
     def _blocks(self, orthogonal: Tensor) -> Tensor:
         """Block kernel (k, k, c, c) of the projectors on the first half of the columns of (2k−2, c, c) matrices."""
@@ -107,6 +115,22 @@ class BCOPConv2d(LipschitzConv2d):
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         return circular_conv2d(x, effective[0], self.bias)
+
+
+class TritonBCOPConv2d(WithKernel, BCOPConv2d):
+    """The same function; all iterations on a matrix in one kernel, which keeps it on chip. For matrices up to 64 × 64."""
+
+    def _bjorck_steps(self, matrices: Tensor) -> Tensor:
+        if self.fallback:
+            return super()._bjorck_steps(matrices)
+        from lipbench_kernels.bjorck import bjorck
+
+        return bjorck(matrices, self.iterations, BJORCK_BETA, self.precision)
+
+    def _matrices(self) -> tuple[int, int]:
+        from lipbench_kernels.bjorck import largest
+
+        return self.weight.shape[-1], largest(self.precision)
 
 
 class BjorckLinear(LipschitzLinear):
@@ -150,7 +174,7 @@ METHOD = Method(
     name="bcop",
     title="BCOP",
     source="Li et al., NeurIPS 2019, arXiv 1911.00937",
-    implementations={"paper": BCOPConv2d},
+    implementations={"paper": BCOPConv2d, "triton": TritonBCOPConv2d},
     published=Complexity(Cost(C, M), Cost(c**3 * k * t + c**3 * k**3, c**2 * k * t + c**2 * k**3)),
     published_operations=("CONV", "BnB & MMs"),
     exact=Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + _block_kernel()),

@@ -50,7 +50,7 @@ class ECOConv2d(LipschitzConv2d):
     is a series of 5 terms in training, 10 in evaluation. The kernel is not centred, so the image moves by the dilation.
 
     Orthogonal only where 3 divides s: elsewhere the dilated kernel's frequencies are not those of the image, and this layer, as
-    published, is not 1-Lipschitz. Raises `UnsupportedError` for kernels other than 1 and 3, and for unequal channels.
+    published, is not 1-Lipschitz. Raises `UnsupportedError` for kernels other than 1 and 3, for unequal channels, and for one.
     """
 
     left: Tensor
@@ -62,6 +62,8 @@ class ECOConv2d(LipschitzConv2d):
             raise errors.unknown_kernel("ECO", kernel_size, "1 or 3")
         if in_channels != out_channels:
             raise errors.unequal_channels("ECO", in_channels, out_channels)
+        if out_channels == 1:
+            raise errors.only_zero("ECO")
         channels, matrices = out_channels, 1 if kernel_size == 1 else 5
         bound = 1 / math.sqrt(channels)
         self.weight = nn.Parameter(torch.randn(matrices, channels, channels) * bound)

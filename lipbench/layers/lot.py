@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
@@ -18,22 +18,27 @@ NEWTON_ITERATIONS = 10
 EPSILON = 1e-4
 
 
-def orthogonalize(blocks: Tensor, iterations: int = NEWTON_ITERATIONS) -> Tensor:
-    """`Q = (V Vᴴ)^(−1/2) V` for complex V (f, o, i), the root by coupled Newton steps (arXiv 2210.11620, Alg. 1).
-
-    `Y₀ = S/ν`, `Z₀ = I`, `T = (3 I − Z Y)/2`, `Y ← Y T`, `Z ← T Z`. The first Z is the identity and the last Y is not used, so
-    neither is multiplied.
-    """
+def normalized_covariance(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """`S/ν` (f, o, o) with `S = V Vᴴ + ε I` and `ν = ‖S‖ + ε`, and ν (f, 1, 1), of complex V (f, o, i)."""
     identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
     covariance = torch.bmm(blocks, blocks.mH) + EPSILON * identity
     norm = torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON
-    y = covariance / norm
+    return covariance / norm, norm
+
+
+def inverse_root(y: Tensor, iterations: int) -> Tensor:
+    """`y^(−1/2)` of Hermitian (f, n, n) with norms up to 1, by coupled Newton steps (arXiv 2210.11620, Alg. 1).
+
+    `Y₀ = y`, `Z₀ = I`, `T = (3 I − Z Y)/2`, `Y ← Y T`, `Z ← T Z`. The first Z is the identity and the last Y is not used, so
+    neither is multiplied.
+    """
+    identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
     z = step = 1.5 * identity - 0.5 * y
     for _ in range(iterations - 1):
         y = torch.bmm(y, step)
         step = torch.baddbmm(identity, z, y, beta=1.5, alpha=-0.5)
         z = torch.bmm(step, z)
-    return torch.bmm(z, blocks) * torch.rsqrt(norm)
+    return z
 
 
 class LOTConv2d(LipschitzConv2d):
@@ -52,7 +57,12 @@ class LOTConv2d(LipschitzConv2d):
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         blocks = kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))
-        return (orthogonalize(blocks, self.iterations),)
+        covariance, norm = normalized_covariance(blocks)
+        return (torch.bmm(self._inverse_root(covariance), blocks) * torch.rsqrt(norm),)
+
+    def _inverse_root(self, covariance: Tensor) -> Tensor:
+        """All iterations on the blocks (f, c, c)."""
+        return inverse_root(covariance, self.iterations)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         radius, image_size = self.kernel_size // 2, x.shape[-1]
@@ -62,6 +72,22 @@ class LOTConv2d(LipschitzConv2d):
         return apply_spectrum(x, effective[0])[:, :, image, image] + self.bias[:, None, None]
 
 
+class TritonLOTConv2d(WithKernel, LOTConv2d):
+    """The same function; all Newton steps on a block in one kernel, which keeps it on chip. For up to 32 output channels."""
+
+    def _inverse_root(self, covariance: Tensor) -> Tensor:
+        if self.fallback:
+            return super()._inverse_root(covariance)
+        from lipbench_kernels.newton import newton_inverse_root
+
+        return newton_inverse_root(covariance, self.iterations, self.precision)
+
+    def _matrices(self) -> tuple[int, int]:
+        from lipbench_kernels.newton import largest
+
+        return self.out_channels, largest(self.precision)
+
+
 _F = half_plane(s + k - 1)
 _FFT = fft_macs(s + k - 1)
 
@@ -69,7 +95,7 @@ METHOD = Method(
     name="lot",
     title="LOT",
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
-    implementations={"paper": LOTConv2d},
+    implementations={"paper": LOTConv2d, "triton": TritonLOTConv2d},
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
     published_operations=("FFTs & MVs", "FFTs & MMs"),
     exact=Complexity(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.aol import CORRELATION_MACS, CORRELATION_MEMORY
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
 EPSILON = 1e-6
@@ -37,10 +37,13 @@ class SLLConv2d(LipschitzConv2d):
         self.q = nn.Parameter(torch.randn(out_channels))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        correlation = functional.conv2d(self.weight, self.weight, padding=self.kernel_size - 1)
         q = self.q.abs() + EPSILON
-        row_sums = torch.mv(correlation.abs().sum((2, 3)), q) / q
-        return self.weight, 2 / (row_sums + EPSILON)
+        return self.weight, 2 / (self._row_sums(q) / q + EPSILON)
+
+    def _row_sums(self, q: Tensor) -> Tensor:
+        """`Σ_j |K Kᵀ|_ij q_j` of each output channel i, (c,)."""
+        correlation = functional.conv2d(self.weight, self.weight, padding=self.kernel_size - 1)
+        return torch.mv(correlation.abs().sum((2, 3)), q)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         kernel, scale = effective
@@ -56,11 +59,22 @@ class SLLConv2d(LipschitzConv2d):
         return functional.conv_transpose2d(scale.sqrt()[:, None, None] * hidden, kernel, padding=radius)
 
 
+class TritonSLLConv2d(WithKernel, SLLConv2d):
+    """The same function; the row sums by the kernel of AOL's bound, with q for weights."""
+
+    def _row_sums(self, q: Tensor) -> Tensor:
+        if self.fallback:
+            return super()._row_sums(q)
+        from lipbench_kernels.aol_bound import aol_bound
+
+        return aol_bound(self.weight.transpose(0, 1), q, self.precision)
+
+
 METHOD = Method(
     name="sll",
     title="SLL",
     source="Araujo et al., ICLR 2023, arXiv 2303.03169",
-    implementations={"paper": SLLConv2d},
+    implementations={"paper": SLLConv2d, "triton": TritonSLLConv2d},
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONVs & ACT", "CONVs"),
     exact=Complexity(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method, refresh_loaded, refresh_steps
+from lipbench import errors
+from lipbench.layers.base import LipschitzConv2d, Method, WithKernel, refresh_loaded, refresh_steps
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -41,12 +42,15 @@ class SOCConv2d(LipschitzConv2d):
 
     σ is the smallest of the four matricisations' norms, each `uᵀ L v` with unit vectors that take one step of power iteration
     in every training forward pass. Call `refresh()` every 200 training steps. Unequal channels work at the larger number,
-    padded with zeros or cut. With 5 terms the layer is not exactly orthogonal.
+    padded with zeros or cut. With 5 terms the layer is not exactly orthogonal. Raises `UnsupportedError` for one channel and
+    k = 1, where L is 0.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, image_size)
         channels = max(in_channels, out_channels)
+        if channels == kernel_size == 1:
+            raise errors.only_zero("SOC")
         self.weight = nn.Parameter(torch.randn(channels, channels, kernel_size, kernel_size) / math.sqrt(channels))
         bound = 1 / math.sqrt(out_channels)
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
@@ -90,18 +94,34 @@ class SOCConv2d(LipschitzConv2d):
         (kernel,) = effective
         if self.in_channels < self.out_channels:
             x = functional.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
+        terms = TRAINING_TERMS if self.training else EVALUATION_TERMS
+        return self._exponential(x, kernel, terms)[:, : self.out_channels] + self.bias[:, None, None]
+
+    def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
+        """`Σ_{n=0..terms} Lⁿ x / n!` of images (b, c, s, s) and a kernel (c, c, k, k)."""
         total = term = x
-        for n in range(1, (TRAINING_TERMS if self.training else EVALUATION_TERMS) + 1):
+        for n in range(1, terms + 1):
             term = functional.conv2d(term, kernel, padding=self.kernel_size // 2) / n
             total = total + term
-        return total[:, : self.out_channels] + self.bias[:, None, None]
+        return total
+
+
+class TritonSOCConv2d(WithKernel, SOCConv2d):
+    """The same function; the series by a kernel that convolves, scales and adds in one pass over the image."""
+
+    def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
+        if self.fallback:
+            return super()._exponential(x, kernel, terms)
+        from lipbench_kernels.soc_series import soc_series
+
+        return soc_series(x, kernel, terms, self.precision)
 
 
 METHOD = Method(
     name="soc",
     title="SOC",
     source="Singla & Feizi, ICML 2021, arXiv 2105.11417",
-    implementations={"paper": SOCConv2d},
+    implementations={"paper": SOCConv2d, "triton": TritonSOCConv2d},
     published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),
     published_operations=("CONVs", "F4"),
     exact=Complexity(

@@ -1,6 +1,7 @@
 """Is it 1-Lipschitz? Singular values of affine maps, lower bounds for all others, and how variance passes through a network.
 
 A meter of callables: they take and return float64 tensors whose first dimension is the batch, and mix no two images of it.
+One that computes in float32 inside is told from a non-linear one by a larger `rounding`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ FOURIER_LIMIT = 2e8
 """Frequencies × channels³ up to which all Fourier blocks are decomposed, some seconds of one core."""
 STEPS = 150
 SETTLED = 1e-8
-"""Residual at which Lanczos steps end early."""
+"""Residual at which Lanczos steps usually end."""
 CONVERGED = 1e-5
 """Residual up to which their result passes for exact: the singular value is then within half of that, relative."""
 ROUNDING = 1e-9
 """Relative difference between two float64 results of the same map."""
+SINGLE_ROUNDING = 1e-5
+"""The same of float32 results."""
 POINTS, POWER_STEPS, ASCENT_STEPS, ASCENT_RATE = 8, 20, 60, 0.05
 
 
@@ -42,20 +45,20 @@ def violates(bound: Bound) -> bool:
 
 
 @torch.no_grad()
-def is_affine(apply: Map, like: Tensor) -> bool:
+def is_affine(apply: Map, like: Tensor, rounding: float = ROUNDING) -> bool:
     """Whether a map on tensors shaped `like` (1, …) is affine, tried at random points of several sizes."""
     for scale in (1e-2, 1.0, 1e2):
         x, y = scale * _normal(like, 1), scale * _normal(like, 2)
         origin = apply(torch.zeros_like(x))
         image = apply(x + y)
         expected = apply(x) + apply(y) - origin
-        if not _alike(image, expected, apply(x)):
+        if not _alike(image, expected, apply(x), rounding):
             return False
     return True
 
 
 @torch.no_grad()
-def is_circular(apply: Map, like: Tensor) -> bool:
+def is_circular(apply: Map, like: Tensor, rounding: float = ROUNDING) -> bool:
     """Whether an affine map on square images (1, c, s, s) commutes with circular shifts and keeps the image's size."""
     if like.dim() != 4 or like.shape[-1] != like.shape[-2]:
         return False
@@ -63,11 +66,11 @@ def is_circular(apply: Map, like: Tensor) -> bool:
     image = apply(x)
     if image.shape[2:] != x.shape[2:]:
         return False
-    return all(_alike(apply(x.roll(1, axis)), image.roll(1, axis), image) for axis in (2, 3))
+    return all(_alike(apply(x.roll(1, axis)), image.roll(1, axis), image, rounding) for axis in (2, 3))
 
 
-def _alike(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    return bool((one - other).norm() <= ROUNDING * (scale.norm() + 1e-300))
+def _alike(one: Tensor, other: Tensor, scale: Tensor, rounding: float) -> bool:
+    return bool((one - other).norm() <= rounding * (scale.norm() + 1e-300))
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:
@@ -78,12 +81,12 @@ def _normal(like: Tensor, seed: int) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- affine maps
 
 
-def exact_singular_values(apply: Map, like: Tensor) -> Bound | None:
+def exact_singular_values(apply: Map, like: Tensor, rounding: float = ROUNDING) -> Bound | None:
     """All singular values of the linear part of an affine map, by their two ends; None where they are too many.
 
     Of a circular map by its Fourier blocks, of another by its Jacobian, in float64. `like` is (1, …).
     """
-    if is_circular(apply, like):
+    if is_circular(apply, like, rounding):
         size = like.shape[-1]
         if size * (size // 2 + 1) * like.shape[1] ** 3 <= FOURIER_LIMIT:
             return _bound(_fourier_values(apply, like), "fourier", like)
@@ -120,12 +123,12 @@ def image_size(like: Tensor) -> int:
     return int(like.shape[-1]) if like.dim() == 4 else 1
 
 
-def extreme_singular_values(apply: Map, like: Tensor, both: bool = True) -> Bound:
+def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled: float = SETTLED) -> Bound:
     """Both ends of the spectrum of the linear part of an affine, differentiable map by at most `STEPS` Lanczos steps on `JᵀJ`.
 
     Both come from one Krylov space, kept orthogonal in full. What is quoted is ‖J v‖ of the unit vectors found, by the map
     itself and not by its gradient, so that `largest` is at no time above the truth. The smallest is given where it converged,
-    and waited for only with `both`.
+    and waited for only with `both`. The steps end at a residual of `settled`.
     """
     with torch.no_grad():
         offset = apply(torch.zeros_like(like))
@@ -145,7 +148,7 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True) -> Boun
         residual = length * abs(float(vectors[-1, -1])) / top
         exhausted = length <= ROUNDING * top or len(basis) >= min(STEPS, like.numel())
         low_residual = length * abs(float(vectors[-1, 0])) / max(float(ritz[0]), 1e-300)
-        if exhausted or (residual <= SETTLED and (low_residual <= SETTLED or not both)):
+        if exhausted or (residual <= settled and (low_residual <= settled or not both)):
             break
         beside.append(length)
         basis.append(image / length)

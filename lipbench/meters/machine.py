@@ -175,13 +175,15 @@ def read_gpu_process_bytes() -> int | None:
 
 
 def set_precision(precision: str) -> None:
-    """Set what float32 matrix products and convolutions are computed in on a GPU: 'ieee' or 'tf32'."""
-    torch.backends.cuda.matmul.fp32_precision = precision
-    _cudnn.conv.fp32_precision = precision
+    """Set what PyTorch computes float32 matrix products and convolutions in on a GPU: 'tf32', or 'ieee' for any other."""
+    known = "tf32" if precision == "tf32" else "ieee"  # tf32x3 is one of Triton kernels alone
+    torch.backends.cuda.matmul.fp32_precision = known
+    _cudnn.conv.fp32_precision = known
 
 
 def describe(device: str, threads: int) -> Machine:
     """Hardware, software and flags in force now. `device` is 'cpu' or 'cuda'; what cannot be found out is None or ''."""
+    interpreter = {"triton": "interpreter"} if os.environ.get("TRITON_INTERPRET") == "1" else {}
     return Machine(
         hostname=platform.node(),
         system=f"{platform.system()} {platform.release()}",
@@ -192,7 +194,7 @@ def describe(device: str, threads: int) -> Machine:
         torch=torch.__version__,
         packages=_versions(),
         commit=_commit(),
-        flags=_flags(threads),
+        flags=_flags(threads) | interpreter,
         **(_describe_gpu() if device == "cuda" else {}),
     )
 

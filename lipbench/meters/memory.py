@@ -51,14 +51,22 @@ class Workload(Protocol):
     def other_batch(self) -> Tensor: ...
 
 
-def measure(workload: Workload) -> Memory:
+def measure(workload: Workload, running: Workload | None = None) -> Memory:
     """The split of a workload's memory after a training step, and the peak of each phase, in bytes.
+
+    `running` has the stages whose peaks are taken, if they are others than the workload's own: compiled ones, which keep for
+    the backward pass what their compiler chose. So `saved_bytes` are theirs too, and how they divide is not known.
 
     Raises `torch.OutOfMemoryError` on a full GPU.
     """
     device = workload.x.device.type
     found = split(workload, SOURCES[device])
-    peaks = _cuda_peaks(stages(workload)) if device == "cuda" else _cpu_peaks(stages(workload), _bytes(held(workload)))
+    if running is not None:
+        running.prepare_training()
+        saved = saved_bytes(running.forward)
+        found = replace(found, saved_bytes=saved, saved_per_image_bytes=None, saved_constant_bytes=None)
+    measured = stages(running or workload)
+    peaks = _cuda_peaks(measured) if device == "cuda" else _cpu_peaks(measured, _bytes(held(workload)))
     return replace(found, peaks=peaks)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lipbench_reports.cells import COUNTS, Cell, Column, Table, mathml, numbers, table
 from lipbench_reports.measurements import CONTENDED, names
-from lipbench_reports.tables import COMPLEXITY, EXPONENTS, with_columns
+from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, series_key, with_columns
 
 RESIDUAL = "residual"
 AGREEMENT = 0.005
@@ -117,7 +117,8 @@ def _against(
     if {one.half for one in found} != {"both"}:
         columns.append((Column("Half", numeric=False), [Cell(one.half, one.half) for one in found]))
     published = [formulas.published(one.method, quantity, *one.halves) for one in found]
-    exact = [formulas.exact(one.method, quantity, *one.halves) for one in found]
+    is_paper = [one.series.split("|")[1] == "paper" for one in found]  # the formulas are of no other implementation
+    exact = [formulas.exact(one.method, quantity, *one.halves) if paper else None for one, paper in zip(found, is_paper)]
     columns += [
         (Column("Table\u00a01", numeric=False, sortable=False), [Cell(math=formula) for formula in published]),
         numbers("Table\u00a01, number", [one.leading for one in found], COUNTS),
@@ -148,18 +149,17 @@ def exponents(frame: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]
     for name in ("exponent", "low", "high", "theory_exponent", "leading_exponent", "points"):
         data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
     data = data[data["exponent"].notna()]
+    names_of = zip(data["method"], data["implementation"].map(as_text), data["compiled"].map(as_text))
+    data["series"] = [series_key(str(name), how or "paper", flag == "True") for name, how, flag in names_of]
     contended = rows[rows["contended"]]
-    doubtful = set(zip(contended["method"], "time: " + contended["phase"]))
+    doubtful = set(zip(contended["series"], "time: " + contended["phase"]))
     return [_growth(str(quantity), group, doubtful, labels) for quantity, group in data.groupby("quantity", sort=False)]
 
 
 def _growth(quantity: str, fits: pd.DataFrame, doubtful: set[tuple[str, str]], labels: Mapping[str, str]) -> tuple[Table, bool]:
-    by_method: dict[str, str] = {}
-    for key in labels:
-        by_method.setdefault(key.partition("|")[0], key)
-    keys = [by_method.get(str(method)) for method in fits["method"]]
-    marks = [CONTENDED if (str(method), quantity) in doubtful else "" for method in fits["method"]]
-    titles = [str(title) for title in fits["title"]]
+    keys = [key if key in labels else None for key in fits["series"]]
+    marks = [CONTENDED if (key, quantity) in doubtful else "" for key in fits["series"]]
+    titles = [labels.get(key, str(title)) for key, title in zip(fits["series"], fits["title"])]
     intervals = [
         f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–" for low, high in zip(fits["low"], fits["high"])
     ]

@@ -2,6 +2,7 @@
 
 Only like is compared with like: a ratio is the geometric mean over the shapes at which both series were measured. Timings taken
 beside a busy process are kept apart: they give a ratio only where there is no other, and then it is marked and ranks nowhere.
+What was interpreted gives none. What `torch.compile` made of a method is compared with the method alone, in `compilation`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lipbench_reports.tables import LOWER_BOUND, Series, failures, reference, series_of, uncertified, unclaimed
+from lipbench_reports.tables import LOWER_BOUND, Series, as_written, failures, reference, series_of, uncertified, unclaimed
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Costs:
 
 def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
     """The costs of prepared rows."""
+    rows = as_written(rows)
     series = series_of(rows, methods)
     base = reference(rows, series)
     yardsticks = frozenset(one.key for one in series if one.method in unclaimed(methods))
@@ -99,7 +101,7 @@ def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
 
 def relative(rows: pd.DataFrame, measure: Measure, base: Series | None) -> dict[str, Relative]:
     """Each series relative to `base` over their common shapes."""
-    chosen = rows[(rows["phase"] == measure.phase) & (rows[measure.column] > 0)]
+    chosen = rows[(rows["phase"] == measure.phase) & (rows[measure.column] > 0) & ~rows["interpreted"]]
     if base is None or chosen.empty:
         return {}
     values = chosen.pivot_table(index="shape", columns="series", values=measure.column, aggfunc="median")
@@ -118,22 +120,24 @@ def relative(rows: pd.DataFrame, measure: Measure, base: Series | None) -> dict[
     return result
 
 
-def verdict(rows: pd.DataFrame, found: Costs) -> list[str]:
-    """Sentences that say what the run shows, from its numbers alone."""
+def verdict(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> list[str]:
+    """Sentences that say what the run shows, from its numbers alone; `labels` are those of all series, compiled ones too."""
     if found.reference is None:
-        return [_nothing_worked(rows), *(_unfit(rows, found) if len(rows) else [])]
+        return [_nothing_worked(rows), *(_unfit(rows, labels) if len(rows) else [])]
     return [
         *_first_places(found, "training step", "trained fastest", "step time"),
         *_first_places(found, "inference", "had the cheapest inference", "time"),
         *_unranked(found),
         *_memory(found),
-        *_unfit(rows, found),
+        *_unfit(rows, labels),
         *_barred(found),
         *_uncertain(rows, found),
     ]
 
 
 def _nothing_worked(rows: pd.DataFrame) -> str:
+    if rows["interpreted"].any():
+        return "Nothing was timed: Triton kernels ran in their interpreter."
     return f"None of the {len(failures(rows))} cases gave a measurement." if len(rows) else "The run holds no case."
 
 
@@ -173,8 +177,7 @@ def _memory(found: Costs) -> list[str]:
     ]
 
 
-def _unfit(rows: pd.DataFrame, found: Costs) -> list[str]:
-    labels = {one.key: one.label for one in found.series}
+def _unfit(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     failed = failures(rows)
     sentences = []
     unfit = failed[failed["status"] == "out_of_memory"].groupby("series", sort=False)["shape"].agg(list)

@@ -67,25 +67,32 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
 
 
 def panels(plot: Plot, rows: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look]) -> list[Panel]:
-    """One panel per set of conditions other than the channels, those with the most points first drawn; none without data."""
+    """One panel per set of conditions other than the channels, those with the most points first drawn; none without data.
+
+    Compiled series have panels of their own. What was interpreted is not drawn.
+    """
+    rows = rows[~rows["interpreted"]]
     drawn = rows[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0)]
     others = [name for name in CONDITIONS if name not in ("channels", "network")]
     panel = [
-        "|".join(map(str, (bool(network), *values))) for network, *values in rows[["network", *others]].itertuples(index=False)
+        "|".join(map(str, (bool(network), *values)))
+        for network, *values in rows[["network", *others, "compiled"]].itertuples(index=False)
     ]
     keyed = rows.assign(panel=pd.Series(panel, index=rows.index, dtype=object))
     groups = [(str(key), group) for key, group in keyed.loc[drawn.index].groupby("panel", sort=False)]
     chosen = sorted(groups, key=lambda item: len(item[1]), reverse=True)[:MOST_PANELS]
     chosen.sort(
-        key=lambda item: (item[0].startswith("True"), -float(item[1]["image_size"].max()))
-    )  # layers first, large images first
+        key=lambda item: (item[0].startswith("True"), -float(item[1]["image_size"].max()), bool(item[1]["compiled"].any()))
+    )  # layers first, large images first, compiled behind uncompiled
     result = []
     for place, (key, group) in enumerate(chosen):
         same = keyed[keyed["panel"] == key]
         failed = same[~same["status"].isin(["ok", "predicted"])]
         missing = [f"{labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
         caption = ("Networks: " if bool(group["network"].iloc[0]) else "") + common_conditions(group)
-        svg = _panel(f"{plot.identity}-{place}", plot, group, labels, looks, caption)
+        caption += ", compiled" if bool(group["compiled"].iloc[0]) else ""
+        short = {key: label.removesuffix(" · compiled") for key, label in labels.items()}  # which the caption says
+        svg = _panel(f"{plot.identity}-{place}", plot, group, short, looks, caption)
         result.append(Panel(svg, caption, tuple(dict.fromkeys(missing))))
     return result
 

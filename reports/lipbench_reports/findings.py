@@ -63,6 +63,8 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
               "Profile the missing cases again with --resume."),
         Doubt("Contended: other processes used the machine while these were timed. Marked, and not ranked",
               touched(timed["contended"]), "Stop what else runs, then delete these records and profile again with --resume."),
+        Doubt("Interpreted: Triton kernels ran in their interpreter, on the CPU. Marked, in no ranking and no figure",
+              touched(timed["interpreted"]), "Measure on a GPU, without TRITON_INTERPRET."),
         Doubt(f"Rounds differ by more than {100 * SPREAD_LIMIT:.0f} %", touched(timed["round_spread"] > SPREAD_LIMIT),
               "Fix the clock frequency, keep the machine idle, and use more rounds."),
         Doubt("Not converged: at the time limit the median was not yet known to ±2 %", touched(~timed["converged"]),

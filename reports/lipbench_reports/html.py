@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipbench_reports import against_theory, agreement, certificates, figures, findings, measurements
+from lipbench_reports import against_theory, agreement, certificates, compilation, figures, findings, measurements
 from lipbench_reports.cells import BYTES, with_unit
 from lipbench_reports.costs import ALIKE, Costs, costs, verdict
 from lipbench_reports.look import DARK, LIGHT, looks
@@ -19,9 +19,11 @@ from lipbench_reports.tables import (
     Tables,
     as_text,
     as_texts,
+    as_written,
     common_conditions,
     prepare,
     reference_shape,
+    series_of,
     with_columns,
 )  # fmt: skip
 
@@ -36,14 +38,15 @@ def render(tables: Tables) -> str:
     methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal"])
     rows = certificates.orthogonal_only(rows, methods, "certificate_smallest")
     found = costs(rows, methods)
-    labels = {one.key: one.label for one in found.series}
+    series = series_of(rows, methods)
+    labels = {one.key: one.label for one in series}
     place = {key: number for number, key in enumerate(labels)}
     rows = rows.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
-    look = looks(found.series, [str(name) for name in methods["method"]])
+    look = looks(series, [str(name) for name in methods["method"]])
     script = _source("sort.js")
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
-        verdict=verdict(rows, found),
+        verdict=[*verdict(rows, found, labels), *compilation.verdict(rows, labels)],
         style=Markup(_source("style.css")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -78,6 +81,7 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
     shape = reference_shape(rows)
     at_shape = rows[rows["shape"] == shape]
     several = rows["shape"].nunique() > 1
+    written, written_at_shape = as_written(rows), as_written(at_shape)
     formulas = against_theory.Formulas(tables.complexity)
     return {
         "reference": found.reference.label if found.reference else None,
@@ -86,19 +90,25 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
         "summary": measurements.summary(rows, found, labels),
         "numbers": measurements.plain_numbers(at_shape, labels, "Measured", with_shape=False),
         "all_numbers": measurements.plain_numbers(rows, labels, "All measurements", with_shape=True) if several else None,
-        "macs": against_theory.macs(at_shape, formulas, labels, "Multiply-accumulates of a training forward pass"),
-        "all_macs": against_theory.macs(rows, formulas, labels, "Multiply-accumulates, all cases") if several else None,
-        "elements": against_theory.elements(at_shape, formulas, labels, "Elements kept for the backward pass"),
-        "all_elements": against_theory.elements(rows, formulas, labels, "Elements kept, all cases") if several else None,
+        "macs": against_theory.macs(written_at_shape, formulas, labels, "Multiply-accumulates of a training forward pass"),
+        "all_macs": against_theory.macs(written, formulas, labels, "Multiply-accumulates, all cases") if several else None,
+        "elements": against_theory.elements(written_at_shape, formulas, labels, "Elements kept for the backward pass"),
+        "all_elements": against_theory.elements(written, formulas, labels, "Elements kept, all cases") if several else None,
         "exponents": against_theory.exponents(tables.exponents, rows, labels),
+        "compiled": compilation.changes(at_shape, labels),
+        "all_compiled": compilation.changes(rows, labels) if several else None,
         "shares": measurements.shares(at_shape, labels),
         "all_shares": measurements.shares(rows, labels) if several else None,
-        "epochs": measurements.epochs(rows, tables.published, labels),
+        "epochs": measurements.epochs(written, tables.published, labels),
     }
 
 
 def _proofs(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
-    """The tables in which several ways lead to one number, and whether the promise is kept."""
+    """The tables in which several ways lead to one number, and whether the promise is kept.
+
+    All of what is not compiled: compiling changes neither the function nor its counts, and leaves the prediction behind.
+    """
+    rows = as_written(rows)
     at_shape = rows[rows["shape"] == reference_shape(rows)]
     several = rows["shape"].nunique() > 1
     formulas = against_theory.Formulas(tables.complexity)

@@ -14,7 +14,7 @@ from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, di
 from lipbench_reports.costs import AXES, MEASURES, Costs
 from lipbench_reports.tables import PUBLISHED, YARDSTICK, failures, number, with_columns
 
-CONTENDED = "contended"
+CONTENDED, INTERPRETED = "contended", "interpreted"
 PHASE_TITLES = {
     "forward": "forward", "backward": "backward", "step": "training step", "parametrize": "parameter half",
     "inference": "inference", "first_inference": "first inference",
@@ -97,9 +97,14 @@ def _with_range(title: str, entries: list[pd.Series | None]) -> tuple[Column, li
     for cell, entry in zip(cells, entries):
         low, high = _value(entry, "p20_s") / size, _value(entry, "p80_s") / size
         note = f"{digits(low)}–{digits(high)}" if math.isfinite(low + high) and cell.sort is not None else ""
-        mark = CONTENDED if entry is not None and entry["contended"] and cell.sort is not None else ""
+        mark = doubt(entry) if entry is not None and cell.sort is not None else ""
         noted.append(Cell(cell.text, cell.sort, note=note, mark=mark))
     return column, noted
+
+
+def doubt(entry: pd.Series) -> str:
+    """The mark of a time that is not to be relied on."""
+    return INTERPRETED if entry["interpreted"] else CONTENDED if entry["contended"] else ""
 
 
 def _cases(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
@@ -159,11 +164,11 @@ def shares(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
 
 def _halves(key: str, shape: str, group: pd.DataFrame) -> Halves:
     forward, parametrize = _phase(group, "forward"), _phase(group, "parametrize")
-    doubtful = any(entry is not None and entry["contended"] for entry in (forward, parametrize))
+    marks = [doubt(entry) for entry in (forward, parametrize) if entry is not None]
     time = _value(parametrize, "median_s")
     return Halves(
         key, shape, time, _value(forward, "median_s") - time,
-        _first(group, "saved_parameter_half_bytes"), _first(group, "saved_input_half_bytes"), CONTENDED if doubtful else "",
+        _first(group, "saved_parameter_half_bytes"), _first(group, "saved_input_half_bytes"), next(filter(None, marks), ""),
     )  # fmt: skip
 
 
@@ -178,7 +183,7 @@ def _share(part: float, rest: float) -> Cell:
 
 def epochs(rows: pd.DataFrame, published: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     """Seconds per epoch of networks beside the paper's, each relative to one method that both have; None without networks."""
-    steps = rows[(rows["network"] != "") & (rows["phase"] == "step") & rows["median_s"].notna()]
+    steps = rows[(rows["network"] != "") & (rows["phase"] == "step") & rows["median_s"].notna() & ~rows["interpreted"]]
     paper = with_columns(published, PUBLISHED)
     found = []
     for step in steps.to_dict("records"):

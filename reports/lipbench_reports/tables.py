@@ -22,16 +22,19 @@ TEXTS = [
     "method", "title", "implementation", "network", "dtype", "precision", "device", "phase", "status", "reason", "case",
     "certificate_kind", "certificate_how", "certificate_training_kind", "fvcore_unsupported", "macs_unsupported",
 ]  # fmt: skip
-FLAGS = ["contended", "converged", "launch_bound"]
+FLAGS = ["contended", "converged", "launch_bound", "compiled", "interpreted"]
 NUMBERS = [
     "channels", "image_size", "kernel_size", "batch_size", "threads", "median_s", "p20_s", "p80_s", "samples", "rounds",
     "round_spread", "outliers", "host_median_s", "peak_memory_bytes", "peak_above_baseline_bytes", "saved_memory_bytes",
     "saved_input_half_bytes", "saved_parameter_half_bytes", "parameter_bytes", "macs", "theory_macs", "theory_memory_elements",
-    "published_macs", "published_memory_elements", "published_convention_macs", "fvcore_macs", "images_per_s", "certificate",
-    "certificate_smallest", "certificate_training",
+    "published_macs", "published_memory_elements", "published_convention_macs", "fvcore_macs", "images_per_s", "compile_s",
+    "certificate", "certificate_smallest", "certificate_training",
 ]  # fmt: skip
 COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
-EXPONENTS = ["method", "title", "quantity", "exponent", "low", "high", "points", "theory_exponent", "leading_exponent"]
+EXPONENTS = [
+    "method", "title", "implementation", "compiled", "quantity", "exponent", "low", "high", "points", "theory_exponent",
+    "leading_exponent",
+]  # fmt: skip
 CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
 PREDICTED = ["case", "phase", "predicted_peak_bytes"]
@@ -69,15 +72,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Series:
-    """One method in one implementation: what a line, a colour and a table row stand for."""
+    """One method in one implementation, compiled or not: what a line, a colour and a table row stand for."""
 
+    key: str
     method: str
     implementation: str
     label: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.method}|{self.implementation}"
 
 
 def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -86,7 +86,10 @@ def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def prepare(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with one type per column, and two more: `series` (method and implementation) and `shape` (a readable text)."""
+    """Rows with one type per column, and two more: `series` (the key of what a row is of) and `shape` (a readable text).
+
+    What was interpreted is a series of its own: its times are no times, and must not be put together with any.
+    """
     tidy = with_columns(rows, [*TEXTS, *FLAGS, *NUMBERS, "warnings"]).reset_index(drop=True)
     for name in NUMBERS:
         tidy[name] = pd.to_numeric(tidy[name], errors="coerce").astype(float)
@@ -98,9 +101,25 @@ def prepare(rows: pd.DataFrame) -> pd.DataFrame:
     tidy["warnings"] = pd.Series([as_texts(value) for value in tidy["warnings"]], index=tidy.index, dtype=object)
     tidy["implementation"] = tidy["implementation"].where(tidy["implementation"] != "", "paper")
     tidy["title"] = tidy["title"].where(tidy["title"] != "", tidy["method"])
-    tidy["series"] = (tidy["method"] + "|" + tidy["implementation"]).astype(object)
+    names = tidy[["method", "implementation", "compiled", "interpreted"]]
+    keys = [series_key(*values) for values in names.itertuples(index=False, name=None)]
+    tidy["series"] = pd.Series(keys, index=tidy.index, dtype=object)
     tidy["shape"] = pd.Series(_shapes(tidy), index=tidy.index, dtype=object)
     return tidy
+
+
+def series_key(method: str, implementation: str, compiled: bool, interpreted: bool = False) -> str:
+    """The key of a series; what stands before the first | is the method."""
+    conditions = {"compiled": compiled, "interpreted": interpreted}
+    return "|".join([method, implementation, *(name for name, holds in conditions.items() if holds)])
+
+
+def as_written(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of what was not compiled; all of them where everything was.
+
+    Methods are compared as they are written: the same function in both columns of a ranking would be ranked against itself.
+    """
+    return rows if rows["compiled"].all() else rows[~rows["compiled"]]
 
 
 def is_missing(value: object) -> bool:
@@ -130,17 +149,19 @@ def _as_flag(value: object, missing: bool) -> bool:
 def series_of(rows: pd.DataFrame, methods: pd.DataFrame) -> list[Series]:
     """The series of prepared rows, in the registry's order; methods that it does not know come last."""
     order = {name: place for place, name in enumerate(with_columns(methods, ["method"])["method"].astype(str))}
-    found = rows.drop_duplicates("series")
-    series = [
-        Series(method, implementation, title if implementation == "paper" else f"{title} · {implementation}")
-        for method, implementation, title in zip(found["method"], found["implementation"], found["title"])
-    ]
-    return sorted(series, key=lambda one: (order.get(one.method, len(order)), one.method, one.implementation != "paper"))
+    series = []
+    for row in rows.drop_duplicates("series").to_dict("records"):
+        said = [row["title"], *(name for name in (row["implementation"],) if name != "paper"), *row["series"].split("|")[2:]]
+        series.append(Series(row["series"], row["method"], row["implementation"], " · ".join(said)))
+    return sorted(
+        series, key=lambda one: (order.get(one.method, len(order)), one.method, one.implementation != "paper", one.key)
+    )
 
 
 def reference(rows: pd.DataFrame, series: list[Series]) -> Series | None:
     """What costs are put in relation to: Standard, or else the series with the most cases that worked; None if none did."""
-    counts = rows[rows["median_s"].notna() | rows["peak_memory_bytes"].notna()].groupby("series")["shape"].nunique()
+    worked = (rows["median_s"].notna() | rows["peak_memory_bytes"].notna()) & ~rows["interpreted"]
+    counts = rows[worked].groupby("series")["shape"].nunique()
     working = [one for one in series if one.key in counts.index]
     yardsticks = [one for one in working if one.method == YARDSTICK]
     candidates = [one for one in yardsticks if one.implementation == "paper"] or yardsticks

@@ -1,0 +1,188 @@
+"""What a kernel takes of a GPU, found without one: it is compiled for a named architecture, and the machine code is asked.
+
+Registers, stack and static shared memory are read from the cubin by `cuobjdump`, which triton's wheel brings along; the shared
+memory that a launch asks for is triton's own figure. Threads whose values do not fit their registers keep them on a stack in
+the device's memory: that is what no variant that ships may do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from lipbench_kernels.launching import Variant, interpreted
+
+MOST_SHARED_BYTES = {
+    "sm_80": 163 * 1024,
+    "sm_86": 99 * 1024,
+    "sm_89": 99 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+}
+"""architecture → shared memory that one program may have (CUDA C++ Programming Guide, technical specifications)"""
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""of A100, H100 and B200"""
+WARP_THREADS = 32
+ALIGNMENT_BYTES = 16
+"""which PyTorch's allocator gives every tensor, and triton compiles for"""
+
+
+class CannotCompileError(RuntimeError):
+    """Nothing can be compiled in this process, or the result cannot be read; its text is one line: what, got, do."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one program of a compiled variant takes."""
+
+    variant: Variant
+    architecture: str
+    registers: int
+    """per thread"""
+    stack_bytes: int
+    """per thread, in the device's memory"""
+    shared_bytes: int
+    """per program"""
+    spills: int
+    """instructions that write to the stack or read from it"""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the architecture has that much shared memory; where it has not, no launch succeeds."""
+        return self.shared_bytes <= MOST_SHARED_BYTES[self.architecture]
+
+    @property
+    def ships(self) -> bool:
+        """Whether the variant may be used on the architecture: it fits, and uses no stack."""
+        return self.fits and self.stack_bytes == 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A line of `cuobjdump --dump-resource-usage`, in bytes."""
+
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    """fixed when compiled; from sm_90 on, what the system keeps for itself"""
+
+
+def measure(variant: Variant, architecture: str) -> Resources:
+    """Compile a variant for an architecture such as 'sm_90' and read what it takes. Needs no GPU.
+
+    Raises `CannotCompileError` for an architecture that is not known, in interpreter mode, and where cuobjdump is missing.
+    """
+    _require(architecture)
+    compiled = triton.compile(
+        ASTSource(variant.function, dict(variant.signature), dict(variant.constants), _alignments(variant)),
+        target=GPUTarget("cuda", int(architecture.removeprefix("sm_")), WARP_THREADS),
+        options={"num_warps": variant.warps, "num_stages": variant.stages},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = parse_usage(_cuobjdump("--dump-resource-usage", cubin))
+        spills = count_spills(_cuobjdump("--dump-sass", cubin)) if usage.stack_bytes else 0
+    shared_bytes = usage.shared_bytes + int(compiled.metadata.shared)
+    return Resources(variant, architecture, usage.registers, usage.stack_bytes, shared_bytes, spills)
+
+
+def measure_all(variants: Iterable[Variant], architectures: Sequence[str], processes: int) -> list[Resources]:
+    """`measure` of every variant for every architecture, in that order, by so many processes. Raises what `measure` raises.
+
+    The variants' functions have to be found by name in the modules that define them.
+    """
+    for architecture in architectures:
+        _require(architecture)
+    jobs = [(variant, architecture) for variant in variants for architecture in architectures]
+    if processes == 1 or len(jobs) < 2:
+        return [measure(*job) for job in jobs]
+    # Fresh processes: one that was forked from a process with torch's threads may hang.
+    with ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(_measure_named, *_sendable(*job)) for job in jobs]
+        return [replace(done.result(), variant=variant) for done, (variant, _) in zip(waiting, jobs)]
+
+
+def _sendable(variant: Variant, architecture: str) -> tuple[Variant, str, str, str]:
+    """A job as another process can receive it: the function by the names of its module and itself."""
+    function = variant.function.fn
+    return replace(variant, function=None), function.__module__, function.__qualname__, architecture
+
+
+def _measure_named(variant: Variant, module: str, name: str, architecture: str) -> Resources:
+    function: Any = getattr(importlib.import_module(module), name)
+    while not isinstance(function, triton.JITFunction):  # autotuned under the same name
+        function = function.fn
+    found = measure(replace(variant, function=function), architecture)
+    return replace(found, variant=variant)
+
+
+def _alignments(variant: Variant) -> dict[tuple[int], list[list[Any]]]:
+    """What a launch knows of its pointers, and so the machine code that it gets."""
+    pointers = (place for place, kind in enumerate(variant.signature.values()) if kind.startswith("*"))
+    return {(place,): [["tt.divisibility", ALIGNMENT_BYTES]] for place in pointers}
+
+
+def _require(architecture: str) -> None:
+    if interpreted():
+        raise CannotCompileError(
+            "kernels cannot be compiled in a process that interprets them: got TRITON_INTERPRET=1; "
+            "unset it for compiling, and keep it for checking results."
+        )
+    if architecture not in MOST_SHARED_BYTES:
+        raise CannotCompileError(f"unknown architecture: got {architecture!r}; choose from {', '.join(MOST_SHARED_BYTES)}.")
+
+
+# ------------------------------------------------------------------------------------------------------------ the cubin
+
+
+def _cuobjdump(option: str, cubin: Path) -> str:
+    """What triton's cuobjdump prints of a cubin. Raises `CannotCompileError` if there is none, or if it cannot read that."""
+    try:
+        tool = triton.knobs.nvidia.cuobjdump.path
+        return subprocess.run([tool, option, str(cubin)], capture_output=True, text=True, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        why = " ".join(error.stderr.split())
+        raise CannotCompileError(f"cuobjdump cannot read the machine code: got {why!r}; install another triton.") from error
+    except (RuntimeError, OSError) as error:
+        raise CannotCompileError(
+            "cuobjdump was not found: got none in triton's wheel; "
+            "name one by TRITON_CUOBJDUMP_PATH, or install triton's wheel for Linux."
+        ) from error
+
+
+_USAGE = re.compile(r"\bREG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)\b")
+_SPILL = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(?:LDL|STL)\b", re.MULTILINE)
+
+
+def parse_usage(text: str) -> Usage:
+    """The usage of the one kernel that `cuobjdump --dump-resource-usage` printed. Raises `CannotCompileError` for other text.
+
+    Arrays that a thread keeps in local memory (LOCAL, where a compiler lists them apart) count as stack.
+    """
+    lines: Iterator[tuple[str, ...]] = (match.groups() for match in _USAGE.finditer(text))
+    found = [tuple(map(int, line)) for line in lines]
+    if len(found) != 1:
+        raise CannotCompileError(
+            f"cuobjdump printed no resources of a kernel: got {len(found)} lines with registers; install another triton."
+        )
+    registers, stack, shared, local = found[0]
+    return Usage(registers, stack + local, shared)
+
+
+def count_spills(text: str) -> int:
+    """Loads from and stores to local memory in what `cuobjdump --dump-sass` printed."""
+    return len(_SPILL.findall(text))

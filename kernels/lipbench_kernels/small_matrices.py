@@ -1,0 +1,87 @@
+"""What the kernels of small matrices share: one program holds one matrix, in a square block, and reads it in slices.
+
+A matrix of 64 × 64 is 16 KiB, and a program goes through the same few again and again, so that it finds them in the level-1
+cache. Operands held whole in registers instead spilled in the gradients, in tf32x3 from 32 × 32 on (triton 3.7, sm_80 to
+sm_100). Slices of the inner dimension need no stack. Above 64 a multiprocessor per matrix is too little: PyTorch's batched
+products spread one over several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import triton
+from torch import Tensor
+from torch.nn import functional
+from triton import language as tl
+
+from lipbench_kernels.launching import PRECISIONS, Config, Variant, interpreted, tuned
+
+LARGEST = 64
+"""in every precision"""
+
+CONFIGS: dict[str, Config] = {
+    "warps2": Config({"INNER": 16}, warps=2, stages=1),
+    "warps4": Config({"INNER": 16}, warps=4, stages=1),
+    "warps8": Config({"INNER": 16}, warps=8, stages=1),
+    "warps16": Config({"INNER": 16}, warps=16, stages=1),
+}
+"""INNER is the depth of a slice. One stage: a slice is in the cache already, and a copy of it ahead of time would pass the
+barrier behind which it is written."""
+
+Serving = Mapping[int, tuple[str, ...]]
+"""Side of the block → configurations that may serve it."""
+
+
+def require_precision(name: str, precision: str) -> None:
+    """Raises `ValueError` for an unknown precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{name}: unknown precision: got {precision!r}; choose from {', '.join(PRECISIONS)}")
+
+
+def block_of(size: int) -> int:
+    """Side of the block that a matrix is padded to with zeros: a power of two, 16 at least."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def padded(matrices: Tensor, block: int) -> Tensor:
+    """(…, r, c) → contiguous (…, block, block), zeros added: they stay apart from the matrix in every product.
+
+    A kernel with masks in their place keeps twice the addresses in registers, and spills.
+    """
+    r, c = matrices.shape[-2:]
+    return functional.pad(matrices, (0, block - c, 0, block - r)).contiguous()
+
+
+def tuned_by_block(function: Any, serving: Serving) -> dict[int, Any]:
+    """A kernel for every side of the block, tuned over the configurations that may serve it."""
+    key = ["BLOCK", "PRECISION"]
+    return {block: tuned(function, {name: CONFIGS[name] for name in names}, key) for block, names in serving.items()}
+
+
+def constants_of(block: int, precision: str) -> dict[str, Any]:
+    """The constexpr arguments that no configuration sets."""
+    return {"BLOCK": block, "PRECISION": precision, "EMULATED": interpreted()}
+
+
+def variants_of(
+    name: str, function: Any, serving: Serving, pointers: tuple[str, ...], scalars: Mapping[str, str]
+) -> Iterator[Variant]:
+    """Every block × configuration × precision."""
+    for block, names in serving.items():
+        for config in names:
+            for precision in PRECISIONS:
+                layout = CONFIGS[config]
+                constants = {"BLOCK": block, **layout.constants, "PRECISION": precision, "EMULATED": False}
+                signature = {**dict.fromkeys(pointers, "*fp32"), **scalars, **dict.fromkeys(constants, "constexpr")}
+                shape = f"{block} × {block}"
+                yield Variant(name, config, precision, function, signature, constants, layout.warps, layout.stages, shape)
+
+
+@triton.jit
+def replace(pointers, values):  # type: ignore[no-untyped-def]
+    """Store what all threads of the program read next, after all have read what was there."""
+    tl.debug_barrier()
+    tl.store(pointers, values)
+    tl.debug_barrier()

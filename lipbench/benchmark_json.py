@@ -1,0 +1,61 @@
+"""Runs of another program: what pytest-benchmark saved of the benchmarks in `bench/`, read as if it were a run of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lipbench import cases, errors
+from lipbench.cases import Case
+from lipbench.files import from_json, load_json
+from lipbench.quantities import Machine, Macs, Memory, Timing
+from lipbench.records import DAMAGED, Record, Round, Run, load_run
+
+_SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
+"""what entries say of their case as a whole"""
+
+
+def load(path: Path) -> Run:
+    """A run directory, or a pytest-benchmark JSON file, as a run. Raises `LipbenchError` for anything else."""
+    return from_benchmark_json(path) if path.is_file() else load_run(path)
+
+
+def from_benchmark_json(path: Path) -> Run:
+    """A pytest-benchmark file of `bench/` as a run; entries without a case in their `extra_info` are named as problems.
+
+    Each entry is one phase of one case, all in one process, so there is one round. Raises `LipbenchError` for a file that is
+    not of pytest-benchmark, or was saved without its samples.
+    """
+    contents = load_json(path)
+    if not isinstance(contents.get("benchmarks"), list):
+        raise errors.unreadable_file(path, "not a pytest-benchmark file")
+    phases: dict[Case, dict[str, Timing]] = {}
+    shared: dict[Case, dict[str, Any]] = {}
+    foreign = []
+    for entry in contents["benchmarks"]:
+        try:
+            info = entry["extra_info"]
+            if "case" not in info:
+                foreign.append(str(entry["name"]))
+                continue
+            case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _benchmark_timing(path, entry)
+            parts = {name: from_json(kind, info[name]) for name, kind in _SHARED.items() if info.get(name) is not None}
+        except DAMAGED as error:
+            raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
+        phases.setdefault(case, {})[phase] = timing
+        shared.setdefault(case, {}).update(parts)
+    started = str(contents.get("datetime", ""))
+    records = tuple(
+        Record(case, 1, (Round("ok", started=started, phases=found, **shared[case]),)) for case, found in phases.items()
+    )
+    problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()
+    meta = {"started": started, "command": "pytest --benchmark-only", "preset": "pytest-benchmark"}
+    return Run(path, meta, records, problems, tuple(phases))
+
+
+def _benchmark_timing(path: Path, entry: Mapping[str, Any]) -> Timing:
+    samples = entry["stats"].get("data")
+    if not samples:
+        raise errors.no_samples(path)
+    return Timing(tuple(map(float, samples)), calls_per_sample=int(entry["stats"].get("iterations", 1)))

@@ -1,0 +1,88 @@
+"""The verb `kernels`: every Triton kernel in every layout, what its machine code takes, and where it stands on a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from lipbench import errors
+from lipbench.plan import usable_cores
+
+if TYPE_CHECKING:
+    from lipbench_kernels.launching import Kernel
+    from lipbench_kernels.resources import Resources
+
+COLUMNS = (
+    "kernel", "config", "precision", "shape", "architecture", "warps", "stages", "registers", "stack_bytes", "shared_bytes",
+    "spills", "ships", "sizes", "flops_per_byte", "gpu", "ridge_flops_per_byte", "bound",
+)  # fmt: skip
+LEGEND = (
+    "registers and stack: per thread; shared: per program; spills: instructions that use the stack.",
+    "FLOP/B: of the kernel at the sizes named; ridge: those at which that GPU's arithmetic takes as long as its memory.",
+)
+
+
+def rows(architectures: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row, in `COLUMNS`, per kernel, configuration, precision and architecture; all that kernels are held to by default.
+
+    Needs triton, no GPU. Raises `LipbenchError` where triton is missing, interprets, or does not know an architecture.
+    """
+    if find_spec("triton") is None:
+        raise errors.no_triton()
+    from lipbench_kernels import catalogue, resources
+
+    variants = [(kernel, variant) for kernel in catalogue.KERNELS for variant in kernel.variants()]
+    chosen = tuple(architectures or resources.ARCHITECTURES)
+    try:
+        found = resources.measure_all([variant for _, variant in variants], chosen, usable_cores())
+    except resources.CannotCompileError as error:
+        raise errors.cannot_compile(str(error)) from error
+    owners = [kernel for kernel, _ in variants for _ in chosen]
+    return pd.DataFrame([_row(kernel, one) for kernel, one in zip(owners, found)], columns=list(COLUMNS))
+
+
+def _row(kernel: Kernel, found: Resources) -> tuple[object, ...]:
+    from lipbench_kernels import roofline
+
+    variant, work, gpu = found.variant, kernel.work(**kernel.example), roofline.find(found.architecture)
+    sizes = ", ".join(f"{name} = {value}" for name, value in kernel.example.items())
+    ridge = gpu.ridge(variant.precision) if gpu else None
+    bound = roofline.bound(work, gpu, variant.precision) if gpu else None
+    return (
+        kernel.name, variant.config, variant.precision, variant.shape, found.architecture, variant.warps, variant.stages,
+        found.registers, found.stack_bytes, found.shared_bytes, found.spills, found.ships, sizes, work.intensity,
+        gpu.name if gpu else None, ridge, bound,
+    )  # fmt: skip
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same for a terminal: without the sizes, which `remarks` names once for each kernel."""
+    table = frame.drop(columns=["sizes", "ships"])
+    table["shape"] = table["shape"].replace("", "any")
+    table["flops_per_byte"] = [_rounded(value) for value in table["flops_per_byte"]]
+    table["ridge_flops_per_byte"] = [_rounded(value) for value in table["ridge_flops_per_byte"]]
+    table["gpu"], table["bound"] = table["gpu"].fillna(""), table["bound"].fillna("")
+    return table.rename(columns={
+        "stack_bytes": "stack B", "shared_bytes": "shared B", "flops_per_byte": "FLOP/B", "ridge_flops_per_byte": "ridge",
+    })  # fmt: skip
+
+
+def _rounded(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3g}"
+
+
+def remarks(frame: pd.DataFrame) -> Iterator[str]:
+    """Lines below the table: the sizes of each kernel's example, and what does not ship."""
+    for kernel, sizes in frame.groupby("kernel", sort=False)["sizes"].first().items():
+        yield f"{kernel}: {sizes}"
+    yield ""
+    yield from LEGEND
+    refused, kernels = frame[~frame["ships"]], frame["kernel"].nunique()
+    programs = f"{len(frame)} programs of {kernels} kernel{'s' if kernels > 1 else ''}"
+    yield f"{programs}; {len(refused) or 'none'} of them with a stack, or with more shared memory than there is."
+    for row in refused.itertuples():
+        place = f"{row.kernel} {row.config} {row.precision} {row.architecture}"
+        yield f"{place}: {row.stack_bytes} bytes of stack, {row.shared_bytes} shared"

@@ -1,0 +1,135 @@
+"""What `torch.compile` changes: each method compiled beside itself as it is written, and when compiling pays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, numbers, ratio, table
+from lipbench_reports.measurements import doubt, names
+from lipbench_reports.tables import failures, series_key
+
+TRAINING = ("forward", "backward", "step")
+EVALUATION = ("inference", "first_inference")
+BYTES_CHANGED = (
+    ("step", "peak_memory_bytes", "Training peak"), ("inference", "peak_memory_bytes", "Inference peak"),
+    ("step", "saved_memory_bytes", "Saved"),
+)  # fmt: skip
+WORTH_SAYING = 0.10
+"""A change smaller than this is none: the rounds of one case may differ by as much before a warning is due."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case, as written and compiled."""
+
+    series: str
+    """of the uncompiled one"""
+    shape: str
+    written: pd.DataFrame
+    """its rows by phase"""
+    compiled: pd.DataFrame
+
+    def values(self, phase: str, column: str) -> tuple[float, float]:
+        """As written and compiled; NaN for what was not measured."""
+        return _value(self.written, phase, column), _value(self.compiled, phase, column)
+
+    def change(self, phase: str, column: str) -> float:
+        """Compiled ÷ as written."""
+        written, compiled = self.values(phase, column)
+        return compiled / written if written > 0 else math.nan
+
+    def mark(self, phase: str) -> str:
+        """A doubt about either time."""
+        entries = pd.concat([rows[rows.index == phase] for rows in (self.written, self.compiled)])
+        return next((mark for _, entry in entries.iterrows() if (mark := doubt(entry))), "")
+
+    def compile_s(self, phases: Sequence[str]) -> float:
+        """Seconds of compiling before these phases ran as they then do."""
+        found = self.compiled.loc[self.compiled.index.isin(phases), "compile_s"].dropna()
+        return math.nan if found.empty else float(found.sum())
+
+    def steps_to_pay(self) -> float:
+        """Training steps after which compiling has cost less than it saved; infinite where it saves nothing."""
+        written, compiled = self.values("step", "median_s")
+        seconds = self.compile_s(TRAINING)
+        if not math.isfinite(written + compiled + seconds):
+            return math.nan
+        return math.ceil(seconds / (written - compiled)) if compiled < written else math.inf
+
+
+def pairs(rows: pd.DataFrame) -> list[Pair]:
+    """The cases that gave numbers both ways, in the order of the rows."""
+    timed = rows[rows["phase"] != ""]
+    cases = {
+        (str(key), str(shape)): group.drop_duplicates("phase").set_index("phase")
+        for (key, shape), group in timed.groupby(["series", "shape"], sort=False)
+    }
+    found = []
+    for (key, shape), written in cases.items():
+        first = written.iloc[0]
+        twin = series_key(first["method"], first["implementation"], True, first["interpreted"])
+        if not first["compiled"] and (twin, shape) in cases:
+            found.append(Pair(key, shape, written, cases[twin, shape]))
+    return found
+
+
+def changes(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """Times, peaks and seconds of compiling, one row per case that was measured both ways; None if none was."""
+    found = pairs(rows)
+    if not found:
+        return None
+    columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
+    if len({one.shape for one in found}) > 1:
+        columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    for phase, title in (("step", "Step"), ("inference", "Inference")):
+        marks = [one.mark(phase) for one in found]
+        written, compiled = zip(*(one.values(phase, "median_s") for one in found))
+        columns += [
+            numbers(f"{title}, as written", written, TIMES, marks=marks),
+            numbers(f"{title}, compiled", compiled, TIMES, marks=marks),
+            (Column(f"{title}, ÷"), [ratio(one.change(phase, "median_s"), mark) for one, mark in zip(found, marks)]),
+        ]
+    columns += [
+        numbers("Compiling, training", [one.compile_s(TRAINING) for one in found], TIMES[:1]),
+        numbers("Compiling, inference", [one.compile_s(EVALUATION) for one in found], TIMES[:1]),
+        (Column("Pays after", "steps"), [_steps(one.steps_to_pay(), one.mark("step")) for one in found]),
+    ]
+    for phase, column, title in BYTES_CHANGED:
+        columns.append((Column(f"{title}, ÷"), [ratio(one.change(phase, column)) for one in found]))
+    return table("What torch.compile changes", [one for one in columns if any(cell.sort is not None for cell in one[1])])
+
+
+def _value(rows: pd.DataFrame, phase: str, column: str) -> float:
+    values = rows.loc[rows.index == phase, column]
+    return math.nan if values.empty else float(values.iloc[0])
+
+
+def _steps(steps: float, mark: str) -> Cell:
+    if math.isnan(steps):
+        return Cell()
+    rounded = float(f"{steps:.2g}")  # a quotient of two differences has no more digits to give
+    return Cell("never" if math.isinf(steps) else digits(rounded), steps, mark=mark)
+
+
+def verdict(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """What compiling changed in a training step and an inference, by geometric mean over the shapes, in one sentence each."""
+    sentences = []
+    for phase, deed in (("step", "a training step"), ("inference", "inference")):
+        by_series: dict[str, list[float]] = {}
+        for one in pairs(rows):
+            if not one.mark(phase) and (change := one.change(phase, "median_s")) > 0:
+                by_series.setdefault(one.series, []).append(change)
+        means = sorted((float(np.exp(np.log(values).mean())), labels[key]) for key, values in by_series.items())
+        if len(means) > 1 and means[-1][0] / means[0][0] > 1 + WORTH_SAYING:
+            (low, least), (high, most) = means[0], means[-1]
+            sentences.append(f"Compiled by torch.compile, {deed} takes from {low:.3g} ({least}) to {high:.3g} ({most}) times "
+                             "as long as uncompiled.")  # fmt: skip
+        elif means:
+            sentences.append(f"Compiled by torch.compile, {deed} takes {means[0][0]:.3g} times as long as uncompiled.")
+    without = failures(rows[rows["compiled"]])
+    return [*sentences, *([f"{len(without)} compiled cases gave no numbers."] if len(without) > 1 else [])]

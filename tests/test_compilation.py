@@ -1,0 +1,90 @@
+"""The report of compiled and of interpreted cases: apart from the others, wherever anything is compared."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from lipbench_reports.costs import costs
+from lipbench_reports.html import render
+from lipbench_reports.tables import prepare
+from report_frames import Page, compiled, quick, tables
+
+
+def cells(document: str, section: str) -> list[list[str]]:
+    """Texts of the first table in a section, row by row."""
+    part = document.partition(f'<section id="{section}">')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", part, re.DOTALL)
+    return [[Page(cell).text.strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_what_compiling_changes_stands_in_a_section_of_its_own() -> None:
+    rows = compiled()
+    aol = rows["method"] == "aol"
+    rows.loc[aol & (rows["phase"] == "step"), "median_s"] = np.where(
+        rows[aol & (rows["phase"] == "step")]["compiled"], 0.5, 1.0
+    )
+    document = render(tables(rows))
+    head, *found = cells(document, "compile")
+    by_method = {row[0]: dict(zip((re.sub(r"[^\w÷, ]", "", name).strip() for name in head), row)) for row in found}
+    assert list(by_method) == ["Standard", "AOL", "SOC"]
+    assert by_method["AOL"]["Step, ÷"] == "0.500×"
+    assert by_method["AOL"]["Pays after steps"] == "20.0"  # 10 s ÷ (1.0 s − 0.5 s)
+    assert by_method["SOC"]["Pays after steps"] == "never"
+    assert (by_method["AOL"]["Compiling, training s"], by_method["AOL"]["Compiling, inference s"]) == ("10.0", "3.00")
+    assert by_method["AOL"]["Saved, ÷"] == "1.00×"
+    text = Page(document).text
+    assert "Compiled by torch.compile, a training step takes from 0.5 (AOL) to 1.25 (SOC) times as long as uncompiled." in text
+    assert 'id="compile"' not in render(tables(quick()))
+
+
+def test_compiled_and_uncompiled_rows_never_meet_in_a_ranking() -> None:
+    rows = compiled()
+    found = costs(prepare(rows), tables(rows).methods)
+    alone = costs(prepare(rows[~rows["compiled"]]), tables(rows).methods)
+    assert (found.series, found.relative) == (alone.series, alone.relative)
+    document = render(tables(rows))
+    assert "Scores of AOL" in document
+    assert "Scores of AOL · compiled" not in document
+    captions = re.findall(
+        r"<figcaption>(.*?)</figcaption>", document.partition('<section id="figures">')[2].partition("</section>")[0]
+    )
+    assert [caption.endswith(", compiled") for caption in captions] == [False, True] * 4
+    assert "AOL · compiled" in Page(document).text, "plain numbers have both"
+
+
+def test_doubtful_pairs_are_marked_and_say_nothing() -> None:
+    rows = compiled()
+    rows.loc[(rows["method"] == "aol") & rows["compiled"], "contended"] = True
+    document = render(tables(rows))
+    row = next(row for row in cells(document, "compile") if row[0] == "AOL")
+    assert any("†" in cell for cell in row)
+    assert "a training step takes from 1 (Standard) to 1.25 (SOC) times" in Page(document).text
+
+
+def test_interpreted_times_rank_nowhere_are_not_drawn_and_are_marked() -> None:
+    rows = pd.concat([quick(), quick().query("method == 'aol'").assign(
+        implementation="triton", interpreted=True, median_s=1e-9, peak_memory_bytes=1.0)])  # fmt: skip
+    found = costs(prepare(rows), tables(rows).methods)
+    for measure in found.relative:
+        assert not any("interpreted" in key for key in found.relative[measure])
+    document = render(tables(rows))
+    label = "AOL · triton · interpreted"
+    assert f"Scores of {label}" not in document
+    assert "interpreted" not in document.partition('<section id="figures">')[2].partition("</section>")[0]
+    plain = next(table for table in re.findall(r"<table>.*?</table>", document, re.DOTALL) if "<caption>Measured" in table)
+    row = next(row for row in re.findall(r"<tr.*?</tr>", plain, re.DOTALL) if label in row)
+    assert row.count("‡") == len(re.findall("<small>", row)) > 0
+    (counted,) = re.findall(r"<caption>Multiply-accumulates of.*?</table>", document, re.DOTALL)
+    formulas = {label in row: row.count("<math>") for row in re.findall(r"<tr.*?</tr>", counted, re.DOTALL) if "AOL" in row}
+    assert formulas == {False: 2, True: 1}, "the exact formula is that of the paper's implementation"
+    text = Page(document).text
+    assert f"{label}, 64 ch: forward" in text
+    assert "Interpreted: Triton kernels ran in their interpreter" in text
+
+
+def test_a_run_of_interpreted_cases_alone_claims_nothing() -> None:
+    text = Page(render(tables(quick().assign(implementation="triton", interpreted=True)))).text
+    assert "Nothing was timed: Triton kernels ran in their interpreter." in text
+    assert "trained fastest" not in text
