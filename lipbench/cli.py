@@ -6,17 +6,27 @@ Exit codes: 0 all is well, 2 wrong use (one line on stderr), 3 some case failed;
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from lipbench import __version__, errors
+from lipbench.options import (
+    DeviceName,
+    ExportFormat,
+    PrecisionName,
+    PredictedDevice,
+    RowsFormat,
+    TableFormat,
+    TheoryFormat,
+    seconds,
+    split,
+    whole,
+)
 
 FAILED, WRONG_USE, INTERRUPTED = 3, 2, 130
 _ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -48,103 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(message: str) -> None:
     print(f"lipbench: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(WRONG_USE) from None
-
-
-# ---------------------------------------------------------------------------------------------------------------- options
-
-
-class DeviceName(StrEnum):
-    """`auto` is CUDA where there is some."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class TheoryFormat(StrEnum):
-    """How `theory` prints."""
-
-    table = "table"
-    csv = "csv"
-
-
-class PrecisionName(StrEnum):
-    """What a certificate may be asked for; tf32 keeps no tolerance."""
-
-    ieee = "ieee"
-    tf32x3 = "tf32x3"
-
-
-class RowsFormat(StrEnum):
-    """How `verify`, `complexity` and `kernels` print."""
-
-    table = "table"
-    json = "json"
-
-
-class PredictedDevice(StrEnum):
-    """Whose allocator is predicted."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class TableFormat(StrEnum):
-    """How `predict` prints."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-class ExportFormat(StrEnum):
-    """What `export` writes."""
-
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-
-
-Value = TypeVar("Value", int, str)
-
-
-def _split(option: str, text: str | None, kind: type[Value]) -> tuple[Value, ...] | None:
-    """The values of a list with commas, each once; None for an option not given. Raises `LipbenchError` for what is no list."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        if not all(parts):
-            raise ValueError
-        return tuple(dict.fromkeys(kind(part) for part in parts))
-    except ValueError:
-        raise errors.not_in_list(option, text, "whole numbers" if kind is int else "names") from None
-
-
-def _whole(option: str, metavar: str, text: str) -> Any:
-    """An option that takes a whole number of at least 1. It raises `LipbenchError` for anything else."""
-
-    def parse(given: str) -> int:
-        if not given.isdecimal() or int(given) < 1:
-            raise errors.not_positive(option, given)
-        return int(given)
-
-    return typer.Option(option, parser=parse, metavar=metavar, help=text)
-
-
-def _seconds(option: str, text: str) -> Any:
-    """An option that takes a time greater than 0. It raises `LipbenchError` for anything else."""
-
-    def parse(given: str) -> float:
-        try:
-            value = float(given)
-        except ValueError:
-            value = math.nan
-        if not 0 < value < math.inf:
-            raise errors.not_positive_number(option, repr(given))
-        return value
-
-    return typer.Option(option, parser=parse, metavar="S", help=text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -181,7 +94,7 @@ def theory(
     """Print Table 1 of the paper (arXiv 2311.16833) and, beside it, the exact costs of this code."""
     from lipbench import printing, registry, table1
 
-    chosen = [registry.find(name).name for name in _split("--method", method, str) or registry.methods()]
+    chosen = [registry.find(name).name for name in split("--method", method, str) or registry.methods()]
     table = table1.complexity_table()
     table = table[table["method"].isin(chosen)]
     if format is TheoryFormat.csv:
@@ -200,7 +113,7 @@ def kernels(
     """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one uses stack."""
     from lipbench import kernel_report, printing
 
-    rows = kernel_report.rows(_split("--arch", arch, str))
+    rows = kernel_report.rows(split("--arch", arch, str))
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1, force_ascii=False))
     else:
@@ -231,12 +144,12 @@ def verify(
     from lipbench import printing, records, verifying
 
     runs = [Path(name) for name in what or () if Path(name).is_dir()]
-    names = [name for name in what or () if not Path(name).is_dir()] + list(_split("--method", method, str) or ())
+    names = [name for name in what or () if not Path(name).is_dir()] + list(split("--method", method, str) or ())
     shapes = verifying.Shapes(
-        _split("--channels", channels, int) or (16,),
-        _split("--image-size", image_size, int) or (8,),
-        _split("--kernel-size", kernel_size, int) or (1, 3),
-        _split("--implementation", implementation, str) or ("paper",),
+        split("--channels", channels, int) or (16,),
+        split("--image-size", image_size, int) or (8,),
+        split("--kernel-size", kernel_size, int) or (1, 3),
+        split("--implementation", implementation, str) or ("paper",),
     )
     chosen: list[Any] = [record.case.spec for run in runs for record in records.load_run(run).records]
     if names or not runs:
@@ -266,10 +179,10 @@ def complexity(
     from lipbench import complexity, printing
 
     sizes = {
-        "c": _split("--channels", channels, int), "s": _split("--image-size", image_size, int),
-        "k": _split("--kernel-size", kernel_size, int), "b": _split("--batch-size", batch_size, int),
+        "c": split("--channels", channels, int), "s": split("--image-size", image_size, int),
+        "k": split("--kernel-size", kernel_size, int), "b": split("--batch-size", batch_size, int),
     }  # fmt: skip
-    names = _split("NAME", name, str) or ()
+    names = split("NAME", name, str) or ()
     rows = [row for one in names for row in complexity.fit_layer(one, complexity.given(sizes))]
     if format is RowsFormat.json:
         print(json.dumps(complexity.as_json(rows), indent=1, ensure_ascii=False))
@@ -291,7 +204,7 @@ def predict(
     network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
     device: Annotated[PredictedDevice, typer.Option(help="Of which it is asked; needs not be here.")] = PredictedDevice.cpu,
-    memory: Annotated[int | None, _whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
+    memory: Annotated[int | None, whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
     format: Annotated[TableFormat, typer.Option(help="csv and json are in bytes.")] = TableFormat.table,
 ) -> None:
     """Say how much memory training and inference will take, from shapes alone: nothing is computed. Does it fit?"""
@@ -299,9 +212,9 @@ def predict(
     from lipbench.plan import Request, plan
 
     request = Request(
-        preset, _split("--method", method, str), _split("--implementation", implementation, str),
-        _split("--channels", channels, int), _split("--image-size", image_size, int), _split("--kernel-size", kernel_size, int),
-        _split("--batch-size", batch_size, int), _split("--network", network, str), _split("--dtype", dtype, str),
+        preset, split("--method", method, str), split("--implementation", implementation, str),
+        split("--channels", channels, int), split("--image-size", image_size, int), split("--kernel-size", kernel_size, int),
+        split("--batch-size", batch_size, int), split("--network", network, str), split("--dtype", dtype, str),
     )  # fmt: skip
     frame, problems = predict.table(plan(request, str(device)), memory)
     if format is TableFormat.csv:
@@ -333,12 +246,12 @@ def profile(
     precision: Annotated[str | None, typer.Option(help="Of ieee,tf32x3,tf32; x3: Triton kernels.  [default: ieee]")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
-    threads: Annotated[int | None, _whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
-    timeout: Annotated[float | None, _seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
-    memory_limit: Annotated[int | None, _whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
-    rounds: Annotated[int | None, _whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
-    phase_seconds: Annotated[float | None, _seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
-    deadline: Annotated[float | None, _seconds("--deadline", "Start no new round after so many seconds.")] = None,
+    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
+    timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
+    memory_limit: Annotated[int | None, whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
+    rounds: Annotated[int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
+    phase_seconds: Annotated[float | None, seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
+    deadline: Annotated[float | None, seconds("--deadline", "Start no new round after so many seconds.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: a new one in runs/]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; finished cases stay.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed cases once more.")] = False,
@@ -348,10 +261,10 @@ def profile(
     from lipbench.plan import Request
 
     request = Request(
-        preset, _split("--method", method, str), _split("--implementation", implementation, str),
-        _split("--channels", channels, int), _split("--image-size", image_size, int), _split("--kernel-size", kernel_size, int),
-        _split("--batch-size", batch_size, int), _split("--network", network, str), _split("--dtype", dtype, str),
-        _split("--precision", precision, str), threads, (False, True) if compile else None,
+        preset, split("--method", method, str), split("--implementation", implementation, str),
+        split("--channels", channels, int), split("--image-size", image_size, int), split("--kernel-size", kernel_size, int),
+        split("--batch-size", batch_size, int), split("--network", network, str), split("--dtype", dtype, str),
+        split("--precision", precision, str), threads, (False, True) if compile else None,
     )  # fmt: skip
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(request, str(device), limits, deadline, out, resume, retry_failed)
