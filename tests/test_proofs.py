@@ -163,3 +163,8 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     assert "1.0200 exact" in text
     for drawing in re.findall(r"<svg viewBox.*?</svg>", document, re.DOTALL):
         assert "CPL" not in drawing
+
+
+def test_products_over_layers_are_printed_whatever_their_size() -> None:
+    texts = [certificate_tables.constant(value, "upper bound").text for value in (5.06e-6, 0.25, 1.0, 1.000094, 36159356.5)]
+    assert texts == ["≤ 5.06e-06", "≤ 0.2500", "≤ 1.0000", "≤ 1.000094", "≤ 3.62e+07"]

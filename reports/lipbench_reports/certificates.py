@@ -37,6 +37,8 @@ def constant(largest: float, kind: str, mark: str = "") -> Cell:
 
 def _digits(value: float) -> str:
     """Four decimals, six where four would hide on which side of the tolerance, or of 1, the value is."""
+    if not 1e-3 <= abs(value) < 1e4:  # a product over layers may be anything
+        return f"{value:.3g}"
     return f"{value:.4f}" if abs(value - 1) < 5e-7 or abs(value - 1) > 1e-3 else f"{value:.6f}"
 
 
