@@ -18,6 +18,7 @@ from torch.utils.benchmark import Timer
 
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec
+from lipbench.meters import machine
 from lipbench.meters import time as time_meter
 from lipbench.workload import Workload
 
@@ -70,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=sorted(SHAPES), default="cuda" if torch.cuda.is_available() else "cpu")
     device = parser.parse_args().device
+    machine.set_precision("ieee")
     results = [compare(method, device) for method in METHODS]
     for result in results:
         print(json.dumps(result))

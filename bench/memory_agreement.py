@@ -17,6 +17,7 @@ import torch
 
 from lipbench import predict, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.meters import machine
 from lipbench.meters import memory as memory_meter
 from lipbench.quantities import Memory
 from lipbench.workload import Workload
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--implementation", default="paper")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
+    machine.set_precision("ieee")
     networks = [size for size in given.network.split(",") if size]
     channels = [int(count) for count in given.channels.split(",") if count]
     failed = False

@@ -14,6 +14,7 @@ from lipbench import certify, cli, records, registry, verifying
 from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
 from lipbench.layers.cpl import PublishedCPLConv2d
 from lipbench.layers.sll import SLLConv2d
+from lipbench.meters import lipschitz, machine
 from lipbench.workload import Workload
 
 DIVISIBLE = 9
@@ -205,3 +206,22 @@ def test_verify_takes_a_run(tmp_path: object, capsys: pytest.CaptureFixture[str]
 def test_verify_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("aoll") == 2
     assert "unknown method" in capsys.readouterr().err
+
+
+def test_products_are_ieee_while_a_certificate_is_made_and_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = lipschitz.is_affine
+
+    def watch(*arguments: object, **named: object) -> bool:
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+        return original(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lipschitz, "is_affine", watch)
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    machine.set_precision("tf32")
+    try:
+        certify.certify(registry.build(LayerSpec("aol", 2, 3, 1)), torch.zeros(1, 2, 3, 3))
+        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+    assert set(seen) == {("ieee", "ieee")}

@@ -106,7 +106,14 @@ def tuned(function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> A
     In the interpreter the first configuration serves.
     """
     choices = [triton.Config(dict(one.constants), num_warps=one.warps, num_stages=one.stages) for one in configs.values()]
-    return triton.autotune(choices[:1] if interpreted() else choices, key=list(key))(function)
+    return triton.autotune(choices[:1] if interpreted() else choices, key=list(key), do_bench=_brief)(function)
+
+
+def _brief(call: Callable[[], object], quantiles: Sequence[float]) -> Any:
+    """Milliseconds of a call: enough to choose by, since every new size is tuned in every process."""
+    from triton.testing import do_bench
+
+    return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
 
 
 def check(name: str, precision: str, *tensors: Tensor) -> None:

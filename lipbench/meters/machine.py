@@ -8,7 +8,8 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -179,6 +180,17 @@ def set_precision(precision: str) -> None:
     known = "tf32" if precision == "tf32" else "ieee"  # tf32x3 is one of Triton kernels alone
     torch.backends.cuda.matmul.fp32_precision = known
     _cudnn.conv.fp32_precision = known
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """float32 products of PyTorch are ieee within, whatever was set: bounds do not hold in tf32."""
+    before = torch.backends.cuda.matmul.fp32_precision, _cudnn.conv.fp32_precision
+    set_precision("ieee")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, _cudnn.conv.fp32_precision = before
 
 
 def describe(device: str, threads: int) -> Machine:
