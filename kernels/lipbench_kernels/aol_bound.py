@@ -54,7 +54,7 @@ CONFIGS = {
 """ROWS × COLUMNS is the block of a program's result, DEPTH the piece of the summed axis that it takes at a time."""
 
 SIZES = ["outputs", "inputs"]
-"""arguments that every value of has the same machine code: the one whose registers are known without a GPU"""
+"""arguments whose value is no part of the machine code, so that what it takes is known without a GPU"""
 
 
 @triton.jit(do_not_specialize=SIZES)  # type: ignore[untyped-decorator]  # triton gives it no types

@@ -40,7 +40,7 @@ GRADIENT_CONFIGS = {
 """Tiles of output × input channels of one tap, and how many pixels are summed at a time."""
 
 SIZES = ["pixel_count", "channels", "height", "width"]
-"""arguments that every value of has the same machine code: the one whose registers are known without a GPU"""
+"""arguments whose value is no part of the machine code, so that what it takes is known without a GPU"""
 PITCH = 32
 """at least BLOCK_I of any configuration"""
 PROGRAMS = 256
