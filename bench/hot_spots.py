@@ -1,6 +1,6 @@
 """The hot spots that kernels serve: at a layer's shape, what they are given, the kernel's call, and the operations it replaces.
 
-The replaced operations are those of the `paper` implementations, on any device and in any precision.
+The replaced operations are the `paper` implementations' own, on any device and in any precision.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from lipbench_kernels.soc_series import soc_series, soc_step
 from torch import Tensor
 from torch.nn import functional
 
-TERMS = 5
-"""of SOC's series in training"""
+from lipbench.layers import aol, bcop, lot, soc
+from lipbench.layers.bcop import BJORCK_BETA, BJORCK_ITERATIONS
+from lipbench.layers.lot import NEWTON_ITERATIONS
+from lipbench.layers.soc import TRAINING_TERMS as TERMS
+
 ORDER = 2
-"""of the one step of it that is looked at alone"""
-BJORCK_ITERATIONS, BETA = 20, 0.5
-NEWTON_ITERATIONS, EPSILON = 10, 1e-4
+"""of the one step of SOC's series that is looked at alone"""
 
 
 @dataclass(frozen=True, order=True)
@@ -76,8 +77,7 @@ def _aol_inputs(shape: Shape) -> tuple[Tensor, ...]:
 
 
 def _aol_replaced(kernel: Tensor) -> Tensor:
-    transposed = kernel.transpose(0, 1)
-    return functional.conv2d(transposed, transposed, padding=kernel.shape[-1] - 1).abs().sum((1, 2, 3))
+    return aol.self_correlation(kernel).abs().sum((1, 2, 3))
 
 
 def _aol_fused(precision: str, kernel: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def _sll_inputs(shape: Shape) -> tuple[Tensor, ...]:
 
 
 def _sll_replaced(kernel: Tensor, weights: Tensor) -> Tensor:
-    correlation = functional.conv2d(kernel, kernel, padding=kernel.shape[-1] - 1)
+    correlation = aol.self_correlation(kernel.transpose(0, 1))
     return torch.mv(correlation.abs().sum((2, 3)), weights)
 
 
@@ -103,18 +103,14 @@ def _sll_fused(precision: str, kernel: Tensor, weights: Tensor) -> Tensor:
 def _soc_inputs(shape: Shape) -> tuple[Tensor, ...]:
     """Images, and a skew kernel whose map has a norm of about 0.7, or 1 for k = 1."""
     kernel = _kernel(shape)
-    skew = (kernel - kernel.transpose(0, 1).flip(2, 3)) / 2
+    skew = soc.skew_kernel(kernel)
     scale = (0.7 if shape.kernel_size > 1 else 1.0) / (math.sqrt(2 * shape.channels) * shape.kernel_size)
     images = torch.randn(shape.batch_size, shape.channels, shape.image_size, shape.image_size, dtype=torch.float64)
     return images, skew * scale
 
 
 def _soc_replaced(x: Tensor, kernel: Tensor) -> Tensor:
-    total = term = x
-    for n in range(1, TERMS + 1):
-        term = functional.conv2d(term, kernel, padding=kernel.shape[-1] // 2) / n
-        total = total + term
-    return total
+    return soc.exponential(x, kernel, TERMS)
 
 
 def _soc_fused(precision: str, x: Tensor, kernel: Tensor) -> Tensor:
@@ -144,14 +140,11 @@ def _bjorck_inputs(shape: Shape) -> tuple[Tensor, ...]:
 
 
 def _bjorck_replaced(matrices: Tensor) -> Tensor:
-    for _ in range(BJORCK_ITERATIONS):
-        square = torch.bmm(matrices.mT, matrices)
-        matrices = torch.baddbmm(matrices, matrices, square, beta=1 + BETA, alpha=-BETA)
-    return matrices
+    return bcop.bjorck_steps(matrices, BJORCK_ITERATIONS)
 
 
 def _bjorck_fused(precision: str, matrices: Tensor) -> Tensor:
-    return bjorck.bjorck(matrices, BJORCK_ITERATIONS, BETA, precision)
+    return bjorck.bjorck(matrices, BJORCK_ITERATIONS, BJORCK_BETA, precision)
 
 
 def frequencies(shape: Shape) -> int:
@@ -165,18 +158,11 @@ def _newton_inputs(shape: Shape) -> tuple[Tensor, ...]:
     identity = torch.eye(shape.channels, dtype=torch.complex128)
     noise = torch.randn(frequencies(shape), shape.channels, shape.channels, dtype=torch.complex128)
     blocks = identity + 0.3 / math.sqrt(shape.channels) * noise
-    covariance = torch.bmm(blocks, blocks.mH) + EPSILON * identity
-    return (covariance / (torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON),)
+    return (lot.normalized_covariance(blocks)[0],)
 
 
 def _newton_replaced(y: Tensor) -> Tensor:
-    identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
-    z = step = 1.5 * identity - 0.5 * y
-    for _ in range(NEWTON_ITERATIONS - 1):
-        y = torch.bmm(y, step)
-        step = torch.baddbmm(identity, z, y, beta=1.5, alpha=-0.5)
-        z = torch.bmm(step, z)
-    return z
+    return lot.inverse_root(y, NEWTON_ITERATIONS)
 
 
 def _newton_fused(precision: str, y: Tensor) -> Tensor:

@@ -37,6 +37,15 @@ def matricizations(kernel: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+def exponential(x: Tensor, kernel: Tensor, terms: int) -> Tensor:
+    """`Σ_{n=0..terms} Lⁿ x / n!` of images (b, c, s, s) and a kernel (c, c, k, k), zero padding."""
+    total = term = x
+    for n in range(1, terms + 1):
+        term = functional.conv2d(term, kernel, padding=kernel.shape[-1] // 2) / n
+        total = total + term
+    return total
+
+
 class SOCConv2d(LipschitzConv2d):
     """`y = Σ_{n=0..t} Lⁿ x / n! + bias`, `L ← 0.7 L / σ` (1.0 for k = 1); 5 terms in training, 12 in evaluation, zero padding.
 
@@ -98,12 +107,8 @@ class SOCConv2d(LipschitzConv2d):
         return self._exponential(x, kernel, terms)[:, : self.out_channels] + self.bias[:, None, None]
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-        """`Σ_{n=0..terms} Lⁿ x / n!` of images (b, c, s, s) and a kernel (c, c, k, k)."""
-        total = term = x
-        for n in range(1, terms + 1):
-            term = functional.conv2d(term, kernel, padding=self.kernel_size // 2) / n
-            total = total + term
-        return total
+        """The series, in one way or another."""
+        return exponential(x, kernel, terms)
 
 
 class TritonSOCConv2d(WithKernel, SOCConv2d):
