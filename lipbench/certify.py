@@ -77,7 +77,7 @@ def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tupl
     else:
         apply = layer
     if not lipschitz.is_affine(apply, like, rounding):
-        return (_lower_bound(layer, like),)
+        return (_lower_bound(layer, apply, like),)
     bounds = _spectrum(apply, like, rounding, both=thorough, thorough=thorough)
     if layer.training or bounds[0].how != "lanczos" or not thorough:
         return bounds
@@ -103,10 +103,12 @@ def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     return apply, branch if has_branch else None
 
 
-def _lower_bound(module: nn.Module, like: Tensor) -> Bound:
+def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
     """By search. It looks at small differences, which float32 does not have: a layer with a kernel is searched as `paper`."""
-    exact = module if _dtype(module) == torch.float64 else copy.deepcopy(module).double()
-    return lipschitz.lower_bound(_input_half(exact, like)[0] if isinstance(exact, TwoHalves) else exact, like)
+    if _dtype(module) != torch.float64:
+        exact = copy.deepcopy(module).double()
+        apply = _input_half(exact, like)[0] if isinstance(exact, TwoHalves) else exact
+    return lipschitz.lower_bound(apply, like)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -164,11 +166,11 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
     for passed in lipschitz.pass_through(network, dict(_parts(network)), like.to(_dtype(network))):
         found.append(_layer_bounds(passed.module, like.new_zeros(1, *passed.shape[1:]), thorough=False)[0])
     if not found:
-        return (_lower_bound(network, like),)
+        return (_lower_bound(network, network, like),)
     worst = max(found, key=lambda bound: bound.largest)
     image_size = int(like.shape[-1])
     if any(bound.kind != "exact" for bound in found):
-        return (worst, _lower_bound(network, like))
+        return (worst, _lower_bound(network, network, like))
     product = math.prod(bound.largest for bound in found)
     return (Bound(product, None, "upper bound", "product", image_size), worst)
 

@@ -19,14 +19,13 @@ from torch.utils.flop_counter import register_flop_formula
 from triton import language as tl
 
 from lipbench_kernels import small_matrices_work as work
-from lipbench_kernels.launching import Kernel, check, on_device_of, product
+from lipbench_kernels.launching import Kernel, check, on_device_of, product, require_precision
 from lipbench_kernels.small_matrices import (
     LARGEST,
     block_of,
     constants_of,
     padded,
     replace,
-    require_precision,
     tuned_by_block,
     variants_of,
 )

@@ -116,10 +116,15 @@ def _brief(call: Callable[[], object], quantiles: Sequence[float]) -> Any:
     return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
 
 
-def check(name: str, precision: str, *tensors: Tensor) -> None:
-    """That a kernel can run on these tensors. Raises `ValueError` that says what, what was got and what to do."""
+def require_precision(name: str, precision: str) -> None:
+    """Raises `ValueError` for an unknown precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"{name}: unknown precision: got {precision!r}; choose from {', '.join(PRECISIONS)}")
+
+
+def check(name: str, precision: str, *tensors: Tensor) -> None:
+    """That a kernel can run on these tensors. Raises `ValueError` that says what, what was got and what to do."""
+    require_precision(name, precision)
     for tensor in tensors:
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} takes float32: got {tensor.dtype}; convert the tensor, or use PyTorch's operations")

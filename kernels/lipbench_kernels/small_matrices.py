@@ -34,12 +34,6 @@ Serving = Mapping[int, tuple[str, ...]]
 """Side of the block → configurations that may serve it."""
 
 
-def require_precision(name: str, precision: str) -> None:
-    """Raises `ValueError` for an unknown precision."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{name}: unknown precision: got {precision!r}; choose from {', '.join(PRECISIONS)}")
-
-
 def block_of(size: int) -> int:
     """Side of the block that a matrix is padded to with zeros: a power of two, 16 at least."""
     return max(16, 1 << (size - 1).bit_length())
