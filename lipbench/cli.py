@@ -60,6 +60,17 @@ def _fail(message: str) -> None:
     raise SystemExit(WRONG_USE) from None
 
 
+# Options that several verbs have.
+MethodList = Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")]
+ImplementationList = Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")]
+ChannelList = Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")]
+ImageSizeList = Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")]
+KernelSizeList = Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")]
+BatchSizeList = Annotated[str | None, typer.Option(help="Batch sizes, with commas.")]
+NetworkList = Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")]
+DtypeList = Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")]
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -132,11 +143,11 @@ def verify(
     what: Annotated[
         list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
+    method: MethodList = None,
     channels: Annotated[str | None, typer.Option(help="Channels, with commas.  [default: 16]")] = None,
     image_size: Annotated[str | None, typer.Option(help="Heights of the images, with commas.  [default: 8]")] = None,
     kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.  [default: 1,3]")] = None,
-    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
+    implementation: ImplementationList = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of products in Triton kernels.")] = PrecisionName.ieee,
     format: Annotated[RowsFormat, typer.Option(help="json has singular values unrounded.")] = RowsFormat.table,
 ) -> None:
@@ -170,8 +181,8 @@ def verify(
 def complexity(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Methods, or package.module:Class of any layer, with commas.")],
     channels: Annotated[str | None, typer.Option(help="Channels to count at, with commas.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
-    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
+    image_size: ImageSizeList = None,
+    kernel_size: KernelSizeList = None,
     batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas, at least two.")] = None,
     format: Annotated[RowsFormat, typer.Option(help="json has every term and its exponents.")] = RowsFormat.table,
 ) -> None:
@@ -195,14 +206,14 @@ def complexity(
 @app.command()
 def predict(
     preset: Annotated[str | None, typer.Option(help="Shapes to predict: quick or paper.  [default: quick]")] = None,
-    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
-    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
-    channels: Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
-    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas.")] = None,
-    network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
+    method: MethodList = None,
+    implementation: ImplementationList = None,
+    channels: ChannelList = None,
+    image_size: ImageSizeList = None,
+    kernel_size: KernelSizeList = None,
+    batch_size: BatchSizeList = None,
+    network: NetworkList = None,
+    dtype: DtypeList = None,
     device: Annotated[PredictedDevice, typer.Option(help="Of which it is asked; needs not be here.")] = PredictedDevice.cpu,
     memory: Annotated[int | None, whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
     format: Annotated[TableFormat, typer.Option(help="csv and json are in bytes.")] = TableFormat.table,
@@ -235,14 +246,14 @@ def predict(
 @app.command()
 def profile(
     preset: Annotated[str | None, typer.Option(help="Shapes to measure: quick or paper.  [default: quick]")] = None,
-    method: Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")] = None,
-    implementation: Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")] = None,
-    channels: Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")] = None,
-    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas.")] = None,
-    network: Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")] = None,
+    method: MethodList = None,
+    implementation: ImplementationList = None,
+    channels: ChannelList = None,
+    image_size: ImageSizeList = None,
+    kernel_size: KernelSizeList = None,
+    batch_size: BatchSizeList = None,
+    network: NetworkList = None,
+    dtype: DtypeList = None,
     precision: Annotated[str | None, typer.Option(help="Of ieee,tf32x3,tf32; x3: Triton kernels.  [default: ieee]")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
