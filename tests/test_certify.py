@@ -208,20 +208,25 @@ def test_verify_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -
     assert "unknown method" in capsys.readouterr().err
 
 
+def allowed() -> tuple[bool, bool]:
+    """Whether products and convolutions may use tf32: the older settings, which are readable only where the newer agree."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
 def test_products_are_ieee_while_a_certificate_is_made_and_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = lipschitz.is_affine
 
     def watch(*arguments: object, **named: object) -> bool:
-        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+        seen.append(allowed())
         return original(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lipschitz, "is_affine", watch)
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    before = allowed()
     machine.set_precision("tf32")
     try:
         certify.certify(registry.build(LayerSpec("aol", 2, 3, 1)), torch.zeros(1, 2, 3, 3))
-        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+        assert allowed() == (True, True)
     finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
-    assert set(seen) == {("ieee", "ieee")}
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    assert set(seen) == {(False, False)}

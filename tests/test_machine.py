@@ -87,6 +87,17 @@ def test_description_of_this_machine() -> None:
     assert {"matmul_precision", "convolution_precision", "cudnn_benchmark"} <= set(found.flags)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
+def test_the_older_and_the_newer_settings_of_precision_agree(precision: str) -> None:
+    with machine.exact_products():  # puts back what was set
+        machine.set_precision(precision)
+        tf32 = precision == "tf32"
+        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
+        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+        flags = machine.describe("cpu", 1).flags
+        assert flags["matmul_precision"] == flags["convolution_precision"] == ("tf32" if tf32 else "ieee")
+
+
 class _FakeNvml(types.ModuleType):
     """As much of pynvml as is asked, for a GPU with a second process on it and a low clock."""
 

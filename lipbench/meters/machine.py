@@ -177,20 +177,22 @@ def read_gpu_process_bytes() -> int | None:
 
 def set_precision(precision: str) -> None:
     """Set what PyTorch computes float32 matrix products and convolutions in on a GPU: 'tf32', or 'ieee' for any other."""
-    known = "tf32" if precision == "tf32" else "ieee"  # tf32x3 is one of Triton kernels alone
-    torch.backends.cuda.matmul.fp32_precision = known
-    _cudnn.conv.fp32_precision = known
+    allowed = precision == "tf32"  # tf32x3 is one of Triton kernels alone
+    # The older settings, which set the newer ones (fp32_precision) too. The other way round the older are not readable
+    # any more, and torch's compiler, where it tunes, reads them.
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
     """float32 products of PyTorch are ieee within, whatever was set: bounds do not hold in tf32."""
-    before = torch.backends.cuda.matmul.fp32_precision, _cudnn.conv.fp32_precision
+    matmul, convolution = (settings.fp32_precision == "tf32" for settings in (torch.backends.cuda.matmul, _cudnn.conv))
     set_precision("ieee")
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision, _cudnn.conv.fp32_precision = before
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
 
 
 def describe(device: str, threads: int) -> Machine:
@@ -264,8 +266,8 @@ def _flags(threads: int) -> dict[str, str]:
         "threads": str(threads),
         "torch_threads": str(torch.get_num_threads()),
         "affinity_cores": str(affinity),
-        "matmul_precision": str(torch.backends.cuda.matmul.fp32_precision),
-        "convolution_precision": str(_cudnn.conv.fp32_precision),
+        "matmul_precision": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "convolution_precision": "tf32" if _cudnn.conv.fp32_precision == "tf32" else "ieee",
         "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
         "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
         "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
