@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What only a machine with a GPU can tell: our CUDA clock beside triton's; every kernel against float64 and against what it
-# replaces, and its time beside it; memory against the count on fake tensors; then the paper preset in every implementation,
-# compiled too, and its report.
+# What only a machine with a GPU can tell: our CUDA clock beside triton's; the paper preset for all methods; every kernel against
+# float64 and against what it replaces, and its time beside it; memory against the count on fake tensors; then the preset with
+# kernels and compiled, and a report.
 #
 #   bash bench/gpu.sh     writes under $OUT, or reports/out/gpu, and nowhere else; ends within 10 minutes; needs no network
 #
@@ -12,7 +12,7 @@
 #   BUDGET_S    seconds for everything together (570)
 #   PYTHON      which Python (python3)
 #   STAGES      what is done, of: agreement kernels memory profile (all; with $RESUME, profile)
-#   DEVICE, PRESET, NETWORKS    what is profiled (cuda, paper, XS,S,M,L): networks, then layers, then compiled layers
+#   DEVICE, PRESET, NETWORKS    what is profiled (cuda, paper, XS,S,M,L): networks, then layers, one round of each first
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,8 +20,9 @@ budget=${BUDGET_S:-570}
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 wheels=${WHEELS:-.whl}
-report_s=60 # kept back for the report and the archive
+report_s=110 # kept back for the report
 round_s=100  # a round begun just before the deadline may last as long
+kernels_s=150 memory_s=40 # kept back for these stages
 stages=${STAGES:-$([ -n "${RESUME:-}" ] && echo profile || echo agreement kernels memory profile)}
 out=${OUT:-reports/out/gpu}
 mkdir -p "$out"
@@ -59,23 +60,53 @@ wrong=0
 staged() { # whether a stage is to be done
   [[ " $stages " == *" $1 "* ]]
 }
+left() { # seconds until the report has to be begun, at most so many
+  local s=$((budget - report_s - SECONDS))
+  echo $((s < 1 ? 1 : s < $1 ? s : $1))
+}
 within() { # seconds, a name, a command: its standard output goes to $OUT; what fails is named at the end, and nothing stops
-  local code=0 limit=$1 name=$2
+  local code=0 limit name=$2
+  limit=$(left "$1")
   shift 2
   timeout "$limit" "$@" >"$out/$name" || code=$?
-  [ "$code" -eq 0 ] || { wrong=1 && echo "$name: exit code $code"; }
+  [ "$code" -eq 0 ] || { wrong=1 && echo "$name: exit code $code after at most $limit s"; }
+}
+failed=0
+profile() { # seconds, then what to profile; exit code 3, some case failed, is no reason to stop
+  local code=0 deadline=$1
+  shift
+  "$python" -m lipbench.cli profile --preset "${PRESET:-paper}" --device "$device" --phase-seconds 0.2 \
+    --timeout "$round_s" --deadline "$deadline" --out "$run" --resume ${RESUME:+--retry-failed} "$@" || code=$?
+  [ "$code" -eq 0 ] || failed=$code
+  [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || wrong=1
+}
+share() { # of the seconds that no later stage and no last round needs, one part in so many, at least one
+  local s=$(((budget - report_s - round_s - $2 - SECONDS) / $1))
+  echo $((s > 1 ? s : 1))
+}
+methods_with() { # the methods that have an implementation
+  "$python" -c "from lipbench import registry
+print(','.join(name for name, method in registry.METHODS.items() if '$1' in method.implementations))"
 }
 
+rm -rf "$run"
+[ -z "${RESUME:-}" ] || tar -xzf "$RESUME" -C "$out"
+networks=${NETWORKS:-XS,S,M,L}
 if staged agreement; then
   within 120 agreement.jsonl "$python" bench/agreement.py --device "$device"
   cut -c -240 "$out/agreement.jsonl"
+fi
+if staged profile && [ -z "${RESUME:-}" ]; then # one round of all methods before anything else
+  later=$(($(staged kernels && echo $kernels_s || echo 0) + $(staged memory && echo $memory_s || echo 0)))
+  profile "$(share 3 $later)" --rounds 1 --network "$networks"
+  profile "$(share 2 $later)" --rounds 1
 fi
 if staged kernels; then
   # First whether they are right, all at once: that compiles them too, on all cores. Then their times, with the GPU to itself.
   checks=()
   for spot in aol sll soc-step soc bjorck newton; do
     for precision in ieee tf32x3 tf32; do
-      timeout 110 "$python" -m bench.kernels --check-only --hot-spot "$spot" --precision "$precision" --deadline 45 \
+      timeout "$(left 110)" "$python" -m bench.kernels --check-only --hot-spot "$spot" --precision "$precision" --deadline 45 \
         >"$out/equal-$spot-$precision.jsonl" &
       checks+=("$!:$spot-$precision")
     done
@@ -92,44 +123,24 @@ if staged kernels; then
   within 120 kernels.jsonl "$python" -m bench.kernels --deadline 60
   cut -c -400 "$out/kernels.jsonl"
 fi
-every='from lipbench import registry
-print(",".join(sorted({name for method in registry.METHODS.values() for name in method.implementations})))'
 implementations=paper # on a CPU, where this script can only be tried out
-[ "$device" = cpu ] || implementations=$("$python" -c "$every")
+[ "$device" = cpu ] || implementations=paper,triton
 if staged memory; then
   within 60 memory.txt "$python" -m bench.memory_agreement --device "$device" --network "" --channels 64 \
     --implementation "$implementations"
   cat "$out/memory.txt"
 fi
-
-rm -rf "$run"
-[ -z "${RESUME:-}" ] || tar -xzf "$RESUME" -C "$out"
-failed=0
-profile() { # seconds, then what to profile; exit code 3, some case failed, is no reason to stop
-  local code=0 deadline=$1
-  shift
-  "$python" -m lipbench.cli profile --preset "${PRESET:-paper}" --device "$device" --phase-seconds 0.2 \
-    --timeout "$round_s" --deadline "$deadline" --out "$run" --resume "$@" || code=$?
-  [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
-  [ "$code" -eq 0 ] || failed=$code
-}
-share() { # of the seconds that are left, one part in so many, at least one: what is there is reported in any case
-  local s=$(((budget - report_s - round_s - SECONDS) / $1))
-  echo $((s > 1 ? s : 1))
-}
-if staged profile; then
-  profile "$(share 3)" --network "${NETWORKS:-XS,S,M,L}" --implementation "$implementations"
-  profile "$(share 2)" --implementation "$implementations"
-  profile "$(share 1)" --implementation paper --compile
-else
-  echo "no profile: STAGES is $stages"
-  ls -l "$out"
-  exit "$wrong"
+if staged profile; then # kernels, compiled code and second rounds, as far as time allows
+  [ "$device" = cpu ] || profile "$(share 3 0)" --rounds 1 --method "$(methods_with triton)" --implementation triton
+  profile "$(share 2 0)" --rounds 2 --network "$networks"
+  profile "$(share 1 0)" --rounds 2 --compile
 fi
 
-"$python" -m lipbench.cli report "$run" -o "$out/report.html"
-tar -czf "$out/run.tar.gz" -C "$out" run
-rm -rf "$run" # its files are in the archive, which is easier to fetch than hundreds of them
+if [ -e "$run/run.json" ]; then # the archive first: it must not be lost if the report takes too long
+  tar -czf "$out/run.tar.gz" -C "$out" run
+  "$python" -m lipbench.cli report "$run" -o "$out/report.html" || wrong=1
+  rm -rf "$run" # its files are in the archive, which is easier to fetch than hundreds of them
+fi
 echo "checks: exit code $wrong; profile: exit code $failed; $SECONDS s"
 ls -l "$out"
 exit "$wrong"

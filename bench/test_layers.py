@@ -1,11 +1,13 @@
 """Every phase of every method, at the shapes of the `quick` preset: the cases that `lipbench profile` measures by default.
 
 Each benchmark carries in its `extra_info` what `lipbench report` needs beside the times: the case, the phase, the memory and
-MACs by the meters, and the machine.
+MACs by the meters, the machine, and who else used it.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +19,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from lipbench import registry
 from lipbench.cases import PRESETS, Case, LayerSpec, to_dict
 from lipbench.meters import machine, macs, memory
+from lipbench.meters.time import LEAST_WATCH_S, MOST_SAMPLES
 from lipbench.quantities import PHASES
 from lipbench.workload import Workload
 
 PRESET = PRESETS["quick"]
 SPECS = [LayerSpec(method, *shape) for shape in PRESET.layer_shapes for method in registry.methods()]
 ROUNDS, WARMUP_ROUNDS = 10, 2
+"""of samples, at least: as many as it takes to see who else uses the machine"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ def run_all(calls: list[Callable[[], object]], device: str) -> None:
         torch.cuda.synchronize()
 
 
+def rounds_to_watch(once: Callable[[], object]) -> int:
+    """How many samples last long enough for `Watch`, by the second of two calls."""
+    once()
+    start = time.perf_counter()
+    once()
+    return min(MOST_SAMPLES, max(ROUNDS, math.ceil(2 * LEAST_WATCH_S / (time.perf_counter() - start))))
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_phase(subject: Subject, phase: str, benchmark: BenchmarkFixture) -> None:
     case = subject.workload.case
@@ -76,9 +88,14 @@ def test_phase(subject: Subject, phase: str, benchmark: BenchmarkFixture) -> Non
     assert isinstance(spec, LayerSpec)
     benchmark.group = f"c{spec.channels} s{spec.image_size} k{spec.kernel_size} b{case.batch_size}: {phase}"
     benchmark.extra_info.update(subject.facts, phase=phase)
-    benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark types its fixtures, not their methods
-        lambda: run_all([timed], case.device),
-        setup=lambda: run_all(before, case.device),
-        rounds=ROUNDS,
-        warmup_rounds=WARMUP_ROUNDS,
-    )
+    rounds = rounds_to_watch(lambda: run_all([*before, timed], case.device))
+    start = time.perf_counter()
+    with machine.Watch(case.device, case.threads) as watch:
+        benchmark.pedantic(  # type: ignore[no-untyped-call]  # pytest-benchmark types its fixtures, not their methods
+            lambda: run_all([timed], case.device),
+            setup=lambda: run_all(before, case.device),
+            rounds=rounds,
+            warmup_rounds=WARMUP_ROUNDS,
+        )
+    if time.perf_counter() - start >= LEAST_WATCH_S:  # a shorter look sees nobody, and says nothing
+        benchmark.extra_info["contention"] = asdict(watch.contention)

@@ -9,23 +9,28 @@ from typing import Any
 from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.files import from_json, load_json
-from lipbench.quantities import Machine, Macs, Memory, Timing
+from lipbench.quantities import Contention, Machine, Macs, Memory, Timing
 from lipbench.records import DAMAGED, Record, Round, Run, load_run
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what entries say of their case as a whole"""
+ONE_PROCESS = "one process: how much processes differ, usually more than samples within one, is not known"
 
 
 def load(path: Path) -> Run:
     """A run directory, or a pytest-benchmark JSON file, as a run. Raises `LipbenchError` for anything else."""
-    return from_benchmark_json(path) if path.is_file() else load_run(path)
+    try:
+        return from_benchmark_json(path) if path.is_file() else load_run(path)
+    except OSError as error:  # a name that is too long, a directory that may not be looked into
+        raise errors.unreadable_run(path, error.strerror or str(error)) from error
 
 
 def from_benchmark_json(path: Path) -> Run:
     """A pytest-benchmark file of `bench/` as a run; entries without a case in their `extra_info` are named as problems.
 
-    Each entry is one phase of one case, all in one process, so there is one round. Raises `LipbenchError` for a file that is
-    not of pytest-benchmark, or was saved without its samples.
+    Each entry is one phase of one case, all in one process, so there is one round, whose warnings say so. Whether others used
+    the machine is known where the benchmark watched it long enough, and stays unknown elsewhere. Raises `LipbenchError` for a
+    file that is not of pytest-benchmark, or was saved without its samples.
     """
     contents = load_json(path)
     if not isinstance(contents.get("benchmarks"), list):
@@ -39,7 +44,7 @@ def from_benchmark_json(path: Path) -> Run:
             if "case" not in info:
                 foreign.append(str(entry["name"]))
                 continue
-            case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _benchmark_timing(path, entry)
+            case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _timing(path, entry)
             parts = {name: from_json(kind, info[name]) for name, kind in _SHARED.items() if info.get(name) is not None}
         except DAMAGED as error:
             raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
@@ -47,15 +52,18 @@ def from_benchmark_json(path: Path) -> Run:
         shared.setdefault(case, {}).update(parts)
     started = str(contents.get("datetime", ""))
     records = tuple(
-        Record(case, 1, (Round("ok", started=started, phases=found, **shared[case]),)) for case, found in phases.items()
+        Record(case, 1, (Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case]),))
+        for case, found in phases.items()
     )
     problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()
     meta = {"started": started, "command": "pytest --benchmark-only", "preset": "pytest-benchmark"}
     return Run(path, meta, records, problems, tuple(phases))
 
 
-def _benchmark_timing(path: Path, entry: Mapping[str, Any]) -> Timing:
+def _timing(path: Path, entry: Mapping[str, Any]) -> Timing:
     samples = entry["stats"].get("data")
     if not samples:
         raise errors.no_samples(path)
-    return Timing(tuple(map(float, samples)), calls_per_sample=int(entry["stats"].get("iterations", 1)))
+    seen = entry["extra_info"].get("contention")
+    contention = None if seen is None else from_json(Contention, seen)
+    return Timing(tuple(map(float, samples)), calls_per_sample=int(entry["stats"].get("iterations", 1)), contention=contention)

@@ -77,6 +77,7 @@ class NetworkSpec:
         _require_choice("network size", self.size, tuple(WIDTHS))
         if self.image_size not in (32, 64):
             raise errors.unknown_choice("network image size", self.image_size, (32, 64))
+        _require_positive(kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)
 

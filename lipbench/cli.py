@@ -18,11 +18,15 @@ from lipbench import __version__, errors
 from lipbench.options import (
     DeviceName,
     ExportFormat,
+    Names,
+    Numbers,
     PrecisionName,
     PredictedDevice,
     RowsFormat,
     TableFormat,
     TheoryFormat,
+    names,
+    numbers,
     seconds,
     split,
     whole,
@@ -43,15 +47,18 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, by default the process's, and exit. Wrong use becomes one line on stderr and exit code 2."""
     command: Any = typer.main.get_command(app)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command.main(list(sys.argv[1:] if arguments is None else arguments), "lipbench", standalone_mode=False)
+        code = command.main(given or ["--help"], "lipbench", standalone_mode=False)
     except _ClickException as error:
-        _fail(f"{error.format_message().rstrip('.')}; see lipbench --help")
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'lipbench'} --help")
     except errors.LipbenchError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which is also what newer versions of Typer make of Ctrl-C
         print("lipbench: interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     raise SystemExit(code or 0)
 
 
@@ -61,14 +68,15 @@ def _fail(message: str) -> None:
 
 
 # Options that several verbs have.
-MethodList = Annotated[str | None, typer.Option(help="Methods, or package.module:Class of any layer, with commas.")]
-ImplementationList = Annotated[str | None, typer.Option(help="Implementations, with commas.  [default: paper]")]
-ChannelList = Annotated[str | None, typer.Option(help="Channels, with commas, in place of the preset's.")]
-ImageSizeList = Annotated[str | None, typer.Option(help="Heights of the square images, with commas.")]
-KernelSizeList = Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.")]
-BatchSizeList = Annotated[str | None, typer.Option(help="Batch sizes, with commas.")]
-NetworkList = Annotated[str | None, typer.Option(help="Sizes of the paper's ConvNet, of XS,S,M,L.")]
-DtypeList = Annotated[str | None, typer.Option(help="float32, float64 or both.  [default: float32]")]
+PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
+MethodList = Annotated[Names | None, names("--method", "Methods, or package.module:Class of any layer, with commas.")]
+ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
+ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
+ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of the square images, with commas.")]
+KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
+BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
+NetworkList = Annotated[Names | None, names("--network", "Sizes of the paper's ConvNet, of XS,S,M,L.")]
+DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -94,23 +102,25 @@ def methods() -> None:
     """List the methods, their sources and what they claim."""
     from lipbench import printing, table1
 
-    printing.print_table(table1.methods_table().rename(columns={"lipschitz": "1-Lipschitz"}))
+    printing.print_table(table1.methods_table().rename(columns={"lipschitz": "claims 1-Lipschitz"}))
 
 
 @app.command()
 def theory(
-    method: Annotated[str | None, typer.Option(help="Methods, with commas; all if left out.")] = None,
+    method: Annotated[Names | None, names("--method", "Methods, with commas; all if left out.")] = None,
     format: Annotated[TheoryFormat, typer.Option(help="csv has the layout of the published table.")] = TheoryFormat.table,
 ) -> None:
     """Print Table 1 of the paper (arXiv 2311.16833) and, beside it, the exact costs of this code."""
     from lipbench import printing, registry, table1
 
-    chosen = [registry.find(name).name for name in split("--method", method, str) or registry.methods()]
+    chosen = [registry.find(name).name for name in method or registry.methods()]
     table = table1.complexity_table()
-    table = table[table["method"].isin(chosen)]
+    table = table[table["method"].isin(chosen)].copy()
     if format is TheoryFormat.csv:
         table1.published_layout(table).to_csv(sys.stdout, index=False)
         return
+    for kind in ("published", "exact"):
+        table[kind] = table[kind].map(table1.in_print)
     printing.print_table(table[["title", "half", "quantity", "operations", "published", "exact"]])
     print("\nC = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t.")
     print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
@@ -118,13 +128,13 @@ def theory(
 
 @app.command()
 def kernels(
-    arch: Annotated[str | None, typer.Option(help="Architectures, with commas.  [default: sm_80,sm_90,sm_100]")] = None,
+    arch: Annotated[Names | None, names("--arch", "Architectures, with commas.  [default: sm_80,sm_90,sm_100]")] = None,
     format: Annotated[RowsFormat, typer.Option(help="json has every figure unrounded.")] = RowsFormat.table,
 ) -> None:
     """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one uses stack."""
     from lipbench import kernel_report, printing
 
-    rows = kernel_report.rows(split("--arch", arch, str))
+    rows = kernel_report.rows(arch)
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1, force_ascii=False))
     else:
@@ -144,9 +154,9 @@ def verify(
         list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
     ] = None,
     method: MethodList = None,
-    channels: Annotated[str | None, typer.Option(help="Channels, with commas.  [default: 16]")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Heights of the images, with commas.  [default: 8]")] = None,
-    kernel_size: Annotated[str | None, typer.Option(help="Odd kernel sizes, with commas.  [default: 1,3]")] = None,
+    channels: Annotated[Numbers | None, numbers("--channels", "Channels, with commas.  [default: 16]")] = None,
+    image_size: Annotated[Numbers | None, numbers("--image-size", "Heights of images, with commas.  [default: 8]")] = None,
+    kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
     implementation: ImplementationList = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of products in Triton kernels.")] = PrecisionName.ieee,
     format: Annotated[RowsFormat, typer.Option(help="json has singular values unrounded.")] = RowsFormat.table,
@@ -155,16 +165,11 @@ def verify(
     from lipbench import printing, records, verifying
 
     runs = [Path(name) for name in what or () if Path(name).is_dir()]
-    names = [name for name in what or () if not Path(name).is_dir()] + list(split("--method", method, str) or ())
-    shapes = verifying.Shapes(
-        split("--channels", channels, int) or (16,),
-        split("--image-size", image_size, int) or (8,),
-        split("--kernel-size", kernel_size, int) or (1, 3),
-        split("--implementation", implementation, str) or ("paper",),
-    )
+    layers = [name for name in what or () if not Path(name).is_dir()] + list(method or ())
+    shapes = verifying.Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",))
     chosen: list[Any] = [record.case.spec for run in runs for record in records.load_run(run).records]
-    if names or not runs:
-        chosen += verifying.specs(names or verifying.claiming_methods(shapes.implementations), shapes)
+    if layers or not runs:
+        chosen += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
     rows = verifying.verify(dict.fromkeys(chosen), str(precision))
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1))
@@ -180,21 +185,17 @@ def verify(
 @app.command()
 def complexity(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Methods, or package.module:Class of any layer, with commas.")],
-    channels: Annotated[str | None, typer.Option(help="Channels to count at, with commas.")] = None,
+    channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,
-    batch_size: Annotated[str | None, typer.Option(help="Batch sizes, with commas, at least two.")] = None,
+    batch_size: Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas, at least two.")] = None,
     format: Annotated[RowsFormat, typer.Option(help="json has every term and its exponents.")] = RowsFormat.table,
 ) -> None:
     """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed."""
     from lipbench import complexity, printing
 
-    sizes = {
-        "c": split("--channels", channels, int), "s": split("--image-size", image_size, int),
-        "k": split("--kernel-size", kernel_size, int), "b": split("--batch-size", batch_size, int),
-    }  # fmt: skip
-    names = split("NAME", name, str) or ()
-    rows = [row for one in names for row in complexity.fit_layer(one, complexity.given(sizes))]
+    sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
+    rows = [row for one in split("NAME", name, str) for row in complexity.fit_layer(one, complexity.given(sizes))]
     if format is RowsFormat.json:
         print(json.dumps(complexity.as_json(rows), indent=1, ensure_ascii=False))
         return
@@ -205,7 +206,7 @@ def complexity(
 
 @app.command()
 def predict(
-    preset: Annotated[str | None, typer.Option(help="Shapes to predict: quick or paper.  [default: quick]")] = None,
+    preset: PresetName = None,
     method: MethodList = None,
     implementation: ImplementationList = None,
     channels: ChannelList = None,
@@ -214,7 +215,7 @@ def predict(
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
     dtype: DtypeList = None,
-    device: Annotated[PredictedDevice, typer.Option(help="Of which it is asked; needs not be here.")] = PredictedDevice.cpu,
+    device: Annotated[PredictedDevice, typer.Option(help="Whose memory; it need not be present.")] = PredictedDevice.cpu,
     memory: Annotated[int | None, whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
     format: Annotated[TableFormat, typer.Option(help="csv and json are in bytes.")] = TableFormat.table,
 ) -> None:
@@ -222,11 +223,7 @@ def predict(
     from lipbench import predict, printing
     from lipbench.plan import Request, plan
 
-    request = Request(
-        preset, split("--method", method, str), split("--implementation", implementation, str),
-        split("--channels", channels, int), split("--image-size", image_size, int), split("--kernel-size", kernel_size, int),
-        split("--batch-size", batch_size, int), split("--network", network, str), split("--dtype", dtype, str),
-    )  # fmt: skip
+    request = Request(preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype)
     frame, problems = predict.table(plan(request, str(device)), memory)
     if format is TableFormat.csv:
         frame.to_csv(sys.stdout, index=False)
@@ -245,7 +242,7 @@ def predict(
 
 @app.command()
 def profile(
-    preset: Annotated[str | None, typer.Option(help="Shapes to measure: quick or paper.  [default: quick]")] = None,
+    preset: PresetName = None,
     method: MethodList = None,
     implementation: ImplementationList = None,
     channels: ChannelList = None,
@@ -254,7 +251,9 @@ def profile(
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
     dtype: DtypeList = None,
-    precision: Annotated[str | None, typer.Option(help="Of ieee,tf32x3,tf32; x3: Triton kernels.  [default: ieee]")] = None,
+    precision: Annotated[
+        Names | None, names("--precision", "ieee, tf32 or tf32x3 (Triton kernels only), with commas.  [default: ieee]")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
     threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
@@ -272,10 +271,8 @@ def profile(
     from lipbench.plan import Request
 
     request = Request(
-        preset, split("--method", method, str), split("--implementation", implementation, str),
-        split("--channels", channels, int), split("--image-size", image_size, int), split("--kernel-size", kernel_size, int),
-        split("--batch-size", batch_size, int), split("--network", network, str), split("--dtype", dtype, str),
-        split("--precision", precision, str), threads, (False, True) if compile else None,
+        preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype, precision, threads,
+        (False, True) if compile else None,
     )  # fmt: skip
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(request, str(device), limits, deadline, out, resume, retry_failed)
@@ -311,6 +308,8 @@ def report(
     from lipbench import benchmark_json, printing
 
     found = benchmark_json.load(run)
+    if sys.stderr.isatty():
+        print("lipbench: counting on fake tensors and drawing, some seconds to a minute", file=sys.stderr)
     beside = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     print(printing.report(found, output or beside))
     _name_problems(found.problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +22,12 @@ _COLUMNS = {
     "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
     "compiled": "boolean", "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
     "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
-    "contended": "boolean", "converged": "boolean", "outliers": "Int64", "host_median_s": "float64", "launch_bound": "boolean",
-    "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64", "saved_memory_bytes": "Int64",
-    "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64", "macs": "Int64",
+    "contended": "boolean", "foreign_share": "float64", "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
+    "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64",
+    "reserved_memory_bytes": "Int64", "process_memory_bytes": "Int64", "saved_memory_bytes": "Int64",
+    "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64",
+    "buffer_bytes": "Int64", "gradient_bytes": "Int64", "optimizer_bytes": "Int64", "input_bytes": "Int64",
+    "output_bytes": "Int64", "macs": "Int64",
     "theory_macs": "float64", "theory_memory_elements": "float64", "published_macs": "float64",
     "published_memory_elements": "float64", "published_convention_macs": "Int64", "fvcore_macs": "Int64",
     "fvcore_unsupported": "str", "macs_unsupported": "str", "images_per_s": "float64", "compile_s": "float64",
@@ -33,6 +37,8 @@ _COLUMNS = {
 COLUMNS = tuple(_COLUMNS)
 OUTLIER_RANGES = 1.5
 """A sample further than this many interquartile ranges from the quartiles is counted as an outlier; it stays."""
+LAUNCH_BOUND_SHARE = 0.9
+"""A GPU that waits for the host takes hardly longer than the host does, its last kernel and the lead it was given apart."""
 LEAST_CHANNELS = 3
 """Different numbers of channels that an exponent is fitted to, at least."""
 CONFIDENCE = 0.95
@@ -48,7 +54,8 @@ def rows(run: Run) -> pd.DataFrame:
 
     Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
     `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
-    as the allocator handed them out; `saved_*` belong to the training phases. `warnings` has one line each.
+    as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*` and `process_*` are known on CUDA.
+    `foreign_share` and `timer_cost_s` are the worst of all rounds. `warnings` has one line each.
     `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
     determined. It stands beside every phase, and beside a failure.
     `compile_s` is the first call of a compiled phase less its median: what compiling took, as far as no phase before it had
@@ -149,10 +156,12 @@ def _time(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
         "samples": sum(len(timing.samples_s) for timing in timings), "rounds": len(timings),
         "round_spread": medians.max() / medians.min() - 1 if medians.min() > 0 else math.nan,
         "contended": any(one.contended for one in contentions) if contentions else None,
+        "foreign_share": max((one.foreign_share for one in contentions), default=math.nan),
         "converged": all(timing.converged for timing in timings),
         "outliers": sum(map(_outliers, timings)),
+        "timer_cost_s": max(timing.timer_cost_s for timing in timings),
         "host_median_s": np.median(host) if host else math.nan,
-        "launch_bound": bool(np.median(host) > median) if host else None,
+        "launch_bound": bool(np.median(host) >= LAUNCH_BOUND_SHARE * median) if host else None,
         "images_per_s": case.batch_size / median if median > 0 else math.nan,
         "compile_s": _compile_s(timings) if case.compile else math.nan,
     }  # fmt: skip
@@ -170,14 +179,20 @@ def _outliers(timing: Timing) -> int:
     return int(sum(sample < low - reach or sample > high + reach for sample in timing.samples_s))
 
 
+_HELD = ("parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes", "output_bytes")
+
+
 def _memory(record: Record, phase: str) -> dict[str, Any]:
     memory: Memory | None = next((one.memory for one in record.rounds if one.memory), None)
     if memory is None:
         return {}
-    found: dict[str, Any] = {"parameter_bytes": memory.parameter_bytes}
+    found: dict[str, Any] = {name: getattr(memory, name) for name in _HELD}
     if phase in memory.peaks:
         peak = memory.peaks[phase]
-        found |= {"peak_memory_bytes": peak.total_bytes, "peak_above_baseline_bytes": peak.above_baseline_bytes}
+        found |= {
+            "peak_memory_bytes": peak.total_bytes, "peak_above_baseline_bytes": peak.above_baseline_bytes,
+            "reserved_memory_bytes": peak.reserved_bytes, "process_memory_bytes": peak.process_bytes,
+        }  # fmt: skip
     if phase in TRAINING_PHASES:
         found |= {
             "saved_memory_bytes": memory.saved_bytes,
@@ -231,8 +246,9 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
 
     Layers only, where at least three numbers of channels were measured at equal other sizes; of several such series of a
     method and implementation, compiled or not, the one with the most channels; nothing that was interpreted. Times are fitted
-    to the median of each round. `theory_exponent` is the same fit to the exact formula's numbers, `leading_exponent` that of
-    Table 1.
+    to the median of each round. What is counted has no errors: beside its fit stand, in place of the interval, the least and
+    the greatest slope between neighbouring channels. `theory_exponent` is the same fit to the exact formula's numbers,
+    `leading_exponent` that of Table 1.
     """
     medians = {
         (record.case.id, phase): round_medians_s(timings)
@@ -247,7 +263,9 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["method", "title", "implementation", "compiled", *_EXPONENT_COLUMNS])
 
 
-_EXPONENT_COLUMNS = ("quantity", "exponent", "low", "high", "points", "theory_exponent", "leading_exponent")
+_EXPONENT_COLUMNS = (
+    "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -290,12 +308,17 @@ def _exponent_row(
     if not _spans(points):
         return None
     fit = power_law(*zip(*points))
+    spread: dict[str, float] = {"low": fit.low, "high": fit.high}
+    if quantity.column != "median_s":
+        steps = [pair for pair in itertools.pairwise(sorted(points)) if pair[0][0] < pair[1][0]]
+        slopes = [power_law(*zip(*pair)).exponent for pair in steps]
+        spread = {"least_slope": min(slopes), "greatest_slope": max(slopes)}
     theory = _positive_points(chosen, quantity.theory_column) if quantity.theory_column else []
     method = str(chosen["method"].iloc[0])
     return {
         "method": method, "title": chosen["title"].iloc[0], "implementation": chosen["implementation"].iloc[0],
         "compiled": bool(chosen["compiled"].iloc[0]),
-        "quantity": quantity.name, "exponent": fit.exponent, "low": fit.low, "high": fit.high, "points": len(points),
+        "quantity": quantity.name, "exponent": fit.exponent, **spread, "points": len(points),
         "theory_exponent": power_law(*zip(*theory)).exponent if _spans(theory) else math.nan,
         "leading_exponent": math.nan if quantity.published is None
         else table1.leading_exponent(method, quantity.published, quantity.phase),

@@ -217,20 +217,34 @@ def _notes(counter: Counter, half: _Half) -> Iterator[str]:
 
 # ---------------------------------------------------------------------------------------------------------------- tables
 
+COLUMNS = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
+Row = tuple[str, str, str, str, str, str, float, str]
+
 
 def fitted_table(methods: Sequence[str]) -> pd.DataFrame:
     """One row per method, half and quantity; of a layer that cannot be counted, rows with no formula and the reason as note."""
-    rows = [row for method in methods for row in _table_rows(method)]
-    return pd.DataFrame(rows, columns=["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"])
+    rows = [row for method in methods for row in table_rows(method)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _table_rows(method: str) -> Iterator[tuple[str, str, str, str, str, str, float, str]]:
+def table_rows(method: str) -> list[Row]:
+    """In `COLUMNS`, counted now."""
     try:
-        for one in fit_layer(method):
-            yield method, one.title, one.half, one.quantity, one.text, mathml(one.sum), one.residual, one.note
+        return fitted_rows(fit_layer(method))
     except LipbenchError as error:
-        for half, quantity in itertools.product(HALVES, QUANTITIES):
-            yield method, method.partition(":")[2] or method, half, quantity, "", "", math.nan, str(error)
+        return unknown_rows(method, str(error))
+
+
+def fitted_rows(found: Sequence[Fitted]) -> list[Row]:
+    """In `COLUMNS`."""
+    return [(one.method, one.title, one.half, one.quantity, one.text, mathml(one.sum), one.residual, one.note)
+            for one in found]  # fmt: skip
+
+
+def unknown_rows(method: str, why: str) -> list[Row]:
+    """In `COLUMNS`, without formulas."""
+    title = method.partition(":")[2] or method
+    return [(method, title, half, quantity, "", "", math.nan, why) for half, quantity in itertools.product(HALVES, QUANTITIES)]
 
 
 def given(sizes: Mapping[str, Sequence[int] | None]) -> tuple[tuple[str, tuple[int, ...]], ...]:

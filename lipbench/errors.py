@@ -32,6 +32,11 @@ def duplicate_method(name: str) -> LipbenchError:
     return LipbenchError(_message("method name taken twice", repr(name), "rename the entry point of the other package"))
 
 
+def bad_entry_point(name: str, why: str) -> LipbenchError:
+    do = "mend or uninstall the other package; an entry point in lipbench.methods is a Method under the Method's own name"
+    return LipbenchError(_message("cannot use the entry point", f"{name!r} ({why})", do))
+
+
 def unknown_choice(option: str, got: object, known: object) -> LipbenchError:
     return LipbenchError(_message(f"unknown {option}", repr(got), f"choose from {_listing(known)}"))
 
@@ -46,6 +51,11 @@ def even_kernel(got: object) -> UnsupportedError:
 
 def unknown_kernel(method: str, got: int, known: object) -> UnsupportedError:
     return UnsupportedError(_message(f"{method} has no kernels of that size", got, f"use a kernel size of {known}"))
+
+
+def padding_exceeds_image(kernel_size: int, image_size: int) -> UnsupportedError:
+    what, got = "circular padding would go round the image more than once", f"kernel {kernel_size} and image {image_size}"
+    return UnsupportedError(_message(what, got, "use a smaller kernel or a larger image"))
 
 
 def kernel_exceeds_image(method: str, kernel_size: int, image_size: int) -> UnsupportedError:
@@ -106,9 +116,8 @@ def newer_schema(path: object, got: object, known: int) -> NotOursError:
 
 
 def not_importable(path: str, why: str) -> LipbenchError:
-    return LipbenchError(
-        _message("cannot load the layer", f"{path!r} ({why})", "give package.module:Class of an importable nn.Module class")
-    )
+    do = "give package.module:Class of an nn.Module class in the current folder or in an installed package"
+    return LipbenchError(_message("cannot load the layer", f"{path!r} ({why})", do))
 
 
 def unreadable_file(path: object, why: str) -> LipbenchError:
@@ -139,6 +148,14 @@ def resume_without_run() -> LipbenchError:
     return LipbenchError(_message("nothing says which run to go on with", "--resume without --out", "add --out DIR"))
 
 
+def resume_without_cases() -> LipbenchError:
+    what = "nothing says which cases are to be added to the run"
+    got = "--resume with conditions alone"
+    return LipbenchError(
+        _message(what, got, "name a preset, methods or sizes too, or leave the conditions out to go on as planned")
+    )
+
+
 def retry_without_resume() -> LipbenchError:
     return LipbenchError(_message("only a run that stands can be retried", "--retry-failed without --resume", "add --resume"))
 
@@ -158,7 +175,7 @@ def unreadable_record(path: object, why: str) -> LipbenchError:
 
 
 def unreadable_plan(path: object, why: str) -> LipbenchError:
-    do = "give the directory that lipbench profile wrote; records in it can be reported and exported, not gone on with"
+    do = "give a directory that lipbench profile wrote; without its plan, a run cannot be gone on with"
     return LipbenchError(_message("not a readable plan of a run", f"{path} ({why})", do))
 
 

@@ -1,7 +1,8 @@
 """One case and round, one fresh process: whatever happens to it becomes a `Round`, and the program goes on.
 
-The parent imports no torch. Run as `python -m lipbench.isolate ANSWER`, this module is the child: it takes one question as JSON
-on stdin and writes the answer to the file ANSWER.
+The parent imports no torch. Run as `python -m lipbench.isolate ANSWER PARENT`, this module is the child: it takes one question
+as JSON on stdin and writes the answer to the file ANSWER, unless the process PARENT has ended. Other modules put questions to
+children of their own by `ask` and `serve`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ OUT_OF_MEMORY_SIGNS = (
 )  # fmt: skip
 """How PyTorch, CUDA libraries, the dynamic loader and the C++ runtime say that memory is used up."""
 SURVEY_TIMEOUT_S = 300.0
+LONGEST_WAIT_S = 1e6
+"""the operating system takes no time-out of over 24 days"""
 
 
 # ------------------------------------------------------------------------------------------------------------- the parent
@@ -45,7 +48,7 @@ def run_round(case: Case, limits: Limits, first: bool) -> Round:
     started, clock = datetime.now(UTC), time.monotonic()
     question = {"case": cases.to_dict(case), "limits": asdict(limits), "first": first}
     killed_before = _killed_for_memory()
-    ending = _ask(question, _environment(case.threads), limits.timeout_s)
+    ending = ask("lipbench.isolate", question, limits.timeout_s, _threads(case.threads))
     one = judge(ending, limits, _killed_for_memory() > killed_before)
     return replace(one, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
 
@@ -57,9 +60,9 @@ def survey(methods: Sequence[str], implementations: Sequence[str], device: str) 
     where there is none.
     """
     question = {"methods": list(methods), "implementations": list(implementations), "device": device}
-    ending = _ask(question, dict(os.environ), SURVEY_TIMEOUT_S)
+    ending = ask("lipbench.isolate", question, SURVEY_TIMEOUT_S)
     if ending.answer is None:
-        raise errors.survey_failed(_reason(ending, f"exit code {ending.code}"))
+        raise errors.survey_failed(ending.reason)
     if "error" in ending.answer:
         raise errors.LipbenchError(ending.answer["error"])
     return str(ending.answer["device"])
@@ -76,25 +79,36 @@ class Ending:
     stderr: str
     """its last lines"""
 
+    @property
+    def reason(self) -> str:
+        """How a child without an answer ended, and the last line that it said."""
+        how = f"ended by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code} and no result"
+        last = _last_line(self.stderr)
+        return f"{how}: {last}" if last else how
 
-def _environment(threads: int) -> dict[str, str]:
+
+def _threads(threads: int) -> dict[str, str]:
     # Read once by the libraries, when they are loaded; torch.set_num_threads is never called.
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
-def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float) -> Ending:
+def ask(module: str, question: dict[str, Any], timeout_s: float, settings: Mapping[str, str] | None = None) -> Ending:
+    """Put a question to a fresh process that runs `module`, whose `__main__` calls `serve`; `settings` add to its environment.
+
+    No folder is put before the installed packages (PYTHONSAFEPATH): what lies in the current one shadows nothing.
+    """
     with tempfile.TemporaryDirectory(prefix="lipbench-") as directory, tempfile.TemporaryFile() as stderr:
         # Read through what is open here: a layer gone wrong may empty any directory it finds.
         answer, scratch = Path(directory, "answer.json"), Path(directory, "scratch")
         scratch.mkdir()  # what a child leaves in its temporary folder, compiled code for one, goes when this ends
         child = subprocess.Popen(
-            [sys.executable, "-m", "lipbench.isolate", str(answer)],
+            [sys.executable, "-m", module, str(answer), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
-            env={**environment, "TMPDIR": str(scratch)},
+            env={**os.environ, **(settings or {}), "PYTHONSAFEPATH": "1", "TMPDIR": str(scratch)},
         )  # fmt: skip
         timed_out = False
         try:
-            child.communicate(json.dumps(question).encode(), timeout=timeout_s)
+            child.communicate(json.dumps(question).encode(), timeout=min(timeout_s, LONGEST_WAIT_S))
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
@@ -107,7 +121,7 @@ def _ask(question: dict[str, Any], environment: dict[str, str], timeout_s: float
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
-    # Written whole or not at all by `main`; anything else that is found there was written by a layer.
+    # Written whole or not at all by `serve`; anything else that is found there was written by a layer.
     try:
         return load_json(path)
     except errors.LipbenchError:
@@ -119,24 +133,16 @@ def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> Round:
     if ending.timed_out:
         return Round("timeout", f"no result within {limits.timeout_s:g} s; allow more by --timeout")
     if ending.answer is not None:
-        with contextlib.suppress(TypeError, ValueError):  # what is no round was not answered by `main`
+        with contextlib.suppress(TypeError, ValueError):  # what is no round was not answered by `serve`
             return round_from_dict(ending.answer)
     if ending.code == -signal.SIGKILL and killed_for_memory:
         return Round("out_of_memory", "killed by the kernel, which had no memory left")
-    if ending.code < 0:
-        how, status = f"ended by {_signal_name(-ending.code)}", "crashed"
-    else:
-        how, status = f"ended with exit code {ending.code} and no result", "raised"
-    return Round("out_of_memory" if _is_out_of_memory(ending.stderr) else status, _reason(ending, how))
-
-
-def _reason(ending: Ending, how: str) -> str:
-    last = _last_line(ending.stderr)
-    return f"{how}: {last}" if last else how
+    status = "crashed" if ending.code < 0 else "raised"
+    return Round("out_of_memory" if _is_out_of_memory(ending.stderr) else status, ending.reason)
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
     return lines[-1][:REASON_CHARACTERS] if lines else ""
 
 
@@ -183,21 +189,22 @@ def _own_group_files() -> list[Path]:
 # -------------------------------------------------------------------------------------------------------------- the child
 
 
-def main() -> None:
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The child: answer one question and end."""
-    _end_with_parent()
-    question = json.load(sys.stdin)
-    answer = _survey(question) if "methods" in question else round_to_dict(_measure(question))
-    write_file(Path(sys.argv[1]), json.dumps(answer))
+    _end_with_parent(int(sys.argv[2]))
+    write_file(Path(sys.argv[1]), json.dumps(answer(json.load(sys.stdin))))
 
 
-def _end_with_parent() -> None:
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    return _survey(question) if "methods" in question else round_to_dict(_measure(question))
+
+
+def _end_with_parent(parent: int) -> None:
     """Have the kernel end this process when its parent dies, so that none is left to disturb a resumed run."""
-    parent = os.getppid()
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # before that was asked of the kernel
         raise SystemExit("the parent has ended")
 
 
@@ -255,4 +262,4 @@ def _survey(question: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer)

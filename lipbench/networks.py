@@ -25,8 +25,9 @@ class MaxMin(nn.Module):
     """Sorts channels in pairs: 2j, 2j+1 → max, min; an odd last channel is left unchanged. (b, c, s, s) → (b, c, s, s)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs = x[:, : x.shape[1] // 2 * 2].reshape(x.shape[0], -1, 2, *x.shape[2:])
-        sorted_pairs = torch.stack((pairs.amax(2), pairs.amin(2)), dim=2).flatten(1, 2)
+        even, odd = x[:, : x.shape[1] // 2 * 2 : 2], x[:, 1::2]
+        # Both keep the same two views of x for the backward pass, and no tensor of their own.
+        sorted_pairs = torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), dim=2).flatten(1, 2)
         return sorted_pairs if x.shape[1] % 2 == 0 else torch.cat((sorted_pairs, x[:, -1:]), dim=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -63,18 +64,42 @@ class ExportFormat(StrEnum):
     json = "json"
 
 
+class Names(tuple[str, ...]):
+    """Of a list with commas, each once."""
+
+
+class Numbers(tuple[int, ...]):
+    """Of a list with commas, each once."""
+
+
+def names(option: str, text: str) -> Any:
+    """An option, `Names`, that takes names with commas. It raises `LipbenchError` for what is no list."""
+
+    def parse(given: str) -> Names:
+        return Names(split(option, given, str))
+
+    return typer.Option(option, parser=parse, metavar="LIST", help=text)
+
+
+def numbers(option: str, text: str) -> Any:
+    """An option, `Numbers`, that takes whole numbers with commas. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str) -> Numbers:
+        return Numbers(split(option, given, int))
+
+    return typer.Option(option, parser=parse, metavar="LIST", help=text)
+
+
 Value = TypeVar("Value", int, str)
 
 
-def split(option: str, text: str | None, kind: type[Value]) -> tuple[Value, ...] | None:
-    """The values of a list with commas, each once; None for an option not given. Raises `LipbenchError` for what is no list."""
-    if text is None:
-        return None
+def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
+    """The values of a list with commas, each once. Raises `LipbenchError` for what is no list."""
     parts = [part.strip() for part in text.split(",")]
     try:
         if not all(parts):
             raise ValueError
-        return tuple(dict.fromkeys(kind(part) for part in parts))
+        return dict.fromkeys(kind(part) for part in parts)
     except ValueError:
         raise errors.not_in_list(option, text, "whole numbers" if kind is int else "names") from None
 

@@ -31,6 +31,12 @@ class Request:
     """False: as the code is written, True: by `torch.compile`"""
 
     @property
+    def names_cases(self) -> bool:
+        """Whether methods or shapes were asked for, and not only the conditions under which they run."""
+        shapes = (self.channels, self.image_sizes, self.kernel_sizes, self.batch_sizes, self.networks)
+        return any(value is not None for value in (self.preset, self.methods, *shapes))
+
+    @property
     def preset_name(self) -> str:
         return self.preset or "quick"
 

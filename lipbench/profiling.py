@@ -54,10 +54,14 @@ def profile(options: Options, command: str) -> bool:
         "cases": [cases.to_dict(case) for case in planned],
     }  # fmt: skip
     _save_meta(directory, meta, new=not options.resume)
-    with progress.shown(planned) as show:
-        outcome = schedule.run(
-            directory, planned, rounds, limits, retry_failed=options.retry_failed, deadline=deadline, progress=show
-        )
+    try:
+        with progress.shown(planned) as show:
+            outcome = schedule.run(
+                directory, planned, rounds, limits, retry_failed=options.retry_failed, deadline=deadline, progress=show
+            )
+    except KeyboardInterrupt:
+        print(f"what was measured is stored; go on with lipbench profile --resume --out {directory}")
+        raise
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
     print(directory)
@@ -73,10 +77,13 @@ def _standing_run(options: Options) -> Run | None:
         if options.resume:
             raise errors.resume_without_run()
         return None
-    if options.out.exists() and not options.out.is_dir():
-        raise errors.unreadable_run(options.out, "not a directory")
-    if not options.out.is_dir() or _is_unused(options.out):
-        return None
+    try:
+        if options.out.exists() and not options.out.is_dir():
+            raise errors.unreadable_run(options.out, "not a directory")
+        if not options.out.is_dir() or _is_unused(options.out):
+            return None
+    except OSError as error:  # a name that is too long, a directory that may not be looked into
+        raise errors.unreadable_run(options.out, error.strerror or str(error)) from error
     if not options.resume:
         raise errors.run_exists(options.out)
     return records.load_plan(options.out)
@@ -90,7 +97,10 @@ def _is_unused(directory: Path) -> bool:
 
 def _planned(options: Options, standing: Run | None) -> tuple[Case, ...]:
     """The cases of the run gone on with, and those asked for by name; devices and names are checked in a process of its own."""
-    request, as_it_stands = options.request, standing is not None and options.request == Request()
+    request = options.request
+    as_it_stands = standing is not None and not request.names_cases
+    if as_it_stands and request != Request():
+        raise errors.resume_without_cases()
     added = () if as_it_stands else plan(request, "cpu")
     if standing is not None and as_it_stands:
         device = "cuda" if any(case.device == "cuda" for case in standing.planned) else "cpu"

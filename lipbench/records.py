@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,31 @@ class Run:
     path: Path
     meta: dict[str, Any]
     records: tuple[Record, ...]
-    problems: tuple[str, ...] = ()
-    """what of it is missing or could not be read, one line each"""
-    planned: tuple[Case, ...] = field(default=())
+    unreadable: tuple[str, ...] = ()
+    """what of it could not be read, one line each"""
+    planned: tuple[Case, ...] = ()
     """the cases it is to have, in their order"""
+    unfinished: tuple[str, ...] = ()
+    """ids of planned cases that have not run yet; one whose record is there and cannot be read is not among them"""
+
+    @property
+    def begun(self) -> tuple[str, ...]:
+        """Ids of cases that have rounds left to run."""
+        return tuple(record.case.id for record in self.records if not record.finished)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is missing, one line each: what could not be read, and what has not run yet."""
+        found = list(self.unreadable)
+        if self.unfinished:
+            found.append(f"{len(self.unfinished)} of {len(self.planned)} cases have not run yet: {', '.join(self.unfinished)}")
+        if self.begun:
+            found.append(f"{_cases(len(self.begun))} rounds left to run: {', '.join(self.begun)}")
+        return tuple(found)
+
+
+def _cases(count: int) -> str:
+    return "1 case has" if count == 1 else f"{count} cases have"
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
@@ -159,17 +180,16 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         raise errors.unreadable_run(path, "no such directory")
     found, unread = _load_records(path / "records")
-    problems = list(unread.values())
+    unreadable = list(unread.values())
     try:
         meta, planned = _load_meta(path)
     except errors.LipbenchError as error:
         if not found:
             raise
-        meta, planned, problems = {}, (), [str(error), *problems]
-    missing = [case.id for case in planned if case not in found and f"{case.id}.json" not in unread]
-    problems += _left(len(planned), missing, found.values())
+        meta, planned, unreadable = {}, (), [str(error), *unreadable]
+    unfinished = tuple(case.id for case in planned if case not in found and f"{case.id}.json" not in unread)
     in_order = tuple(found[case] for case in dict.fromkeys((*planned, *found)) if case in found)
-    return Run(path, meta, in_order, tuple(problems), planned)
+    return Run(path, meta, in_order, tuple(unreadable), planned, unfinished)
 
 
 def load_plan(path: Path) -> Run:
@@ -205,8 +225,6 @@ def _load_records(directory: Path) -> tuple[dict[Case, Record], dict[str, str]]:
     for file in sorted(directory.glob("[!.]*")):
         try:
             record = load_record(file)
-            if file.name != f"{record.case.id}.json":
-                raise errors.unreadable_record(file, f"the record of {record.case.id} under another name")
             found[record.case] = record
         except errors.LipbenchError as error:
             unread[file.name] = str(error)
@@ -231,16 +249,19 @@ def stored(directory: Path, case: Case) -> Record | None:
 
 
 def load_record(path: Path) -> Record:
-    """Read one record. Raises `LipbenchError` for a file that is half written or not a record, `NotOursError` for one that is
-    newer than this code or cannot be opened."""
+    """Read one record. Raises `LipbenchError` for a file that is half written, not a record or that of another case,
+    `NotOursError` for one that is newer than this code or cannot be opened."""
     values = load_json(path, errors.unreadable_record)
     _check_schema(path, values, errors.unreadable_record)
     try:
         case = cases.from_dict(values["case"])
         rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
-        return Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"])
+        record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"])
     except DAMAGED as error:
         raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
+    if path.name != f"{case.id}.json":
+        raise errors.unreadable_record(path, f"the record of {case.id} under another name")
+    return record
 
 
 def _check_schema(path: Path, values: Mapping[str, Any], complaint: Complaint) -> None:
@@ -249,16 +270,6 @@ def _check_schema(path: Path, values: Mapping[str, Any], complaint: Complaint) -
         raise complaint(path, "no schema version in it")
     if schema > SCHEMA:
         raise errors.newer_schema(path, schema, SCHEMA)
-
-
-def _left(planned: int, missing: list[str], found: Iterable[Record]) -> list[str]:
-    begun = [record.case.id for record in found if not record.finished]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} of {planned} cases have not run: {', '.join(missing)}")
-    if begun:
-        problems.append(f"{len(begun)} cases have rounds left to run: {', '.join(begun)}")
-    return problems
 
 
 def round_to_dict(one: Round) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
-from importlib.metadata import entry_points
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
@@ -28,13 +31,28 @@ METHODS: dict[str, Method] = {
 
 
 def methods() -> dict[str, Method]:
-    """Built-in methods and those of installed packages, by name. Raises `LipbenchError` if a name is taken twice."""
+    """Built-in methods and those of installed packages, by name.
+
+    Raises `LipbenchError` if a name is taken twice, and for an entry point that is no `Method` of its own name.
+    """
     found = dict(METHODS)
     for entry_point in entry_points(group="lipbench.methods"):
         if entry_point.name in found:
             raise errors.duplicate_method(entry_point.name)
-        found[entry_point.name] = entry_point.load()
+        found[entry_point.name] = _load_method(entry_point)
     return found
+
+
+def _load_method(entry_point: EntryPoint) -> Method:
+    try:
+        method = entry_point.load()
+    except Exception as error:  # somebody else's module may raise anything while it is imported
+        raise errors.bad_entry_point(entry_point.name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(method, Method):
+        raise errors.bad_entry_point(entry_point.name, f"it is of type {type(method).__name__}")
+    if method.name != entry_point.name:  # records, formulas and tables would be looked for under two names
+        raise errors.bad_entry_point(entry_point.name, f"its Method is named {method.name!r}")
+    return method
 
 
 def find(name: str) -> Method:
@@ -112,8 +130,14 @@ def _check_installed(implementation: str) -> None:
 
 
 def load_class(path: str) -> type[nn.Module]:
-    """The `torch.nn.Module` class at `package.module:Class`. Raises `LipbenchError` if there is none."""
+    """The `torch.nn.Module` class at `package.module:Class`. Raises `LipbenchError` if there is none.
+
+    Modules are looked for in the current folder too, last of all, so that nothing there takes the place of what is installed.
+    """
     module_name, _, class_name = path.partition(":")
+    with contextlib.suppress(FileNotFoundError):  # of a current folder that is there no more
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
@@ -18,6 +19,7 @@ HALVES = ("input", "parameters")
 QUANTITIES = ("macs", "memory")
 _SHORTHANDS = {"C": theory.C, "M": theory.M, "P": theory.P}
 _SYMBOL_ORDER = (*_SHORTHANDS, "b", "s", "c", "k", "t", "t1", "t2")
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SIZES = {theory.b, theory.s, theory.c, theory.k}
 
 
@@ -71,20 +73,29 @@ def mathml(expression: sympy.Expr) -> str:
 
 
 def methods_table() -> pd.DataFrame:
-    """One row per method: name, title, source, and what it claims."""
+    """One row per method: name, title, source, what it claims, and how often it iterates."""
+    columns = ["method", "title", "source", "linear", "orthogonal", "lipschitz", "implementations", "iterations"]
     rows = [
-        (
-            name,
-            method.title,
-            method.source,
-            method.linear,
-            method.orthogonal,
-            method.lipschitz,
-            ", ".join(method.implementations),
-        )
+        (name, method.title, method.source, method.linear, method.orthogonal, method.lipschitz,
+         ", ".join(method.implementations), _iterations(method))
         for name, method in registry.methods().items()
-    ]
-    return pd.DataFrame(rows, columns=["method", "title", "source", "linear", "orthogonal", "lipschitz", "implementations"])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _iterations(method: Method) -> str:
+    """E.g. "t = 20", or "t1 = 5, t2 = 1; in evaluation t1 = 12, t2 = 0"; "" where there are none."""
+    training, evaluation = (
+        ", ".join(f"{symbol} = {count}" for symbol, count in counts.items())
+        for counts in (method.iterations, method.evaluation_iterations)
+    )
+    return "; in evaluation ".join(filter(None, (training, evaluation)))
+
+
+def in_print(formula: str) -> str:
+    """A formula of `complexity_table` for reading: `b*s^2*(k - 1)` as `b s² (k − 1)`."""
+    raised = re.sub(r"\^(\d+)", lambda found: found[1].translate(_SUPERSCRIPTS), formula)
+    return raised.replace("*", " ").replace("-", "−")
 
 
 def complexity_table() -> pd.DataFrame:

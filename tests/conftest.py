@@ -1,4 +1,7 @@
-"""Threads are fixed before torch starts; tests over the registry take the fixture `variant` and so meet every method."""
+"""Threads are fixed before torch starts; tests over the registry take the fixture `variant` and so meet every method.
+
+Tests marked `heads` meet the fully connected layers of the registry too.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,29 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-    from lipbench.layers.base import LipschitzConv2d, Method
+    from lipbench.layers.base import LipschitzConv2d, LipschitzLinear, Method
 
 CHANNELS, KERNEL_SIZE, IMAGE_SIZE = 4, 3, 6
 """Sizes that every method must take."""
+HEAD = "head"
+"""stands for an implementation where a variant is the fully connected layer of a method"""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One implementation of one method of the registry."""
+    """One implementation of one method of the registry, or its fully connected layer."""
 
     method: Method
     implementation: str
+
+    @property
+    def layer_type(self) -> type[LipschitzConv2d] | type[LipschitzLinear]:
+        from lipbench import registry
+
+        if self.implementation == HEAD:
+            assert self.method.head is not None
+            return self.method.head.layer
+        return registry.implementation(self.method.name, self.implementation)
 
     def keeps_its_promise_at(self, image_size: int, kernel_size: int = KERNEL_SIZE) -> bool:
         """ECO as published is 1-Lipschitz only where 3 divides the image size; `test_certify.py` has it caught elsewhere."""
@@ -46,15 +60,16 @@ class Variant:
     ) -> LipschitzConv2d:
         """The layer in float64 (or `dtype`), moved away from its initial weights unless told otherwise.
 
-        Skips the test where the implementation is not available on this machine or the method cannot take these sizes.
+        Skips the test where the implementation is not available on this machine or the method cannot take these sizes. The
+        channels of a fully connected layer are its features; it has no other sizes.
         """
         import torch
 
-        from lipbench import registry
         from lipbench.errors import UnsupportedError
 
+        sizes = () if self.implementation == HEAD else (kernel_size, image_size)
         try:
-            layer = registry.implementation(self.method.name, self.implementation)(inputs, outputs, kernel_size, image_size)
+            layer = self.layer_type(inputs, outputs, *sizes)
         except UnsupportedError as error:
             if self.implementation == "paper" and (inputs, outputs, kernel_size, image_size) == (
                 CHANNELS,
@@ -72,12 +87,18 @@ class Variant:
         return layer
 
     def image(self, layer: LipschitzConv2d, batch: int = 2, image_size: int | None = None) -> torch.Tensor:
-        """A normal input of the layer's channels, size, dtype and device."""
+        """A normal input of the layer's channels, size, dtype and device. Skips where a size is asked of what has none."""
         import torch
 
-        size = image_size or layer.image_size
+        if self.implementation == HEAD:
+            if image_size is not None:
+                pytest.skip("a fully connected layer takes no images")
+            shape: tuple[int, ...] = (layer.in_features,)
+        else:
+            size = image_size or layer.image_size
+            shape = (layer.in_channels, size, size)
         parameter = next(layer.parameters())
-        return torch.randn(batch, layer.in_channels, size, size, dtype=parameter.dtype, device=parameter.device)
+        return torch.randn(batch, *shape, dtype=parameter.dtype, device=parameter.device)
 
 
 def disturb(module: torch.nn.Module) -> None:
@@ -91,6 +112,10 @@ def disturb(module: torch.nn.Module) -> None:
         refresh: Callable[[], None] | None = getattr(part, "refresh", None)
         for _ in range(4 if refresh else 0):  # until nothing moves any more
             refresh()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "heads: tests over the registry that meet its fully connected layers too")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,6 +137,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     variants = [
         Variant(method, name) for method in registry.METHODS.values() for name in method.implementations if name != TRITON
     ]
+    if metafunc.definition.get_closest_marker("heads"):
+        variants += [Variant(method, HEAD) for method in registry.METHODS.values() if method.head]
     ids = [v.method.name if v.implementation == "paper" else f"{v.method.name}-{v.implementation}" for v in variants]
     metafunc.parametrize("variant", variants, ids=ids)
 
@@ -129,7 +156,7 @@ def _seed() -> None:
 def calls(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Image sizes that the parameter half of the variant's layers was run for, in order."""
     seen: list[int] = []
-    layer_type = variant.method.implementations[variant.implementation]
+    layer_type = variant.layer_type
     original = layer_type.transform_parameters
 
     def counted(self: LipschitzConv2d, image_size: int) -> tuple[torch.Tensor, ...]:

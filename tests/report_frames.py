@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+from lipbench_reports import html
 from lipbench_reports.tables import Tables, with_columns
 
 METHODS = {
@@ -41,6 +43,8 @@ def case_rows(
         "case": f"{method}-paper-c{channels}-s{image}-k3-b{batch}{network}",
         "saved_memory_bytes": 4 * (activation * memory + 45 * channels**2), "saved_input_half_bytes": 4 * activation * memory,
         "saved_parameter_half_bytes": 4 * 45 * channels**2, "parameter_bytes": 4 * (9 * channels**2 + channels),
+        "buffer_bytes": 0, "gradient_bytes": 4 * (9 * channels**2 + channels), "optimizer_bytes": 36 * channels**2,
+        "input_bytes": 4 * activation, "output_bytes": 4 * activation, "timer_cost_s": 2e-7,
     }  # fmt: skip
     rows = []
     for phase, weight in PHASES.items():
@@ -85,8 +89,9 @@ def complexity() -> pd.DataFrame:
 
 def exponents() -> pd.DataFrame:
     return pd.DataFrame([
-        {"method": name, "title": METHODS[name][0], "quantity": quantity, "exponent": fit, "low": fit - 0.2, "high": fit + 0.2,
-         "points": 6, "theory_exponent": fit + 0.05, "leading_exponent": 2}
+        {"method": name, "title": METHODS[name][0], "quantity": quantity, "exponent": fit, "points": 6,
+         **({"low": fit - 0.2, "high": fit + 0.2} if "time" in quantity else {"least_slope": 1.5, "greatest_slope": 2.0}),
+         "theory_exponent": fit + 0.05, "leading_exponent": 2}
         for name in METHODS for quantity, fit in (("time: forward", 1.71), ("MACs: forward", 2.02), ("saved memory", -0.01))
     ])  # fmt: skip
 
@@ -228,3 +233,13 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def words(rows: pd.DataFrame, section: str = "", **run: Any) -> str:
+    """The text of a report, or of one section of it, without its figures: drawing takes most of the time."""
+    drawn = {"plots": [], "scores": None, "radars": [], "radar_absent": [], "labels": {}}
+    with mock.patch.object(html, "_pictures", return_value=drawn):
+        document = html.render(tables(rows, run={**RUN, **run}, fitted=pd.DataFrame()))
+    if section:
+        document = document.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+    return Page(document).text.replace("\xa0", " ")

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 
+pytestmark = pytest.mark.heads
+
 
 def test_functional_call_with_other_parameters(variant: Variant) -> None:
     layer, other = variant.build(), variant.build()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import samples
 
-from lipbench import __version__, cli, records, registry
+from lipbench import __version__, cli, printing, records, registry, schedule, table1, verifying
 from lipbench.records import Record, Round
 
 HERE = Path(__file__).parent
@@ -78,6 +79,7 @@ def test_version_and_help(shell: Shell) -> None:
     text = shell.ok("--help")
     assert all(verb in text for verb in ("methods", "profile", "theory", "export", "report"))
     assert "--retry-failed" in shell.ok("profile", "--help")
+    assert shell.ok() == text
 
 
 def test_methods_lists_them_all(shell: Shell) -> None:
@@ -87,8 +89,9 @@ def test_methods_lists_them_all(shell: Shell) -> None:
 
 def test_theory_prints_published_and_exact_side_by_side(shell: Shell) -> None:
     out = shell.ok("theory", "--method", "aol,soc")
-    assert "c^3*k^4" in out
-    assert "c^3*k^2*(2*k - 1)^2" in out
+    assert "c³ k⁴" in out
+    assert "c³ k² (2 k − 1)²" in out
+    assert not set("^*") & set(out)  # the notation of the legend
     assert "Cayley" not in out
 
 
@@ -130,7 +133,65 @@ def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -
     assert text.lower().startswith("<!doctype html>")
 
 
+def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = samples.case("soc")
+    run = records.load_run(samples.save_run(saved, [], [missing]))
+    provenance = printing._provenance(run, ["a doubt"])
+    assert (provenance["planned"], provenance["unfinished"], provenance["problems"]) == (3, [missing.id], [])
+    assert provenance["warnings"] == ["a doubt"]
+
+
+def test_a_report_is_written_though_a_layer_crashes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fake tensors, in a process of its own; a layer whose cases failed is not tried again."""
+    phases = {name: samples.timing(0.001, 0.002) for name in ("forward", "step", "inference")}
+    works = [samples.case(f"faulty_layers:{name}") for name in ("Plain", "Segfaults")]
+    never = Record(samples.case("faulty_layers:Aborts"), 1, (Round("crashed", "ended by SIGABRT"),))
+    run = samples.save_run(tmp_path / "run", [*(Record(case, 1, (samples.ok(phases),)) for case in works), never])
+    rendered = []
+    monkeypatch.setattr("lipbench_reports.html.render", lambda tables: rendered.append(tables) or "a page")
+    assert shell.ok("report", str(run)) == f"{run / 'report.html'}\n"
+    (tables,) = rendered
+    fitted = tables.fitted.groupby("method")[["fitted", "note"]].first()
+    assert fitted.loc["faulty_layers:Plain"].to_list() == ["1.00 C", ""]
+    assert "none of its cases ran" in fitted.loc["faulty_layers:Aborts", "note"]
+    assert fitted.loc["faulty_layers:Segfaults", "fitted"] == ""
+    assert "ended by SIGSEGV" in fitted.loc["faulty_layers:Segfaults", "note"]
+    assert ["ended by SIGSEGV" in line for line in tables.run["warnings"] if "Segfaults" in line] == [True]
+    assert set(tables.predicted["case"]) == {works[0].id}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_a_terminal_and_no_number_is_cut(capsys: pytest.CaptureFixture[str], width: int) -> None:
+    certificates = verifying.readable(verifying.verify(verifying.specs(["aol", "sll"], verifying.Shapes((4,), (4,)))))
+    for table in (
+        table1.methods_table(),
+        table1.complexity_table().drop(columns=["exact_mathml", "published_mathml"]),
+        certificates,
+    ):
+        printing.print_table(table, width)
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= width
+        assert "…" not in out
+        words = out.split()
+        assert all(word in words for column in table for value in table[column] for word in str(value).split()[:1]
+                   if word not in ("True", "False"))  # fmt: skip
+        assert out.count("\n") <= 6 * len(table)
+
+
 # -------------------------------------------------------------------------------------------------------------- profiling
+
+
+def test_a_layer_in_the_current_folder_works_in_every_verb(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what else lies there shadows nothing."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("own_layers.py").write_text((HERE / "faulty_layers.py").read_text())
+    for name in ("random", "json", "torch"):
+        Path(f"{name}.py").write_text("raise SystemExit('shadowed')")
+    layer = "own_layers:Plain"
+    assert "standard" in shell.ok("predict", "--method", f"standard,{layer}", *TINY[:6])
+    assert "Plain" in shell.ok("complexity", layer)
+    assert "ok" in shell.ok("verify", layer, *TINY[:4])
+    assert "1 case: 1 ok" in shell.ok("profile", "--method", layer, *TINY, "--rounds", "1", "--out", "run")
 
 
 def test_profile_measures_into_a_new_directory_and_exits_with_0(shell: Shell) -> None:
@@ -188,10 +249,11 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ((), "Missing command"),
-        (("nope",), "nope"),
+        (("nope",), "see lipbench --help"),
         (("--nope",), "--nope"),
         (("export",), "RUN"),
+        (("complexity",), "'NAME'; see lipbench complexity --help"),
+        (("verify", "--nope"), "see lipbench verify --help"),
         (("export", "run", "--format", "xml"), "xml"),
         (("export", "run", "--format"), "--format"),
         (("profile", "--preset", "huge"), "huge"),
@@ -298,6 +360,28 @@ def test_going_on_needs_a_plan_that_can_be_read(shell: Shell, saved: Path) -> No
         (saved / "run.json").write_text(plan)
         assert "run.json" in shell.refuse("profile", "--out", str(saved), "--resume", "--method", "standard", *TINY)
         assert (saved / "run.json").read_text() == plan
+
+
+@pytest.mark.parametrize("conditions", [("--threads", "1"), ("--precision", "tf32"), ("--compile",), ("--dtype", "float64")])
+def test_conditions_alone_add_no_cases_to_a_run(shell: Shell, saved: Path, conditions: tuple[str, ...]) -> None:
+    plan = (saved / "run.json").read_text()
+    assert "name a preset, methods or sizes" in shell.refuse("profile", "--out", str(saved), "--resume", *conditions)
+    assert (saved / "run.json").read_text() == plan
+
+
+def test_names_too_long_for_a_file_are_refused(shell: Shell) -> None:
+    assert "too long" in shell.refuse("profile", *TINY, "--out", 300 * "x")
+    assert "too long" in shell.refuse("export", 300 * "x")
+
+
+def test_ctrl_c_says_how_to_go_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule, "run", interrupt)
+    code, out, err = shell.run("profile", "--method", "standard", *TINY, "--out", "run")
+    assert (code, err) == (130, "lipbench: interrupted\n")
+    assert "--resume --out run" in out
 
 
 def test_a_run_is_not_written_over(shell: Shell, saved: Path) -> None:

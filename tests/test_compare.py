@@ -12,16 +12,17 @@ import samples
 
 from lipbench import compare
 from lipbench.cases import Case, LayerSpec, NetworkSpec
-from lipbench.quantities import Timing
+from lipbench.quantities import Contention, Timing
 from lipbench.records import Record, Round, Run
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
-converged, outliers, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes, saved_memory_bytes,
-saved_input_half_bytes, saved_parameter_half_bytes, parameter_bytes, macs, theory_macs, theory_memory_elements,
-published_macs, published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported, macs_unsupported,
-images_per_s, compile_s, certificate, certificate_smallest, certificate_kind, certificate_how, certificate_training,
-certificate_training_kind, warnings, case"""
+foreign_share, converged, outliers, timer_cost_s, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes,
+reserved_memory_bytes, process_memory_bytes, saved_memory_bytes, saved_input_half_bytes, saved_parameter_half_bytes,
+parameter_bytes, buffer_bytes, gradient_bytes, optimizer_bytes, input_bytes, output_bytes, macs, theory_macs,
+theory_memory_elements, published_macs, published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported,
+macs_unsupported, images_per_s, compile_s, certificate, certificate_smallest, certificate_kind, certificate_how,
+certificate_training, certificate_training_kind, warnings, case"""
 
 
 def as_run(*found: Record) -> Run:
@@ -75,8 +76,18 @@ def test_unconverged_rounds_and_unknown_contention() -> None:
     assert only_row(Timing((1.0,)))["contended"] is pd.NA
 
 
-def test_launch_bound_where_the_host_takes_longer_than_the_device() -> None:
+def test_the_worst_round_says_what_the_clock_costs_and_how_much_others_took() -> None:
+    timings = [
+        Timing((1.0,), timer_cost_s=cost, contention=Contention(0.9, share, 0)) for cost, share in ((2e-7, 0.04), (1e-7, 0.01))
+    ]
+    row = only_row(*timings)
+    assert (row["timer_cost_s"], row["foreign_share"]) == (2e-7, 0.04)
+    assert math.isnan(only_row(Timing((1.0,)))["foreign_share"])
+
+
+def test_launch_bound_where_the_device_takes_hardly_longer_than_the_host() -> None:
     assert only_row(samples.timing(1.0, host_s=(2.0, 3.0)))["launch_bound"]
+    assert only_row(samples.timing(1.0, host_s=(0.95, 0.96)))["launch_bound"]
     assert not only_row(samples.timing(1.0, host_s=(0.2, 0.3)))["launch_bound"]
     on_cpu = only_row(samples.timing(1.0))
     assert on_cpu["launch_bound"] is pd.NA
@@ -265,3 +276,20 @@ def test_compiled_times_are_fitted_apart_and_interpreted_ones_not_at_all() -> No
     assert list(times["compiled"]) == [False, True]
     assert list(times["exponent"]) == [pytest.approx(2.0), pytest.approx(1.0)]
     assert set(found["method"]) == {"standard"}
+
+
+def test_what_is_counted_has_local_slopes_and_no_interval() -> None:
+    quantities = fitted(power_run("aol", (4, 8, 16), 2.0))
+    assert quantities.loc[["time: forward"], ["least_slope", "greatest_slope"]].isna().all(axis=None)
+    counted = quantities.loc["MACs: forward"]
+    assert counted[["low", "high"]].isna().all()
+    assert (counted["least_slope"], counted["greatest_slope"]) == pytest.approx((0.0, 0.0)), "1234 at every width"
+
+
+def test_local_slopes_are_those_between_neighbours() -> None:
+    run = power_run("aol", (4, 8, 16), 2.0)
+    rows = compare.rows(run)
+    rows.loc[rows["phase"] == "forward", "macs"] = [16 * 4, 16 * 4 * 2, 16 * 4 * 2 * 8]
+    counted = compare.exponents(run, rows).set_index("quantity").loc["MACs: forward"]
+    assert (counted["least_slope"], counted["greatest_slope"]) == pytest.approx((1.0, 3.0))
+    assert counted["exponent"] == pytest.approx(2.0)

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from lipbench_reports.compilation import verdict
 from lipbench_reports.costs import costs
 from lipbench_reports.html import render
 from lipbench_reports.tables import prepare
@@ -43,7 +44,7 @@ def test_compiled_and_uncompiled_rows_never_meet_in_a_ranking() -> None:
     rows = compiled()
     found = costs(prepare(rows), tables(rows).methods)
     alone = costs(prepare(rows[~rows["compiled"]]), tables(rows).methods)
-    assert (found.series, found.relative) == (alone.series, alone.relative)
+    assert (found.series, found.comparisons) == (alone.series, alone.comparisons)
     document = render(tables(rows))
     assert "Scores of AOL" in document
     assert "Scores of AOL · compiled" not in document
@@ -63,19 +64,28 @@ def test_doubtful_pairs_are_marked_and_say_nothing() -> None:
     assert "a training step takes from 1 (Standard) to 1.25 (SOC) times" in Page(document).text
 
 
+def test_what_was_compiled_at_one_shape_alone_says_nothing_beside_the_others() -> None:
+    rows = compiled()
+    soc = rows[(rows["method"] == "soc") & (rows["channels"] > 16)].index
+    said = verdict(prepare(rows.drop(soc)), {key: key for key in prepare(rows)["series"]})
+    assert "a training step takes from 0.5 (aol|paper) to 1 (standard|paper) times" in said[0]
+    unwatched = prepare(rows.assign(contended=None))
+    assert verdict(unwatched, {key: key for key in unwatched["series"]}) == []
+
+
 def test_interpreted_times_rank_nowhere_are_not_drawn_and_are_marked() -> None:
     rows = pd.concat([quick(), quick().query("method == 'aol'").assign(
         implementation="triton", interpreted=True, median_s=1e-9, peak_memory_bytes=1.0)])  # fmt: skip
     found = costs(prepare(rows), tables(rows).methods)
-    for measure in found.relative:
-        assert not any("interpreted" in key for key in found.relative[measure])
+    for comparison in found.comparisons.values():
+        assert not any("interpreted" in key for key in comparison.entries or {})
     document = render(tables(rows))
     label = "AOL · triton · interpreted"
     assert f"Scores of {label}" not in document
     assert "interpreted" not in document.partition('<section id="figures">')[2].partition("</section>")[0]
     plain = next(table for table in re.findall(r"<table>.*?</table>", document, re.DOTALL) if "<caption>Measured" in table)
     row = next(row for row in re.findall(r"<tr.*?</tr>", plain, re.DOTALL) if label in row)
-    assert row.count("‡") == len(re.findall("<small>", row)) > 0
+    assert row.count("‡") == len(re.findall("<small>", row)) + 1 > 1, "six times and the throughput"
     (counted,) = re.findall(r"<caption>Multiply-accumulates of.*?</table>", document, re.DOTALL)
     formulas = {label in row: row.count("<math>") for row in re.findall(r"<tr.*?</tr>", counted, re.DOTALL) if "AOL" in row}
     assert formulas == {False: 2, True: 1}, "the exact formula is that of the paper's implementation"

@@ -6,6 +6,7 @@ Relative errors are of whole tensors, in the Euclidean norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import reference
@@ -14,7 +15,7 @@ from conftest import Variant, disturb
 from torch import Tensor
 
 from lipbench import registry
-from lipbench.layers.base import LipschitzConv2d
+from lipbench.layers.base import LipschitzConv2d, LipschitzLinear
 from lipbench.layers.bcop import BCOPConv2d, BjorckLinear
 from lipbench.layers.cayley import CayleyLinear
 from lipbench.layers.cpl import CPLConv2d
@@ -55,9 +56,9 @@ def gradients(y: Tensor, cotangent: Tensor, sources: dict[str, Tensor]) -> dict[
     return dict(zip(sources, found))
 
 
-def differences(layer: LipschitzConv2d, method: str) -> dict[str, float]:
+def differences(layer: LipschitzConv2d, method: str, image_size: int | None = None) -> dict[str, float]:
     """Relative error of the output, of the input gradient and of every parameter gradient."""
-    dtype, s = next(layer.parameters()).dtype, layer.image_size
+    dtype, s = next(layer.parameters()).dtype, image_size or layer.image_size
     x = torch.randn(2, layer.in_channels, s, s, dtype=dtype, requires_grad=True)
     cotangent = torch.randn(2, layer.out_channels, s, s, dtype=dtype)
     trainable = dict(layer.named_parameters())
@@ -70,6 +71,8 @@ def differences(layer: LipschitzConv2d, method: str) -> dict[str, float]:
     y = layer(x)
     torch.manual_seed(1)
     draw = lambda *shape: torch.randn(*shape, dtype=dtype).double()  # noqa: E731  # the numbers that the layer drew
+    if method == "cpl" and s != layer.image_size:
+        state["u"] = draw(1, layer.in_channels, s, s)  # made anew when s changes
     setting = reference.Setting(layer.training, layer.out_channels, draw)
     expected = reference.DEFINITIONS[method](exact_x, state, setting)
 
@@ -89,6 +92,13 @@ def too_large(errors: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
 def test_equals_its_definition(variant: Variant, sizes: tuple[int, int, int, int], dtype: torch.dtype, training: bool) -> None:
     layer = variant.build(*sizes, dtype=dtype).train(training)
     assert not too_large(differences(layer, variant.method.name), dtype)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("image_size", [3, 7])
+def test_equals_its_definition_at_another_image_size(variant: Variant, image_size: int, training: bool) -> None:
+    layer = variant.build(3, 3, 3, 5).train(training)
+    assert not too_large(differences(layer, variant.method.name, image_size), torch.float64)
 
 
 def test_every_method_has_a_definition() -> None:
@@ -230,7 +240,7 @@ def test_soc_takes_one_power_step_a_training_forward() -> None:
 
 def spread(matrix: Tensor) -> None:
     """Set singular values between 1 and 1e-5, so that each power iteration and each Björck step is visible in the result."""
-    u, s, vh = torch.linalg.svd(matrix.detach())
+    u, s, vh = torch.linalg.svd(matrix.detach(), full_matrices=False)
     values = torch.logspace(0, -5, s.shape[-1], dtype=s.dtype)
     values[1] = 0.95
     with torch.no_grad():
@@ -247,44 +257,51 @@ def test_bcop_of_ill_conditioned_weights(sizes: tuple[int, int, int, int]) -> No
 # Linear heads
 
 
-def test_bjorck_linear_equals_its_definition() -> None:
-    layer = BjorckLinear(5, 5).double()
+def bjorck_linear(x: Tensor, state: reference.State, draw: Callable[..., Tensor]) -> Tensor:
+    weight = state["weight"]
+    return x @ reference.bjorck(weight, draw(1, weight.shape[1], 1).flatten()).T + state["bias"]
+
+
+def cayley_of(state: reference.State) -> Tensor:
+    """The Cayley transform of `α W / ‖W‖`."""
+    return reference.cayley_transform(state["alpha"] * state["weight"] / torch.sqrt((state["weight"] ** 2).sum()))
+
+
+def cayley_linear(x: Tensor, state: reference.State, draw: Callable[..., Tensor]) -> Tensor:
+    return x @ cayley_of(state).T + state["bias"]
+
+
+def sandwich_linear(x: Tensor, state: reference.State, draw: Callable[..., Tensor]) -> Tensor:
+    rows, psi = cayley_of(state), state["psi"]
+    a, b = rows[:, : len(psi)], rows[:, len(psi) :]
+    hidden = torch.relu(math.sqrt(2) * torch.exp(-psi) * (x @ b.T) + state["bias"])
+    return math.sqrt(2) * (torch.exp(psi) * hidden) @ a
+
+
+HEADS = {BjorckLinear: bjorck_linear, CayleyLinear: cayley_linear, SandwichLinear: sandwich_linear}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["float64", "float32"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 5), (3, 5), (5, 3)])
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
+def test_head_equals_its_definition(head: type[LipschitzLinear], inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    layer = head(inputs, outputs).to(dtype)
     disturb(layer)
-    spread(layer.weight)
-    x = torch.randn(3, 5, dtype=torch.float64)
+    if head is BjorckLinear and dtype == torch.float64:
+        spread(layer.get_parameter("weight"))
+    state = {name: tensor.detach().double().requires_grad_() for name, tensor in layer.named_parameters()}
+    x = torch.randn(3, inputs, dtype=dtype)
     torch.manual_seed(1)
     y = layer(x)
     torch.manual_seed(1)
-    weight, bias = (parameter.detach().clone().requires_grad_() for parameter in (layer.weight, layer.bias))
-    expected = x @ reference.bjorck(weight, torch.randn(1, 5, 1, dtype=torch.float64).flatten()).T + bias
-    compare_heads(y, expected, [layer.weight, layer.bias], [weight, bias])
-
-
-def test_cayley_linear_equals_its_definition() -> None:
-    layer = CayleyLinear(5, 5).double()
-    disturb(layer)
-    x = torch.randn(3, 5, dtype=torch.float64)
-    own = [layer.weight, layer.alpha, layer.bias]
-    weight, alpha, bias = (parameter.detach().clone().requires_grad_() for parameter in own)
-    scaled = alpha * weight / torch.sqrt((weight**2).sum())
-    expected = x @ reference.cayley_transform(scaled).T + bias
-    compare_heads(layer(x), expected, own, [weight, alpha, bias])
-
-
-def test_sandwich_linear_equals_its_definition() -> None:
-    layer = SandwichLinear(4, 4).double()
-    disturb(layer)
-    x = torch.randn(3, 4, dtype=torch.float64)
-    own = [layer.weight, layer.alpha, layer.psi, layer.bias]
-    weight, alpha, psi, bias = (parameter.detach().clone().requires_grad_() for parameter in own)
-    rows = reference.cayley_transform(alpha * weight / torch.sqrt((weight**2).sum()))
-    a, b = rows[:, :4], rows[:, 4:]
-    hidden = torch.relu(math.sqrt(2) * torch.exp(-psi) * (x @ b.T) + bias)
-    compare_heads(layer(x), math.sqrt(2) * (torch.exp(psi) * hidden) @ a, own, [weight, alpha, psi, bias])
-
-
-def compare_heads(y: Tensor, expected: Tensor, own: list[Tensor], plain: list[Tensor]) -> None:
-    assert relative_error(y.detach(), expected.detach()) < 1e-10
+    expected = HEADS[head](x.double(), state, lambda *shape: torch.randn(*shape, dtype=dtype).double())
     cotangent = torch.randn_like(y)
-    for found, wanted in zip(torch.autograd.grad(y, own, cotangent), torch.autograd.grad(expected, plain, cotangent)):
-        assert relative_error(found, wanted) < 1e-10
+    errors = {"output": relative_error(y.detach(), expected.detach())}
+    found = gradients(y, cotangent, dict(layer.named_parameters()))
+    for name, wanted in gradients(expected, cotangent.double(), state).items():
+        errors[name] = relative_error(found[name], wanted)
+    assert not too_large(errors, dtype)
+
+
+def test_every_head_has_a_definition() -> None:
+    assert {method.head.layer for method in registry.METHODS.values() if method.head} == set(HEADS)

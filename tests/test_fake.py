@@ -7,6 +7,8 @@ import torch
 from conftest import Variant
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+pytestmark = pytest.mark.heads
+
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_forward_and_backward(variant: Variant, training: bool) -> None:
@@ -15,7 +17,7 @@ def test_forward_and_backward(variant: Variant, training: bool) -> None:
         x = variant.image(layer).requires_grad_()
         y = layer(x)
         assert isinstance(y, FakeTensor)
-        assert y.shape == (2, layer.out_channels, layer.image_size, layer.image_size)
+        assert y.shape == x.shape
         y.sum().backward()
         for name, tensor in {"x": x, **dict(layer.named_parameters())}.items():
             assert isinstance(tensor.grad, FakeTensor), name

@@ -120,6 +120,12 @@ def test_arrows(module: str) -> None:
     assert targets <= RULES[own] | EVERYONE_MAY | {own}
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_every_arrow_is_used(name: str) -> None:
+    own = [path for module, path in MODULES.items() if room(module) == name]
+    assert RULES[name] <= {room(target) for path in own for target in imports(path.read_text()) if target in MODULES}
+
+
 def test_no_arrow_turns_back() -> None:
     """A room that is imported never imports the importer, by any way round."""
     seen: dict[str, int] = {}

@@ -5,6 +5,7 @@ The layers that make it happen are in `faulty_layers`; most of them meet in one 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lipbench import isolate
+from lipbench import cases, isolate
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.errors import LipbenchError
 from lipbench.records import Round
@@ -52,7 +53,7 @@ def test_a_round_that_works_brings_everything_back() -> None:
 
 
 def test_layers_of_others_are_measured_too() -> None:
-    one = run("faulty_layers:Plain")
+    one = run("faulty_layers:Plain", Limits(phase_seconds=0.01, timeout_s=1e9))  # more than the system can wait
     assert one.status == "ok"
     assert one.phases is not None
     assert set(one.phases) == {"forward", "backward", "step", "inference"}
@@ -108,6 +109,14 @@ def test_the_child_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.Monk
     child, grandchild = map(int, pids.read_text().split())
     os.kill(grandchild, signal.SIGKILL)
     _wait_for(lambda: not is_alive(child))
+
+
+def test_a_child_whose_parent_is_gone_already_measures_nothing(tmp_path: Path) -> None:
+    question = {"case": cases.to_dict(Case(LayerSpec("aol", 2, 4), 2)), "limits": {"phase_seconds": 0.01}, "first": False}
+    command = [sys.executable, "-m", "lipbench.isolate", str(tmp_path / "answer.json"), str(2**22 + 1)]  # above any process
+    child = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (1, "the parent has ended\n")
+    assert not (tmp_path / "answer.json").exists()
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> None:

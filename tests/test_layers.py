@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import reference
 import torch
 from conftest import Variant
 from torch import Tensor
@@ -177,6 +178,17 @@ def test_evaluation_is_1_lipschitz(variant: Variant, sizes: tuple[int, int, int,
         assert values.min() >= 1 - TOLERANCE
 
 
+def test_is_1_lipschitz_with_loaded_weights(variant: Variant) -> None:
+    """Buffers in the file are those of other weights, as if it had been written between two refreshes."""
+    if not variant.method.lipschitz:
+        pytest.skip("does not claim to be")
+    layer = variant.build().eval().requires_grad_(False)
+    parameters = dict(layer.named_parameters())
+    state = {name: torch.randn_like(value) if name in parameters else value for name, value in layer.state_dict().items()}
+    layer.load_state_dict(state)
+    assert singular_values(layer).max() <= 1 + TOLERANCE
+
+
 def test_stays_1_lipschitz_in_training(variant: Variant) -> None:
     if not variant.method.lipschitz:
         pytest.skip("does not claim to be")
@@ -190,6 +202,18 @@ def test_stays_1_lipschitz_in_training(variant: Variant) -> None:
     if hasattr(layer, "refresh"):
         layer.refresh()
     assert singular_values(layer.eval().requires_grad_(False)).max() <= 1 + TOLERANCE
+
+
+@torch.no_grad()
+def test_cpl_converges_at_another_image_size_in_training() -> None:
+    layer = registry.implementation("cpl", "paper")(3, 3, 3, 5).double().train()
+    keys, x = list(layer.state_dict()), torch.randn(1, 3, 3, 3, dtype=torch.float64)
+    for _ in range(200):
+        layer(x)
+    matrix = reference.convolution_matrix(layer.get_parameter("weight"), 3, circular=False)
+    _, step = layer.transform_parameters(3)
+    assert (1 - step * torch.linalg.matrix_norm(matrix, 2) ** 2).abs() <= 1 + 1e-3
+    assert list(layer.state_dict()) == keys
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

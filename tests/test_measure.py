@@ -110,8 +110,9 @@ def test_a_gpu_that_is_not_there_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -
         conductor.measure(case("standard", device="cuda"), QUICK, first=True)
 
 
-def test_a_layer_that_cannot_be_built_raises() -> None:
-    too_large_a_kernel = Case(LayerSpec("cayley", channels=4, image_size=3, kernel_size=5), batch_size=2)
+@pytest.mark.parametrize(("method", "image_size", "kernel_size"), [("cayley", 3, 5), ("aol", 2, 7)])
+def test_a_kernel_too_large_for_the_image_is_unsupported(method: str, image_size: int, kernel_size: int) -> None:
+    too_large_a_kernel = Case(LayerSpec(method, 4, image_size, kernel_size), batch_size=2)
     with pytest.raises(UnsupportedError, match="larger image"):
         conductor.measure(too_large_a_kernel, QUICK, first=True)
 

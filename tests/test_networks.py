@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from conftest import Variant, disturb
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench import registry
 from lipbench.cases import NetworkSpec
-from lipbench.layers.base import TwoHalves
-from lipbench.networks import MaxMin
+from lipbench.layers.base import LipschitzConv2d, LipschitzLinear, TwoHalves
+from lipbench.networks import FirstChannels, MaxMin, PadChannels
 
 AOL_PARAMETERS = {"XS": 1_572_288, "S": 6_283_136, "M": 25_120_512, "L": 100_457_984}
 AOL_MILLIONS_64 = {"XS": 1.575, "S": 6.294, "M": 25.16, "L": 100.63}
@@ -72,6 +75,49 @@ def test_every_layer_is_of_the_method(variant: Variant) -> None:
     assert len(layers) == 1 + 5 * 5 + 1
     assert all(type(layer) is layer_type for layer in layers[:-1])
     assert isinstance(layers[-1], variant.method.head.layer if variant.method.head else layer_type)
+
+
+Part = tuple[str, *tuple[int, ...]]
+"""what a module does, and its sizes"""
+
+
+def parts(network: nn.Module) -> Iterator[Part]:
+    """What an image passes, in order."""
+    for module in network.children():
+        match module:
+            case LipschitzConv2d():
+                yield "convolve", module.in_channels, module.out_channels, module.kernel_size, module.image_size
+            case LipschitzLinear():
+                yield "convolve", module.in_features, module.out_features, 1, 1
+            case PadChannels() | FirstChannels():
+                yield type(module).__name__, module.channels
+            case nn.PixelUnshuffle():
+                yield "PixelUnshuffle", module.downscale_factor
+            case nn.AdaptiveMaxPool2d():
+                yield "AdaptiveMaxPool2d", module.output_size
+            case MaxMin() | nn.Flatten():
+                yield (type(module).__name__,)
+            case _:
+                yield from parts(module)
+
+
+@pytest.mark.parametrize(("image_size", "width", "blocks"), [(32, 16, 5), (64, 8, 6)])
+def test_is_the_sequence_of_the_paper(variant: Variant, image_size: int, width: int, blocks: int) -> None:
+    """Tables 5–7: the last block has 1 × 1 kernels, the others 3 × 3, and an activation follows every convolution."""
+    expected: list[Part] = [("PadChannels", width), ("convolve", width, width, 1, image_size), ("MaxMin",)]
+    c, s = width, image_size
+    for kernel_size in [3] * (blocks - 1) + [1]:
+        expected += 5 * [("convolve", c, c, kernel_size, s), ("MaxMin",)]
+        expected += [("FirstChannels", c // 2), ("PixelUnshuffle", 2)]
+        c, s = 2 * c, s // 2
+    expected += [("AdaptiveMaxPool2d", 1), ("Flatten",), ("convolve", c, c, 1, 1), ("FirstChannels", 10)]
+
+    with FakeTensorMode():
+        network = registry.build(NetworkSpec(variant.method.name, "XS", image_size, implementation=variant.implementation))
+    found = list(parts(network))
+    assert found == expected
+    assert found.count(("MaxMin",)) == 1 + 5 * blocks
+    assert c == 512
 
 
 def test_network_is_1_lipschitz_in_evaluation(variant: Variant) -> None:

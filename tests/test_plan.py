@@ -77,8 +77,12 @@ def test_layers_of_others_have_one_implementation() -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [Request(preset="huge"), Request(kernel_sizes=(2,)), Request(channels=(0,)), Request(networks=("XXL",))]
-)
+    "request_",
+    [
+        Request(preset="huge"), Request(kernel_sizes=(2,)), Request(channels=(0,)), Request(networks=("XXL",)),
+        Request(networks=("XS",), kernel_sizes=(-1,)),
+    ],
+)  # fmt: skip
 def test_what_no_case_can_have_is_an_error(request_: Request) -> None:
     with pytest.raises(LipbenchError):
         plan(request_, "cpu")

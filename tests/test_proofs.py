@@ -12,7 +12,7 @@ import samples
 from lipbench_reports import agreement
 from lipbench_reports import certificates as certificate_tables
 from lipbench_reports.against_theory import Formulas
-from lipbench_reports.cells import Table
+from lipbench_reports.cells import Table, power_of_ten
 from lipbench_reports.costs import costs
 from lipbench_reports.html import render
 from lipbench_reports.tables import prepare
@@ -89,8 +89,9 @@ def test_constants_show_on_which_side_of_the_tolerance_they_are(value: float, ki
 
 
 def test_residuals_are_powers_of_ten() -> None:
-    assert certificate_tables.power_of_ten(3.2e-9).text == "3\u202f·\u202f10⁻⁹"
-    assert certificate_tables.power_of_ten(0.0).text == "–"
+    assert power_of_ten(3.2e-9) == "3\u202f·\u202f10⁻⁹"
+    bounds = certificates_of(quick())
+    assert "Residual" not in [column.title for column in bounds.columns], "0 is no error to speak of"
 
 
 def test_three_counts_agree_or_their_difference_is_marked() -> None:
@@ -149,9 +150,9 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     rows = compare.rows(run)
     given = tables(rows, certificates=compare.certificates(run), fitted=pd.DataFrame())
     costed = costs(prepare(rows), given.methods)
-    for measure in costed.relative:
+    for measure, comparison in costed.comparisons.items():
         assert {one.method for one, _ in costed.ranking(measure)} <= {"aol", "soc"}
-        assert "cpl|paper" not in costed.relative[measure]
+        assert "cpl|paper" not in (comparison.entries or {})
     document = render(given)
     text = Page(document).text
     assert "Scores of AOL" in document
@@ -159,7 +160,7 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     assert "Without a point: CPL at 4, CPL at 8" in text
     assert "trained fastest" in text
     assert not re.search(r"CPL[^.]*(trained fastest|cheapest inference)", text)
-    assert "Not ranked, because not 1-Lipschitz: CPL." in text
+    assert "Not ranked, because not 1-Lipschitz: CPL (at 4 ch; 8 ch)." in text
     assert "1.0200 exact" in text
     for drawing in re.findall(r"<svg viewBox.*?</svg>", document, re.DOTALL):
         assert "CPL" not in drawing

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import samples
 
-from lipbench import benchmark_json, cases, records
+from lipbench import benchmark_json, cases, compare, records
 from lipbench.cases import Case, NetworkSpec
 from lipbench.errors import LipbenchError
+from lipbench.quantities import Contention
 from lipbench.records import Record, Round
 
 TIMINGS = {"forward": samples.timing(0.001, 0.0012, 0.0011), "step": samples.timing(0.003, 0.0031, host_s=(0.004, 0.005))}
@@ -47,8 +49,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     missing = samples.case("aol")
     begun = replace(RECORD, rounds=RECORD.rounds[:1])
     samples.save_run(tmp_path, [begun], [begun.case, missing])
-    problems = records.load_run(tmp_path).problems
+    run = records.load_run(tmp_path)
+    problems = run.problems
     assert len(problems) == 2
+    assert (run.unreadable, run.unfinished, run.begun) == ((), (missing.id,), (begun.case.id,))
     assert missing.id in problems[0]
     assert "1 of 2" in problems[0]
     assert begun.case.id in problems[1]
@@ -79,6 +83,7 @@ def test_half_written_records_are_named_and_the_others_read(tmp_path: Path, leng
     assert run.records == (other,)
     assert run.planned == (RECORD.case, other.case)
     (problem,) = run.problems  # not also among those that have not run
+    assert (run.unreadable, run.unfinished) == ((problem,), ())
     assert problem.startswith(f"not a readable record: got {path} (")
     assert "--resume" in problem
     with pytest.raises(LipbenchError, match=path.name):
@@ -200,12 +205,15 @@ def test_layer(benchmark):
     benchmark.pedantic(sum, args=([1, 2],), rounds=7)
 
 def test_layer_step(benchmark):
-    benchmark.extra_info.update(CASE, phase="step")
+    benchmark.extra_info.update(CASE, phase="step", contention=SEEN)
     benchmark.pedantic(sum, args=([1, 2],), rounds=5)
 
 def test_something_else(benchmark):
     benchmark.pedantic(sum, args=([1, 2],), rounds=3)
 """
+
+
+SEEN = Contention(0.9, 0.2, 3, contended=True)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +222,7 @@ def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     record = records.round_to_dict(RECORD.rounds[0])
     facts = {"case": cases.to_dict(RECORD.case), **{name: record[name] for name in ("memory", "macs", "machine")}}
-    (folder / "test_it.py").write_text(f"CASE = {facts!r}\n{BENCHMARKS}")
+    (folder / "test_it.py").write_text(f"CASE = {facts!r}\nSEEN = {asdict(SEEN)!r}\n{BENCHMARKS}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json=saved.json", "test_it.py"]
     # As its own session: pytest-benchmark is off inside a worker of xdist, which it tells by the environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
@@ -231,6 +239,11 @@ def test_benchmark_files_are_runs(benchmark_file: Path) -> None:
     assert one.phases is not None
     assert {phase: len(timing.samples_s) for phase, timing in one.phases.items()} == {"forward": 7, "step": 5}
     assert (one.memory, one.macs, one.machine) == (RECORD.rounds[0].memory, RECORD.rounds[0].macs, samples.MACHINE)
+    assert {phase: timing.contention for phase, timing in one.phases.items()} == {"forward": None, "step": SEEN}
+    contended = compare.rows(run).set_index("phase")["contended"]
+    assert pd.isna(contended["forward"])  # nobody looked, which is not the same as nobody there
+    assert contended["step"]
+    assert one.warnings == (benchmark_json.ONE_PROCESS,)
     assert len(run.problems) == 1
     assert "test_something_else" in run.problems[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,59 @@ def test_a_module_that_fails_to_import_is_one_line(tmp_path: Path, monkeypatch: 
     assert "ZeroDivisionError: while importing" in str(caught.value)
     with pytest.raises(errors.LipbenchError, match="ZeroDivisionError"):
         registry.title("broken_module:Layer")
+
+
+def entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Install a package that has nothing but an entry point for a method."""
+    information = folder / "somebody_elses-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody_elses\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[lipbench.methods]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_a_method_of_another_package_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_method.py").write_text(
+        "from dataclasses import replace\nfrom lipbench.layers import aol\nMETHOD = replace(aol.METHOD, name='theirs')\n"
+    )
+    entry_point(tmp_path, monkeypatch, "theirs", "their_method:METHOD")
+    assert registry.find("theirs").name == "theirs"
+    assert list(registry.methods()) == [*registry.METHODS, "theirs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("other", "lipbench.layers.aol:METHOD", "'other' \\(its Method is named 'aol'\\)"),
+        ("other", "lipbench.layers.aol:AOLConv2d", "of type ABCMeta"),
+        ("other", "lipbench.layers.aol:NOTHING", "AttributeError"),
+        ("other", "no_such_package:METHOD", "ModuleNotFoundError"),
+        ("aol", "lipbench.layers.aol:METHOD", "method name taken twice: got 'aol'"),
+    ],
+)
+def test_an_entry_point_that_is_no_method_of_its_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    entry_point(tmp_path, monkeypatch, name, value)
+    with pytest.raises(errors.LipbenchError, match=said):
+        registry.methods()
+
+
+def test_a_layer_in_the_current_folder_is_found_last_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "layer_in_this_folder.py").write_text("from torch import nn\nclass Own(nn.Identity): pass\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    for _ in range(2):
+        assert registry.load_class("layer_in_this_folder:Own").__name__ == "Own"
+        assert sys.path == [*before, str(tmp_path)]
+
+
+def test_a_layer_is_found_though_the_current_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    assert registry.load_class("foreign_layers:Grouped").__name__ == "Grouped"
 
 
 def test_titles() -> None:

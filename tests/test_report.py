@@ -102,15 +102,20 @@ def test_relative_costs_are_geometric_means_over_common_shapes() -> None:
     assert (relative.ratio, relative.shapes) == (pytest.approx(8**0.5), 2)
 
 
-def test_contended_times_rank_nowhere_and_are_left_out_where_others_exist() -> None:
+def test_contended_times_rank_nowhere_and_are_shown_without_where_others_exist() -> None:
     rows = quick()
     rows.loc[(rows["method"] == "aol"), "contended"] = True
     rows.loc[(rows["method"] == "soc") & (rows["channels"] == 64), ["contended", "median_s"]] = [True, 1e3]
     found = costs(prepare(rows), tables(rows).methods)
     ranked = {one.method: entry for one, entry in found.ranking("training step")}
-    assert "aol" not in ranked
-    assert ranked["soc"].shapes == 2
-    assert ranked["soc"].ratio < 100
+    assert {"aol", "soc"}.isdisjoint(ranked)
+    assert found.comparisons["training step"].left_out == {
+        "aol|paper": "undisturbed at 0 of 3 shapes",
+        "soc|paper": "undisturbed at 2 of 3 shapes",
+    }
+    soc = found.of("training step", next(one for one in found.series if one.method == "soc"))
+    assert (soc.shapes, soc.mark) == (2, "partial")
+    assert soc.ratio < 100
     assert "aol" in {one.method for one, _ in found.ranking("training memory")}
 
 
@@ -126,7 +131,7 @@ def test_methods_that_fail_their_certificate_are_in_no_ranking_and_no_radar() ->
     rows.loc[rows["method"] == "aol", "certificate"] = 1.02
     rows.loc[rows["method"] == "lot", "certificate"] = 1.00001
     found = costs(prepare(rows), tables(rows).methods)
-    for measure in found.relative:
+    for measure in found.comparisons:
         assert {"aol", "standard"}.isdisjoint(one.method for one, _ in found.ranking(measure))
         assert "lot" in {one.method for one, _ in found.ranking(measure)}
     document = render(tables(rows))

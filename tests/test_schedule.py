@@ -193,6 +193,15 @@ def test_two_that_retry_a_failed_case_keep_what_the_other_measured(tmp_path: Pat
     assert record.rounds == (other, samples.ok({}))
 
 
+def test_a_record_of_another_case_in_its_place_is_measured_again(tmp_path: Path, rounds: Rounds) -> None:
+    run(tmp_path, [OTHER])
+    records.record_path(tmp_path, OTHER).rename(records.record_path(tmp_path, SMALL))
+    rounds.asked.clear()
+    outcome = run(tmp_path, [SMALL])
+    assert [case for case, _ in rounds.asked] == [SMALL, SMALL]
+    assert stored(tmp_path) == {SMALL: outcome.records[0]}
+
+
 def test_a_damaged_record_is_measured_again(tmp_path: Path, rounds: Rounds) -> None:
     run(tmp_path, [SMALL, OTHER])
     path = records.record_path(tmp_path, SMALL)

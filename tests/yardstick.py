@@ -17,8 +17,8 @@ from lipbench.layers.base import TwoHalves
 from lipbench.meters import macs, memory
 
 TABLE = Path(__file__).with_name("yardstick.csv")
-SHAPES = ((2, 6, 3, 4), (3, 7, 3, 6), (2, 5, 5, 4), (4, 8, 1, 8))
-"""(batch_size, image_size, kernel_size, channels): odd and even images, the three kernel sizes"""
+SHAPES = ((2, 6, 3, 4), (3, 7, 3, 6), (2, 7, 3, 9), (2, 5, 5, 4), (2, 7, 7, 3), (4, 8, 1, 8))
+"""(batch_size, image_size, kernel_size, channels): odd and even images and channels, four kernel sizes"""
 
 
 def build(method: str, channels: int, kernel_size: int, image_size: int) -> TwoHalves:
@@ -56,6 +56,17 @@ def backward_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
     return counts[0].total, sum(count.total for count in counts[1:])
 
 
+def evaluation_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
+    """Real MACs of a forward pass in evaluation mode, with the effective parameters cached and with an empty cache."""
+    layer.eval().clear_cache()
+    images = x.detach()
+    with torch.inference_mode():
+        first, again = (macs.count(lambda: layer(images)) for _ in range(2))
+    layer.train()
+    assert first.unsupported == again.unsupported == ()
+    return again.total, first.total
+
+
 def stored_elements(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
     """Elements kept for the backward pass by the input and the parameter half: what grows with the batch, what does not."""
     doubled = torch.cat((x, x)).detach().requires_grad_()
@@ -73,11 +84,11 @@ def rows() -> pd.DataFrame:
                 continue
             layer = build(method, channels, kernel_size, image_size)
             x = torch.randn(batch_size, channels, image_size, image_size, requires_grad=True)
-            table.append(
-                (method, batch_size, image_size, kernel_size, channels, *counted_macs(layer, x), *stored_elements(layer, x))
-            )
+            counts = (*counted_macs(layer, x), *backward_macs(layer, x), *evaluation_macs(layer, x), *stored_elements(layer, x))
+            table.append((method, batch_size, image_size, kernel_size, channels, *counts))
     columns = ["method", "batch_size", "image_size", "kernel_size", "channels"]
-    columns += ["input_macs", "parameter_macs", "input_elements", "parameter_elements"]
+    columns += ["input_macs", "parameter_macs", "input_backward_macs", "parameter_backward_macs"]
+    columns += ["inference_macs", "first_inference_macs", "input_elements", "parameter_elements"]
     return pd.DataFrame(table, columns=columns)
 
 

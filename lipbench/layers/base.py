@@ -50,7 +50,8 @@ class TwoHalves(nn.Module, ABC):
     In training mode the parameter half runs in every forward pass and is differentiated through. In evaluation mode its result
     is cached, as long as nothing could ask for a gradient of it: gradients are disabled, or no parameter requires one. A write
     through `parameter.data` changes no version counter and is not noticed; write in place under `torch.no_grad()` instead.
-    Nor are the tangents of `torch.autograd.forward_ad` on parameters; `torch.func.jvp` is served afresh.
+    Nor is an attribute such as `iterations` that was set anew, until `clear_cache()`; nor are the tangents of
+    `torch.autograd.forward_ad` on parameters; `torch.func.jvp` is served afresh.
     """
 
     precision: str = "ieee"
@@ -92,7 +93,7 @@ class TwoHalves(nn.Module, ABC):
     def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
         """`transform_parameters`, kept out of autocast: rounded to half precision, no bound would hold."""
         device = next(self.parameters()).device.type
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self.transform_parameters(image_size)
         with torch.autocast(device, enabled=False):
             return self.transform_parameters(image_size)

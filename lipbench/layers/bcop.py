@@ -162,6 +162,7 @@ def _block_kernel() -> Cost:
     """From orthogonal matrices to the kernel for k > 1: projectors, their pairs, k − 2 block convolutions, the channel mixing.
 
     A block convolution multiplies n² blocks by 4, n = 2 … k − 1; its factors are kept, the first with all 2 × 2 kernels.
+    Elements are those for c > 1: with one channel the first factor is rearranged without a copy.
     """
     squares = (k - 1) * k * (2 * k - 1) / 6  # Σ n², n = 1 … k − 1
     projectors = (2 * k - 2) * c**2 * sympy.floor(c / 2)

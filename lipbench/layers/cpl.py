@@ -18,7 +18,8 @@ from lipbench.theory import C, Complexity, Cost, M, P, c, k, s
 
 EPSILON = 1e-6
 LANCZOS_STEPS = 150
-SQUARINGS = 40
+SQUARINGS = {torch.float32: 19, torch.float64: 40}
+"""how often a small matrix is squared: 2 to that power is below one over the precision"""
 
 
 class CPLConv2d(LipschitzConv2d):
@@ -30,6 +31,8 @@ class CPLConv2d(LipschitzConv2d):
     """
 
     u: Tensor
+    other_u: Tensor | None
+    """the same for the image size that training met last, where that is not the layer's own"""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, image_size: int, eval_iterations: int | None = None
@@ -43,6 +46,7 @@ class CPLConv2d(LipschitzConv2d):
         bound = 1 / math.sqrt(in_channels * kernel_size**2)
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
         self.register_buffer("u", torch.randn(1, in_channels, image_size, image_size))
+        self.register_buffer("other_u", None, persistent=False)
 
     def _convolve(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight, padding=self.kernel_size // 2)
@@ -53,7 +57,12 @@ class CPLConv2d(LipschitzConv2d):
     def _start_vector(self, image_size: int) -> Tensor:
         if image_size == self.u.shape[-1]:
             return self.u
-        return torch.randn(1, self.in_channels, image_size, image_size, dtype=self.u.dtype, device=self.u.device)
+        start = self.other_u
+        if start is None or start.shape[-1] != image_size:
+            start = torch.randn(1, self.in_channels, image_size, image_size, dtype=self.u.dtype, device=self.u.device)
+            if self.training:
+                self.other_u = start
+        return start
 
     def _power_iteration(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """u and v (1, c, s, s) after some steps, at least 1; neither is differentiated."""
@@ -68,23 +77,25 @@ class CPLConv2d(LipschitzConv2d):
     def _lanczos(self, u: Tensor) -> Tensor:
         """The leading right singular vector (1, c, s, s) by Lanczos steps on `KᵀK`; not differentiated.
 
-        Every step is the pair of convolutions of a power iteration, and nothing branches on data.
+        Every step is the pair of convolutions of a power iteration, and nothing branches on data. A direction is orthogonal
+        to the two before it only: rounding then lets in copies of what has converged, which do no harm to powers of `KᵀK` that
+        are applied to u (Druskin & Knizhnerman, USSR Computational Mathematics and Mathematical Physics 29, 1989).
         """
         with torch.no_grad():
-            steps = min(LANCZOS_STEPS, u.numel())
-            basis = torch.zeros(steps, u.numel(), dtype=u.dtype, device=u.device)
-            images = torch.zeros_like(basis)
+            basis: list[Tensor] = []
+            diagonal: list[Tensor] = []
+            beside: list[Tensor] = []
             direction = u.flatten()
-            for step in range(steps):
-                # Where the space is exhausted, what is left is rounding error: normalised and projected anew, it becomes
-                # one more orthogonal direction instead of a second copy of an old one.
-                for _ in range(3):
-                    direction = direction - basis[:step].T @ (basis[:step] @ direction)
-                    direction = direction / (torch.linalg.vector_norm(direction) + torch.finfo(u.dtype).tiny)
-                basis[step] = direction
-                images[step] = self._convolve_transposed(self._convolve(direction.view_as(u))).flatten()
-                direction = images[step]
-            leading = (_leading_eigenvector(basis @ images.T) @ basis).view_as(u)
+            for step in range(min(LANCZOS_STEPS, u.numel())):
+                length = torch.linalg.vector_norm(direction)
+                basis.append(direction / (length + torch.finfo(u.dtype).tiny))
+                direction = self._convolve_transposed(self._convolve(basis[-1].view_as(u))).flatten()
+                if step:
+                    beside.append(length)
+                    direction = direction - length * basis[-2]
+                diagonal.append(torch.dot(basis[-1], direction))
+                direction = direction - diagonal[-1] * basis[-1]
+            leading = (_high_power(diagonal, beside) @ torch.stack(basis)).view_as(u)
             normalised: Tensor = leading / (torch.linalg.vector_norm(leading) + EPSILON)
         return normalised
 
@@ -93,9 +104,8 @@ class CPLConv2d(LipschitzConv2d):
         start = self._start_vector(image_size)
         if self.training:
             u, v = self._power_iteration(start, 1)
-            if start is self.u:
-                with torch.no_grad():
-                    self.u.copy_(u)
+            with torch.no_grad():
+                start.copy_(u)
         elif self.eval_iterations is None:
             u, v = self._power_iteration(self._lanczos(start), 1)
         else:
@@ -122,14 +132,21 @@ class PublishedCPLConv2d(CPLConv2d):
         super().__init__(in_channels, out_channels, kernel_size, image_size, eval_iterations=100)
 
 
-def _leading_eigenvector(symmetric: Tensor) -> Tensor:
-    """Of a small positive semidefinite matrix (n, n) → (n,), up to sign, by squaring: eigh() would wait for the device."""
-    power = symmetric
-    for _ in range(SQUARINGS):
-        power = power / (torch.linalg.vector_norm(power) + torch.finfo(power.dtype).tiny)
-        power = power @ power
-    # By now every column is a multiple of the eigenvector; the one with the largest diagonal is the most accurate.
-    return power.index_select(1, power.diagonal().argmax()[None])[:, 0]
+def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
+    """First column (n,) of a high power of a tridiagonal matrix, up to length. By squaring: eigh() would wait for the device.
+
+    Copies of an eigenvalue that rounding let in differ by about its precision, and the power must not tell them apart; other
+    eigenvalues may, since one so near to the largest is as good.
+    """
+    dtype = diagonal[0].dtype
+    matrix = torch.diag(torch.stack(diagonal).double())
+    if beside:
+        offset = torch.stack(beside).double()
+        matrix = matrix + torch.diag(offset, 1) + torch.diag(offset, -1)
+    for _ in range(SQUARINGS[dtype]):
+        matrix = matrix / (torch.linalg.vector_norm(matrix) + torch.finfo(matrix.dtype).tiny)
+        matrix = matrix @ matrix
+    return matrix[:, 0].to(dtype)
 
 
 METHOD = Method(

@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipbench import errors
 from lipbench.layers.base import LipschitzConv2d, Method
 from lipbench.theory import C, Complexity, Cost, M, P, b, c, k, s
 
 
 def circular_conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """Cross-correlation with circular padding: x (b, i, s, s), kernel (o, i, k, k), bias (o,) → (b, o, s, s)."""
+    """Cross-correlation with circular padding: x (b, i, s, s), kernel (o, i, k, k), bias (o,) → (b, o, s, s).
+
+    Raises `UnsupportedError` where k // 2 > s.
+    """
     radius = kernel.shape[-1] // 2
+    if radius > x.shape[-1]:
+        raise errors.padding_exceeds_image(kernel.shape[-1], x.shape[-1])
     if radius:
         x = functional.pad(x, (radius,) * 4, mode="circular")
     return functional.conv2d(x, kernel, bias)

@@ -163,7 +163,7 @@ FREE = frozenset({
     "index_put", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter", "scatter_", "scatter_add",
     "scatter_add_", "index_add", "index_add_", "masked_select", "embedding", "embedding_dense_backward", "slice_backward",
     "select_backward", "diagonal_backward", "unfold_backward", "slice_scatter", "select_scatter", "as_strided_scatter",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im", "reflection_pad2d",
+    "diag_embed", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im", "reflection_pad2d",
     "reflection_pad2d_backward", "replication_pad2d", "replication_pad2d_backward", "complex", "polar", "_unsafe_view",
     "sort", "topk", "nonzero", "_local_scalar_dense", "max_pool2d_with_indices", "max_pool2d_with_indices_backward",
     "adaptive_max_pool2d", "adaptive_max_pool2d_backward",

@@ -155,7 +155,8 @@ def read_gpu_use() -> tuple[int | None, float | None]:
         now = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
         return float(now) / float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
 
-    return _ask_nvml(other_processes), _ask_nvml(clock_share)
+    clock = _ask_nvml(clock_share)  # first: it falls soon after the work has ended
+    return _ask_nvml(other_processes), clock
 
 
 def read_gpu_process_bytes() -> int | None:

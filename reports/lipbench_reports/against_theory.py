@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from lipbench_reports.cells import COUNTS, Cell, Column, Table, mathml, numbers, table
-from lipbench_reports.measurements import CONTENDED, names
+from lipbench_reports.cells import CONTENDED, COUNTS, RESIDUAL, Cell, Column, Table, alike, mathml, table
+from lipbench_reports.measurements import PHASE_TITLES, capitalized, names
 from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, series_key, with_columns
 
-RESIDUAL = "residual"
 AGREEMENT = 0.005
 """Counted and exact numbers further apart than this are marked; what is left is rounding of logarithms."""
 
@@ -85,8 +84,8 @@ def elements(rows: pd.DataFrame, formulas: Formulas, labels: Mapping[str, str], 
         found.append(Compared(key, shape, method, "both", HALVES, *theory, _first(training, "saved_memory_bytes") / size))
         inputs.append(_first(training, "saved_input_half_bytes") / size)
         parameters.append(_first(training, "saved_parameter_half_bytes") / size)
-    halves = [numbers("Counted, input half", inputs, COUNTS), numbers("Counted, parameter half", parameters, COUNTS)]
-    known = [column for column in halves if any(cell.sort is not None for cell in column[1])]
+    halves = {"Counted, input half": inputs, "Counted, parameter half": parameters}
+    known = {title: values for title, values in halves.items() if any(math.isfinite(value) for value in values)}
     return _against(found, "memory", formulas, labels, caption, known)
 
 
@@ -106,9 +105,9 @@ def _against(
     formulas: Formulas,
     labels: Mapping[str, str],
     caption: str,
-    more: Sequence[tuple[Column, Sequence[Cell]]] = (),
+    more: Mapping[str, Sequence[float]] | None = None,
 ) -> Table | None:
-    """Formula, number, count and ratio as a table."""
+    """Formula, number, count and ratio as a table; all counts in one unit."""
     if not any(math.isfinite(one.counted) for one in found):
         return None
     columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
@@ -119,16 +118,22 @@ def _against(
     published = [formulas.published(one.method, quantity, *one.halves) for one in found]
     is_paper = [one.series.split("|")[1] == "paper" for one in found]  # the formulas are of no other implementation
     exact = [formulas.exact(one.method, quantity, *one.halves) if paper else None for one, paper in zip(found, is_paper)]
+    counts = {
+        "Table\u00a01, number": [one.leading for one in found],
+        "Exact, number": [one.exact for one in found],
+        "Counted": [one.counted for one in found],
+        **(more or {}),
+    }
+    leading, whole, counted, *halves = alike(counts, COUNTS)
     columns += [
         (Column("Table\u00a01", numeric=False, sortable=False), [Cell(math=formula) for formula in published]),
-        numbers("Table\u00a01, number", [one.leading for one in found], COUNTS),
-        numbers("Exact, number", [one.exact for one in found], COUNTS),
-        numbers("Counted", [one.counted for one in found], COUNTS),
+        leading, whole, counted,
         (Column("Counted ÷ exact"), [_agreement(one.counted, one.exact) for one in found]),
+        *halves,
         # Last, because it may be too wide for the page: what the reader compares stays in sight.
         (Column("Exact for this code", numeric=False, sortable=False), [Cell(math=formula) for formula in exact]),
-    ]
-    return table(caption, [*columns, *more])
+    ]  # fmt: skip
+    return table(caption, columns)
 
 
 def _agreement(counted: float, exact: float) -> Cell:
@@ -140,43 +145,68 @@ def _agreement(counted: float, exact: float) -> Cell:
     return Cell(f"{value:.3f}", value, mark="" if abs(value - 1) <= AGREEMENT else RESIDUAL)
 
 
-def exponents(frame: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[Table, bool]]:
-    """Fitted exponents in the channels with their 95 % intervals, beside the formulas' exponents.
+_CAPTIONS = {
+    "MACs: forward": "Multiply-accumulates, forward",
+    "saved memory": "Saved for backward",
+    "peak memory: step": "Training peak",
+}
+_TIME = "time: "
 
+
+def exponents(frame: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[Table, bool]]:
+    """Fitted exponents in the channels beside the formulas' exponents; a time's with its 95 % interval.
+
+    What is counted has no errors for an interval: beside it stands the span of the slopes between neighbouring sizes.
     One table per quantity, and whether there is a formula for it. A fit through contended times is marked.
     """
     data = with_columns(frame, EXPONENTS)
-    for name in ("exponent", "low", "high", "theory_exponent", "leading_exponent", "points"):
+    for name in EXPONENTS[EXPONENTS.index("exponent") :]:
         data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
     data = data[data["exponent"].notna()]
     names_of = zip(data["method"], data["implementation"].map(as_text), data["compiled"].map(as_text))
     data["series"] = [series_key(str(name), how or "paper", flag == "True") for name, how, flag in names_of]
     contended = rows[rows["contended"]]
-    doubtful = set(zip(contended["series"], "time: " + contended["phase"]))
+    doubtful = set(zip(contended["series"], _TIME + contended["phase"]))
     return [_growth(str(quantity), group, doubtful, labels) for quantity, group in data.groupby("quantity", sort=False)]
+
+
+def _caption(quantity: str) -> str:
+    """A quantity in the words of the other tables."""
+    phase = quantity.removeprefix(_TIME)
+    return f"Time, {PHASE_TITLES.get(phase, phase)}" if phase != quantity else _CAPTIONS.get(quantity, capitalized(quantity))
 
 
 def _growth(quantity: str, fits: pd.DataFrame, doubtful: set[tuple[str, str]], labels: Mapping[str, str]) -> tuple[Table, bool]:
     keys = [key if key in labels else None for key in fits["series"]]
     marks = [CONTENDED if (key, quantity) in doubtful else "" for key in fits["series"]]
     titles = [labels.get(key, str(title)) for key, title in zip(fits["series"], fits["title"])]
-    intervals = [
-        f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–" for low, high in zip(fits["low"], fits["high"])
-    ]
+    is_timed = quantity.startswith(_TIME)
+    spans = zip(fits["low"], fits["high"]) if is_timed else zip(fits["least_slope"], fits["greatest_slope"])
     columns = [
         (Column("Method", numeric=False), [Cell(title, title, series=key) for title, key in zip(titles, keys)]),
-        (Column("Fitted"), [Cell(f"{e:.2f}".replace("-", "−"), e, mark=mark) for e, mark in zip(fits["exponent"], marks)]),
-        (Column("95 % interval"), [Cell(text.replace("-", "−"), low) for text, low in zip(intervals, fits["low"].fillna(0.0))]),
+        (Column("Fitted"), [Cell(_slope(e), e, mark=mark) for e, mark in zip(fits["exponent"], marks)]),
+        (Column("95 % interval" if is_timed else "Local slopes"), [_span(low, high) for low, high in spans]),
         (Column("Exact"), [_exponent(value) for value in fits["theory_exponent"]]),
         (Column("Table\u00a01"), [_exponent(value) for value in fits["leading_exponent"]]),
         (Column("Points"), [_exponent(value) for value in fits["points"]]),
     ]
     known = fits[["theory_exponent", "leading_exponent"]].notna().any(axis=None)
     kept = [column for column in columns if any(cell.text != "–" for cell in column[1])]
-    caption = f"{quantity[:1].upper()}{quantity[1:]}"
+    caption = _caption(quantity)
     if fits["points"].nunique(dropna=False) == 1 and kept[-1][0].title == "Points":
         caption, kept = f"{caption} ({kept[-1][1][0].text} points)", kept[:-1]
     return table(caption, kept), bool(known)
+
+
+def _span(low: float, high: float) -> Cell:
+    if not math.isfinite(low + high):
+        return Cell()
+    return Cell(f"{_slope(low)} to {_slope(high)}", low)
+
+
+def _slope(value: float) -> str:
+    """Two decimals, and no sign before a zero."""
+    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
 
 
 def _exponent(value: float) -> Cell:

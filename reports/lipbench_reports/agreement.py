@@ -8,13 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench_reports.against_theory import AGREEMENT, RESIDUAL, Formulas
-from lipbench_reports.cells import BYTES, COUNTS, Cell, Column, Table, mathml, numbers, table
+from lipbench_reports.against_theory import AGREEMENT, Formulas
+from lipbench_reports.cells import BYTES, COUNTS, RESIDUAL, Cell, Column, Table, alike, mathml, table
 from lipbench_reports.tables import FITTED, PREDICTED, as_text, with_columns
 
 PEAK_AGREEMENT = 0.05
 """Predicted and measured peaks further apart than this are marked."""
 _QUANTITIES = {"macs": "Multiply-accumulates", "memory": "Elements kept for the backward pass"}
+
+_COUNTS_OF = {
+    "PyTorch’s counter": "macs", "fvcore": "fvcore_macs", "Closed form": "theory_macs",
+    "Counted as the paper does": "published_convention_macs", "Table\u00a01, leading terms": "published_macs",
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------- counts
@@ -36,14 +41,14 @@ def counts(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     ]
     if len(set(shapes)) > 1:
         columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]))
+    *counted, published, leading = alike(
+        {title: [entry[name] for entry in entries] for title, name in _COUNTS_OF.items()}, COUNTS
+    )
     columns += [
         (Column("Pass", numeric=False), [Cell(entry["phase"], entry["phase"]) for entry in entries]),
-        numbers("PyTorch’s counter", [entry["macs"] for entry in entries], COUNTS),
-        numbers("fvcore", [entry["fvcore_macs"] for entry in entries], COUNTS),
-        numbers("Closed form", [entry["theory_macs"] for entry in entries], COUNTS),
+        *counted,
         (Column("Largest difference"), [_difference(_complete(entry)) for entry in entries]),
-        numbers("Counted as the paper does", [entry["published_convention_macs"] for entry in entries], COUNTS),
-        numbers("Table\u00a01, leading terms", [entry["published_macs"] for entry in entries], COUNTS),
+        published, leading,
         (Column("Table\u00a01 ÷ counted"), [
             _quotient(entry["published_macs"], entry["published_convention_macs"]) for entry in entries
         ]),
@@ -150,13 +155,12 @@ def peaks(rows: pd.DataFrame, predicted: pd.DataFrame, labels: Mapping[str, str]
     if len({shape for _, shape, _ in entries}) > 1:
         places = [Cell(shape, float(place)) for place, (_, shape, _) in enumerate(entries)]
         columns.append((Column("Case", numeric=False), places))
-    for place, title in enumerate(("Training step", "Inference")):
-        pairs = [entry[2][place] for entry in entries]
-        columns += [
-            numbers(f"{title}, predicted", [prediction for prediction, _ in pairs], BYTES),
-            numbers(f"{title}, measured", [measured for _, measured in pairs], BYTES),
-            (Column("Difference"), [_relative(*pair) for pair in pairs]),
-        ]
+    pairs = {title: [entry[2][place] for entry in entries] for place, title in enumerate(("Training step", "Inference"))}
+    every = {f"{title}, {what}": [pair[place] for pair in found]
+             for title, found in pairs.items() for place, what in enumerate(("predicted", "measured"))}  # fmt: skip
+    numbered = alike(every, BYTES)
+    for place, found in enumerate(pairs.values()):
+        columns += [*numbered[2 * place : 2 * place + 2], (Column("Difference"), [_relative(*pair) for pair in found])]
     return table(caption, [column for column in columns if any(cell.text != "–" for cell in column[1])])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.entities import html5
 from xml.etree import ElementTree
@@ -17,6 +17,19 @@ BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
 COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 PLAIN = (("", 1.0),)
 
+CONTENDED, INTERPRETED, PARTIAL, RESIDUAL = "contended", "interpreted", "partial", "residual"
+VIOLATION, NO_CLAIM = "violation", "no claim"
+MARKS = {
+    CONTENDED: ("†", "contended: measured beside a busy process, not ranked"),
+    INTERPRETED: ("‡", "interpreted: not a timing, not ranked"),
+    PARTIAL: ("§", "not over all the shapes that the others are compared at: not ranked"),
+    RESIDUAL: ("≠", "differs by more than the text above allows"),
+    VIOLATION: ("✗", "not 1-Lipschitz: not ranked"),
+    NO_CLAIM: ("○", "makes no claim to be 1-Lipschitz: compared with, not ranked"),
+}
+"""The signs of doubts, and what they say. Which difference is a residual stands in the text above its table."""
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MATH_TAGS = frozenset(
     ("mrow", "mi", "mn", "mo", "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot", "mtext", "mstyle", "mover", "munder")
 )
@@ -61,15 +74,29 @@ class Table:
     continued: frozenset[int] = frozenset()
     """places of rows that belong to the row above: what names them is said once"""
 
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """The signs in it that the text above does not explain, in words: phones and paper show no tooltips."""
+        marks = {cell.mark for row in self.rows for cell in row} - {RESIDUAL}
+        return [entry for mark, entry in MARKS.items() if mark in marks]
+
 
 def digits(value: float, significant: int = 3) -> str:
-    """Three significant digits without an exponent: 0.123, 1.23, 12.3, 123, 1 234 (thin spaces); "–" for no number."""
+    """Three significant digits: 0.123, 1.23, 12.3, 123, 1 234 (thin spaces), no exponent from 0.00001 on; "–" for no number."""
     if not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     places = max(0, significant - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 6)}f}".replace(",", "\u202f").replace("-", "−")
+    if abs(value) < 1e-5:  # in the unit of much larger numbers
+        return power_of_ten(value)
+    return f"{value:,.{min(places, 7)}f}".replace(",", "\u202f").replace("-", "−")
+
+
+def power_of_ten(value: float) -> str:
+    """One digit and a power: 3·10⁻⁸."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit}\u202f·\u202f10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
 
 
 def scale(values: Iterable[float], units: Sequence[tuple[str, float]]) -> tuple[str, float]:
@@ -86,15 +113,30 @@ def with_unit(value: float, units: Sequence[tuple[str, float]], *, round_number:
 
 
 def numbers(
-    title: str, values: Sequence[float], units: Sequence[tuple[str, float]] = PLAIN, suffix: str = "", marks: Sequence[str] = ()
+    title: str,
+    values: Sequence[float],
+    units: Sequence[tuple[str, float]] = PLAIN,
+    marks: Sequence[str] = (),
+    beside: Iterable[float] = (),
 ) -> tuple[Column, list[Cell]]:
-    """A numeric column in one unit. Units and numbers are for reading; cells sort by the raw values."""
-    unit, size = scale(values, units)
+    """A numeric column in one unit: that of its own values, or of all those that it stands `beside`, to be compared with.
+
+    Units and numbers are for reading; cells sort by the raw values.
+    """
+    unit, size = scale(list(beside) or values, units)
     cells = [
         Cell(digits(value / size), value if math.isfinite(value) else None, mark=mark if math.isfinite(value) else "")
         for value, mark in zip(values, marks or [""] * len(values))
     ]
-    return Column(title, f"{unit}{suffix}".strip()), cells
+    return Column(title, unit), cells
+
+
+def alike(
+    columns: Mapping[str, Sequence[float]], units: Sequence[tuple[str, float]], marks: Sequence[str] = ()
+) -> list[tuple[Column, list[Cell]]]:
+    """Columns that are meant to be compared: all in one unit."""
+    every = [value for values in columns.values() for value in values]
+    return [numbers(title, values, units, marks, every) for title, values in columns.items()]
 
 
 def ratio(value: float, mark: str = "") -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench_reports.cells import Cell, Column, Table, table
+from lipbench_reports.cells import NO_CLAIM, VIOLATION, Cell, Column, Table, power_of_ten, table
 from lipbench_reports.tables import (
     CERTIFICATES,
     LOWER_BOUND,
@@ -19,13 +19,13 @@ from lipbench_reports.tables import (
     with_columns,
 )  # fmt: skip
 
-VIOLATION, NO_CLAIM = "violation", "no claim"
+SHRINKING = 0.1
+"""A constant below this is kept by shrinking the signal."""
 HOW = {
     "fourier": "all Fourier blocks", "dense": "whole Jacobian", "lanczos": "Lanczos steps", "ascent": "samples and ascent",
     "product": "product of the layers",
 }  # fmt: skip
 _SIGNS = {LOWER_BOUND: "≥ ", UPPER_BOUND: "≤ "}
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def constant(largest: float, kind: str, mark: str = "") -> Cell:
@@ -113,7 +113,7 @@ def quoted_table(bounds: pd.DataFrame, labels: Mapping[str, str], yardsticks: fr
         (Column("In training"), [Cell() if one is None else constant(one["largest"], one["kind"]) for _, _, one in found]),
         (Column("σ min"), [_plain(one["smallest"]) for _, one, _ in found]),
         (Column("Found by", numeric=False), [_how(one) for _, one, _ in found]),
-        (Column("Residual"), [power_of_ten(one["residual"]) for _, one, _ in found]),
+        (Column("Residual"), [_error(one["residual"]) for _, one, _ in found]),
         (Column("Variance grows in", numeric=False), [_growing(group) for group, _, _ in found]),
     ]  # fmt: skip
     return table("Lipschitz constants", [column for column in columns if any(cell.text != "–" for cell in column[1])])
@@ -132,7 +132,7 @@ def bounds_table(bounds: pd.DataFrame, labels: Mapping[str, str]) -> Table | Non
         (Column("σ min"), [_plain(row["smallest"]) for row in rows]),
         (Column("Found by", numeric=False), [_how(row) for row in rows]),
         (Column("At image size"), [_whole(row["image_size"]) for row in rows]),
-        (Column("Residual"), [power_of_ten(row["residual"]) for row in rows]),
+        (Column("Residual"), [_error(row["residual"]) for row in rows]),
     ]  # fmt: skip
     return table("Every bound", columns)
 
@@ -170,9 +170,14 @@ def _whole(value: float) -> Cell:
     return Cell(f"{value:.0f}", value) if math.isfinite(value) else Cell()
 
 
-def power_of_ten(value: float) -> Cell:
+def _error(value: float) -> Cell:
     """A small error in one digit: 3·10⁻⁸; "–" for none."""
-    if not math.isfinite(value) or value <= 0:
-        return Cell()
-    digit, exponent = f"{value:.0e}".split("e")
-    return Cell(f"{digit}\u202f·\u202f10{str(int(exponent)).translate(_SUPERSCRIPTS)}", value)
+    return Cell(power_of_ten(value), value) if math.isfinite(value) and value > 0 else Cell()
+
+
+def shrinking(bounds: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Series whose constant is known to be far below 1, and their smallest."""
+    quoted = bounds.drop_duplicates(["case", "mode"]) if len(bounds) else bounds
+    small = quoted[(quoted["mode"] == "evaluation") & (quoted["kind"] != LOWER_BOUND) & (quoted["largest"] < SHRINKING)]
+    least = small.groupby("series", sort=False)["largest"].min()
+    return [(labels[str(key)], _digits(float(value))) for key, value in least.items()]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, numbers, ratio, table
+from lipbench_reports.costs import common_shapes
 from lipbench_reports.measurements import doubt, names
 from lipbench_reports.tables import failures, series_key
 
@@ -86,12 +87,14 @@ def changes(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
     if len({one.shape for one in found}) > 1:
         columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
-    for phase, title in (("step", "Step"), ("inference", "Inference")):
+    timed = ("step", "inference")
+    every = [value for one in found for phase in timed for value in one.values(phase, "median_s")]
+    for phase, title in zip(timed, ("Step", "Inference")):
         marks = [one.mark(phase) for one in found]
         written, compiled = zip(*(one.values(phase, "median_s") for one in found))
         columns += [
-            numbers(f"{title}, as written", written, TIMES, marks=marks),
-            numbers(f"{title}, compiled", compiled, TIMES, marks=marks),
+            numbers(f"{title}, as written", written, TIMES, marks, every),
+            numbers(f"{title}, compiled", compiled, TIMES, marks, every),
             (Column(f"{title}, ÷"), [ratio(one.change(phase, "median_s"), mark) for one, mark in zip(found, marks)]),
         ]
     columns += [
@@ -116,15 +119,26 @@ def _steps(steps: float, mark: str) -> Cell:
     return Cell("never" if math.isinf(steps) else digits(rounded), steps, mark=mark)
 
 
+def _mean_changes(found: Sequence[Pair], phase: str, labels: Mapping[str, str]) -> list[tuple[float, str]]:
+    """Geometric means over the shapes that are common to the series, smallest first; a series that lacks one has none."""
+    known = {
+        (one.shape, one.series): change
+        for one in found
+        if not one.mark(phase) and (change := one.change(phase, "median_s")) > 0
+    }
+    if not known:
+        return []
+    changes = pd.Series(known).unstack()
+    at_common = changes.loc[common_shapes(changes.notna())].dropna(axis="columns")
+    return sorted((float(np.exp(np.log(column).mean())), labels[str(key)]) for key, column in at_common.items())
+
+
 def verdict(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """What compiling changed in a training step and an inference, by geometric mean over the shapes, in one sentence each."""
+    """What compiling changed in a training step and an inference, in one sentence each."""
     sentences = []
+    watched = pairs(rows[~rows["unwatched"]])
     for phase, deed in (("step", "a training step"), ("inference", "inference")):
-        by_series: dict[str, list[float]] = {}
-        for one in pairs(rows):
-            if not one.mark(phase) and (change := one.change(phase, "median_s")) > 0:
-                by_series.setdefault(one.series, []).append(change)
-        means = sorted((float(np.exp(np.log(values).mean())), labels[key]) for key, values in by_series.items())
+        means = _mean_changes(watched, phase, labels)
         if len(means) > 1 and means[-1][0] / means[0][0] > 1 + WORTH_SAYING:
             (low, least), (high, most) = means[0], means[-1]
             sentences.append(f"Compiled by torch.compile, {deed} takes from {low:.3g} ({least}) to {high:.3g} ({most}) times "

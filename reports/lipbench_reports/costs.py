@@ -1,20 +1,23 @@
-"""What each series costs relative to one of them, who comes first, and the scores of the radar.
+"""What each series costs relative to one of them, who may be ranked by that, and the scores of the radar.
 
-Only like is compared with like: a ratio is the geometric mean over the shapes at which both series were measured. Timings taken
-beside a busy process are kept apart: they give a ratio only where there is no other, and then it is marked and ranks nowhere.
-What was interpreted gives none. What `torch.compile` made of a method is compared with the method alone, in `compilation`.
+Only like is compared with like: a ratio is a geometric mean over shapes, and whoever is ranked has it over the same shapes.
+These are the shapes at which at least half of the methods gave numbers that may be ranked; a method that lacks one of them is
+not ranked, so that neither a method that fails at large shapes can win by its small ones, nor can it take the others' large
+ones out of the comparison. Times may be ranked that were taken beside no busy process, of what has a certificate. What
+`torch.compile` made of a method is compared with the method alone, in `compilation`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lipbench_reports.tables import LOWER_BOUND, Series, as_written, failures, reference, series_of, uncertified, unclaimed
+from lipbench_reports.cells import CONTENDED, PARTIAL
+from lipbench_reports.tables import Series, as_written, reference, refuted, series_of, unclaimed
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,26 @@ class Relative:
     ratio: float
     shapes: int
     """over how many shapes the geometric mean was taken"""
-    contended: bool = False
+    mark: str = ""
+    """contended, or partial: not over the shapes that the others are compared at"""
 
 
 NOTHING = Relative(math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of all series."""
+
+    shapes: Sequence[str] = ()
+    """that the ranked series share"""
+    entries: Mapping[str, Relative] | None = None
+    """by series key, ranked or not"""
+    ranked: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] | None = None
+    """series that lack a shape of the others, and what they have"""
+    hindrance: str = ""
+    """why nobody is ranked"""
 
 
 @dataclass(frozen=True)
@@ -60,28 +79,29 @@ class Costs:
 
     series: Sequence[Series]
     reference: Series | None
-    relative: Mapping[str, Mapping[str, Relative]]
-    """by measure title, then by series key"""
-    excluded: Mapping[str, str]
-    """series that are not ranked because they claim to be 1-Lipschitz and are not, and where they are not"""
+    comparisons: Mapping[str, Comparison]
+    """by measure title"""
+    excluded: Mapping[str, Sequence[str]]
+    """series that are not ranked because they claim to be 1-Lipschitz and are not, and at which shapes they are not"""
+    unproven: frozenset[str]
+    """series that are not ranked because no case of theirs has a certificate"""
     yardsticks: frozenset[str]
     """series that make no claim to be 1-Lipschitz; they are compared with, not ranked"""
 
     def of(self, measure: str, series: Series) -> Relative:
-        return self.relative[measure].get(series.key, NOTHING)
+        return (self.comparisons[measure].entries or {}).get(series.key, NOTHING)
 
     def ranking(self, measure: str) -> list[tuple[Series, Relative]]:
         """Who may be ranked, cheapest first."""
-        entries = [(one, self.of(measure, one)) for one in self.series if one.key not in {*self.excluded, *self.yardsticks}]
-        valid = [entry for entry in entries if math.isfinite(entry[1].ratio) and not entry[1].contended]
-        return sorted(valid, key=lambda entry: entry[1].ratio)
+        ranked = self.comparisons[measure].ranked
+        entries = [(one, self.of(measure, one)) for one in self.series if one.key in ranked]
+        return sorted(entries, key=lambda entry: entry[1].ratio)
 
     def score(self, measure: str, series: Series) -> float:
         """5 for no more than the reference, a point less per doubling, 1 from a factor of 16 on; NaN if not ranked."""
-        ranked = {one.key: entry.ratio for one, entry in self.ranking(measure)}
-        if series.key not in ranked:
+        if series.key not in self.comparisons[measure].ranked:
             return math.nan
-        return min(5.0, max(1.0, 5 - math.log2(ranked[series.key])))
+        return min(5.0, max(1.0, 5 - math.log2(self.of(measure, series).ratio)))
 
 
 def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
@@ -90,127 +110,90 @@ def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
     series = series_of(rows, methods)
     base = reference(rows, series)
     yardsticks = frozenset(one.key for one in series if one.method in unclaimed(methods))
+    excluded = {key: shapes for key, shapes in refuted(rows).items() if key not in yardsticks}
+    measured = rows[rows["phase"] != ""]
+    with_certificate = set(measured.loc[measured["certificate"].notna(), "series"])
     return Costs(
         series=series,
         reference=base,
-        relative={measure.title: relative(rows, measure, base) for measure in MEASURES},
-        excluded={key: shape for key, shape in uncertified(rows).items() if key not in yardsticks},
+        comparisons={measure.title: compared(rows, measure, base, yardsticks, excluded) for measure in MEASURES},
+        excluded=excluded,
+        unproven=frozenset(set(measured["series"]) - with_certificate - yardsticks - set(excluded)),
         yardsticks=yardsticks,
     )
 
 
-def relative(rows: pd.DataFrame, measure: Measure, base: Series | None) -> dict[str, Relative]:
-    """Each series relative to `base` over their common shapes."""
+def compared(
+    rows: pd.DataFrame, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Iterable[str]
+) -> Comparison:
+    """Each series relative to `base`; ranked are those that are neither yardsticks nor excluded and have all shapes."""
     chosen = rows[(rows["phase"] == measure.phase) & (rows[measure.column] > 0) & ~rows["interpreted"]]
-    if base is None or chosen.empty:
-        return {}
-    values = chosen.pivot_table(index="shape", columns="series", values=measure.column, aggfunc="median")
-    doubts = chosen.assign(doubt=(chosen["contended"] & measure.timed).astype(float))
-    contended = doubts.pivot_table(index="shape", columns="series", values="doubt", aggfunc="max") > 0
-    if base.key not in values:
-        return {}
-    result = {}
+    if base is None or base.key not in set(chosen["series"]):
+        return Comparison(hindrance="nothing comparable was measured")
+    values = chosen.pivot_table(index="shape", columns="series", values=measure.column, aggfunc="median", sort=False)
+    known, busy, blind, proven = (
+        values.notna(),
+        _any(chosen, chosen["contended"] & measure.timed, values),
+        _any(chosen, chosen["unwatched"] & measure.timed, values),
+        _any(chosen, chosen["certificate"].notna(), values),
+    )
+    both = known & known[[base.key]].to_numpy()
+    clean = both & ~busy & ~busy[[base.key]].to_numpy()
+    candidates = [key for key in values.columns if key not in {*yardsticks, *excluded}]
+    valid = (clean & proven & ~blind & ~blind[[base.key]].to_numpy())[candidates]
+    shapes = common_shapes(valid)
+    ranked = frozenset(str(key) for key in candidates if shapes and valid.loc[shapes, key].all())
+    entries = {}
     for key in values.columns:
-        both = values[[base.key]].notna().all(axis=1) & values[key].notna()
-        clean = both & ~contended[key] & ~contended[base.key]
-        used = clean if clean.any() else both
-        if used.any():
+        used = _used(both[key], clean[key], shapes or common_shapes(clean))
+        if used:
             logs = np.log(values.loc[used, key].to_numpy() / values.loc[used, base.key].to_numpy())
-            result[str(key)] = Relative(float(np.exp(logs.mean())), int(used.sum()), not clean.any())
-    return result
+            mark = CONTENDED if not clean.loc[used, key].all() else PARTIAL if shapes and set(used) != set(shapes) else ""
+            entries[str(key)] = Relative(float(np.exp(logs.mean())), len(used), mark)
+    left_out = {
+        str(key): _has(len(shapes), known.loc[shapes, key], proven.loc[shapes, key], clean.loc[shapes, key])
+        for key in candidates
+        if shapes and key not in ranked and proven[key].any()
+    }
+    return Comparison(shapes, entries, ranked, left_out, "" if ranked else _hindrance(both[candidates], clean, blind, proven))
 
 
-def verdict(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> list[str]:
-    """Sentences that say what the run shows, from its numbers alone; `labels` are those of all series, compiled ones too."""
-    if found.reference is None:
-        return [_nothing_worked(rows), *(_unfit(rows, labels) if len(rows) else [])]
-    return [
-        *_first_places(found, "training step", "trained fastest", "step time"),
-        *_first_places(found, "inference", "had the cheapest inference", "time"),
-        *_unranked(found),
-        *_memory(found),
-        *_unfit(rows, labels),
-        *_barred(found),
-        *_uncertain(rows, found),
-    ]
+def _any(chosen: pd.DataFrame, flag: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
+    """Whether a flag holds of any row of a shape and series."""
+    found = chosen.assign(flag=flag.astype(float)).pivot_table(index="shape", columns="series", values="flag", aggfunc="max")
+    return found.reindex(index=values.index, columns=values.columns) > 0
 
 
-def _nothing_worked(rows: pd.DataFrame) -> str:
-    if rows["interpreted"].any():
-        return "Nothing was timed: Triton kernels ran in their interpreter."
-    return f"None of the {len(failures(rows))} cases gave a measurement." if len(rows) else "The run holds no case."
+def common_shapes(valid: pd.DataFrame) -> list[str]:
+    """The shapes at which at least half of those series may be compared that may be at all."""
+    counts = valid.loc[:, valid.any()]
+    return [str(shape) for shape, held in zip(valid.index, counts.mean(axis=1)) if held >= 0.5]
 
 
-def _first_places(found: Costs, measure: str, deed: str, what: str) -> list[str]:
-    ranking = found.ranking(measure)
-    if not ranking:
-        return []
-    best = ranking[0][1].ratio
-    first = [one.label for one, entry in ranking if entry.ratio <= best * (1 + ALIKE)]
-    base = found.reference.label if found.reference else ""
-    if len(ranking) == 1 and found.reference == ranking[0][0]:
-        return [f"{base} is the only method whose {measure} could be ranked."]
-    alike = f" (within {ALIKE:.0%}, not told apart)".replace("%", " %") if len(first) > 1 else ""
-    sentence = f"{listing(first)} {deed}{alike}, at {best:.3g} times the {what} of {base}"
-    last, worst = ranking[-1]
-    if len(ranking) > len(first):
-        sentence += f"; {last.label} was the slowest, at {worst.ratio:.3g} times"
-    return [f"{sentence}."]
+def _used(both: pd.Series, clean: pd.Series, shapes: Sequence[str]) -> list[str]:
+    """Over which shapes a ratio is shown: of the common ones if it can be, undisturbed ones if there are any."""
+    at_common = both.index.isin(shapes)
+    for choice in (clean & at_common, clean, both & at_common, both):
+        if choice.any():
+            return [str(shape) for shape in both.index[choice]]
+    return []
 
 
-def _unranked(found: Costs) -> list[str]:
-    """Times by which nobody is ranked, and why."""
-    without = [measure for measure in MEASURES if measure.timed and not found.ranking(measure.title)]
-    busy = any(entry.contended for measure in without for entry in found.relative[measure.title].values())
-    why = "the machine was busy" if busy else "nothing comparable was measured"
-    return [f"No method is ranked by its {listing([measure.title for measure in without])}: {why}."] if without else []
+def _has(count: int, known: pd.Series, proven: pd.Series, clean: pd.Series) -> str:
+    """What a series has of the shapes that others are ranked over."""
+    for deed, held in (("measured", known), ("certified", proven), ("undisturbed", clean)):
+        if not held.all():
+            return f"{deed} at {int(held.sum())} of {count} shapes"
+    return f"watched at fewer than {count} shapes"
 
 
-def _memory(found: Costs) -> list[str]:
-    ranking = found.ranking("training memory")
-    if len(ranking) < 2 or found.reference is None:
-        return []
-    (least, low), (most, high) = ranking[0], ranking[-1]
-    base = found.reference.label
-    return [
-        f"Training memory goes from {low.ratio:.3g} ({least.label}) to {high.ratio:.3g} ({most.label}) times that of {base}."
-    ]
-
-
-def _unfit(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    failed = failures(rows)
-    sentences = []
-    unfit = failed[failed["status"] == "out_of_memory"].groupby("series", sort=False)["shape"].agg(list)
-    if len(unfit):
-        where = [f"{labels[str(key)]} ({'; '.join(shapes)})" for key, shapes in unfit.items()]
-        sentences.append(f"Out of memory: {listing(where)}.")
-    others = failed[~failed["status"].isin(["out_of_memory", "skipped", "unsupported", "not_lipschitz"])]
-    if len(others):
-        names = listing(list(dict.fromkeys(labels[key] for key in others["series"])))
-        cases = "1 case" if len(others) == 1 else f"{len(others)} cases"
-        sentences.append(f"{cases} crashed, ran out of time or raised an error ({names}).")
-    if failed.empty and len(rows):
-        sentences.append("Every case was measured.")
-    return sentences
-
-
-def _barred(found: Costs) -> list[str]:
-    names = [one.label for one in found.series if one.key in found.excluded]
-    return [f"Not ranked, because not 1-Lipschitz: {listing(names)}."] if names else []
-
-
-def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
-    """Who is ranked without being known to be 1-Lipschitz."""
-    ranked = [one for one in found.series if one.key not in {*found.excluded, *found.yardsticks}]
-    known = rows[rows["certificate"].notna()]
-    bounded = {str(key) for key in known.loc[known["certificate_kind"] == LOWER_BOUND, "series"]}
-    sampled = [one.label for one in ranked if one.key in bounded]
-    measured = set(rows.loc[rows["phase"] != "", "series"])
-    unseen = [one.label for one in ranked if one.key in measured - set(known["series"])]
-    sentences = [f"{listing(sampled)} could not be certified: samples showed no violation."] if sampled else []
-    return [*sentences, *([f"Without a certificate: {listing(unseen)}."] if unseen else [])]
-
-
-def listing(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def _hindrance(both: pd.DataFrame, clean: pd.DataFrame, blind: pd.DataFrame, proven: pd.DataFrame) -> str:
+    """Why none of the candidates may be ranked."""
+    if not both.any(axis=None):
+        return "nothing comparable was measured"
+    reasons = {
+        "contention was not looked for": blind[both.columns].any(axis=None),
+        "the machine was busy": not clean[both.columns].any(axis=None),
+        "no method has a certificate": not proven[both.columns].any(axis=None),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "no shape is common to enough of them")

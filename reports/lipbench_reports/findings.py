@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from lipbench_reports.cells import Cell, Column, Table
-from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failures
+from lipbench_reports.certificates import HOW
+from lipbench_reports.tables import LOWER_BOUND, Tables, as_text, as_texts, failures
 
 SPREAD_LIMIT = 0.10
 """Largest difference between the rounds of one case that passes without a warning."""
@@ -40,7 +42,7 @@ def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None
             Cell(labels[key], labels[key], series=key),
             Cell(shape, float(place)),
             Cell(STATUS_WORDS.get(status, status), status),
-            Cell(reason or "none was recorded", reason),
+            Cell(_in_our_words(reason) or "none was recorded", reason),
         ]
         for place, (key, shape, status, reason) in enumerate(
             zip(failed["series"], failed["shape"], failed["status"], failed["reason"])
@@ -49,44 +51,84 @@ def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None
     return Table(columns, cells, "Cases without numbers")
 
 
+def _in_our_words(reason: str) -> str:
+    """How a constant was found as the tables of certificates say it: "found by all Fourier blocks", not "by fourier"."""
+    return re.sub(r"\bfound by (\w+)", lambda found: f"found by {HOW.get(found[1], found[1])}", reason)
+
+
+_SAID_ABOVE = ("no certificate could be found", "interpreted, not a timing", "others used the machine during",
+               "the median of ", "one process: ")  # fmt: skip
+"""Beginnings of recorded warnings that are entries of their own."""
+
+
 def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[Doubt]:
     """All doubts about the run, worst first."""
     timed = rows[rows["median_s"].notna()]
 
-    def touched(chosen: pd.Series) -> tuple[str, ...]:
+    def touched(chosen: pd.Series, with_file: bool = False) -> tuple[str, ...]:
         found = timed[chosen]
-        phases = found.groupby(["series", "shape"], sort=False)["phase"].agg(lambda names: ", ".join(dict.fromkeys(names)))
-        return tuple(f"{labels[str(key)]}, {shape}: {names}" for (key, shape), names in zip(phases.index.to_list(), phases))
+        cases = found.groupby(["series", "shape", "case"], sort=False)["phase"].agg(
+            lambda names: ", ".join(dict.fromkeys(names))
+        )
+        return tuple(
+            f"{labels[str(key)]}, {shape}: {names}" + (f" (records/{case}.json)" if with_file and case else "")
+            for (key, shape, case), names in zip(cases.index.to_list(), cases)
+        )
 
     found = [
         Doubt("Parts of the run could not be read", as_texts(tables.run.get("problems")),
               "Profile the missing cases again with --resume."),
+        Doubt("Not run yet", as_texts(tables.run.get("unfinished")), _resumed(tables, "Go on with it")),
         Doubt("Contended: other processes used the machine while these were timed. Marked, and not ranked",
-              touched(timed["contended"]), "Stop what else runs, then delete these records and profile again with --resume."),
+              touched(timed["contended"], with_file=True),
+              _resumed(tables, "Stop what else runs, delete these files of the run directory, and measure them again")),
+        Doubt("Contention was not looked for. Shown, and not ranked", touched(timed["unwatched"]),
+              "Profile with lipbench profile, which watches the machine and repeats every case in several processes."),
+        Doubt("One process: how much processes differ, usually more than samples within one, is not known",
+              touched((timed["rounds"] == 1) & (_rounds(tables) == 1)), "Use two rounds or more, by --rounds."),
         Doubt("Interpreted: Triton kernels ran in their interpreter, on the CPU. Marked, in no ranking and no figure",
               touched(timed["interpreted"]), "Measure on a GPU, without TRITON_INTERPRET."),
         Doubt(f"Rounds differ by more than {100 * SPREAD_LIMIT:.0f} %", touched(timed["round_spread"] > SPREAD_LIMIT),
               "Fix the clock frequency, keep the machine idle, and use more rounds."),
-        Doubt("Not converged: at the time limit the median was not yet known to ±2 %", touched(~timed["converged"]),
-              "Give each phase more time."),
-        Doubt("No certificate: nobody looked whether these are 1-Lipschitz", _untried(rows, labels),
-              "Profile these cases again with this version."),
+        Doubt("Not converged: at the time limit the median was not yet known to ±2 %",
+              touched(~timed["converged"] & ~timed["unwatched"]),
+              "Give each phase more time, by --phase-seconds."),
+        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(rows, labels),
+              "Where it was not looked for, profile these cases with lipbench profile; else the line says what to do."),
         Doubt("Only a lower bound: samples and ascent found no violation, which does not exclude one",
               _sampled(rows, labels), "Prove a bound for the layer; no measurement can."),
         Doubt("Operations without a formula: their multiply-accumulates are in no count", _uncounted(rows, labels),
               "Take the counts of these cases for lower bounds."),
-        Doubt("Launch-bound: the host took longer to launch the work than the GPU to do it", touched(timed["launch_bound"]),
+        Doubt("Launch-bound: launching the work took the host about as long as the GPU took for it, or longer",
+              touched(timed["launch_bound"]),
               "Use a larger batch, or CUDA graphs; the number says more about Python than about the layer."),
         Doubt("Recorded with the run", as_texts(tables.run.get("warnings")), "See each line."),
-        Doubt("In the words of the records", tuple(_recorded(rows, labels)),
-              "Each line says what to do; it may repeat what stands above."),
+        Doubt("In the words of the records", tuple(_recorded(rows, labels)), "Each line says what to do."),
     ]  # fmt: skip
     return [one for one in found if one.where]
 
 
+def _resumed(tables: Tables, deed: str) -> str:
+    """What to do first, and the command that goes on in the same run directory."""
+    command = as_text(tables.run.get("command"))
+    out = re.search(r"--out[ =]('[^']*'|\S+)", command)
+    return f"{deed}: lipbench profile --resume --out {out[1] if out else '<run directory>'}"
+
+
+def _rounds(tables: Tables) -> int:
+    """How many processes each case was to have; 1 where nobody knows."""
+    limits = tables.run.get("limits")
+    wanted = limits.get("rounds") if isinstance(limits, Mapping) else None
+    return wanted if isinstance(wanted, int) else 1
+
+
 def _untried(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Cases that gave numbers and have no certificate, each with the reason that was recorded."""
     cases = rows[(rows["phase"] != "") & rows["certificate"].isna()].drop_duplicates(["series", "shape"])
-    return tuple(f"{labels[key]}, {shape}" for key, shape in zip(cases["series"], cases["shape"]))
+    return tuple(
+        f"{labels[key]}, {shape}: {next((text for text in texts if text.startswith(_SAID_ABOVE[0])), 'not looked for')}"
+        for key, shape, texts in zip(cases["series"], cases["shape"], cases["warnings"])
+    )
 
 
 def _sampled(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -101,9 +143,9 @@ def _uncounted(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _recorded(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Warnings of the records, each text once with the cases that it was recorded for."""
+    """Warnings of the records that are not said in other words above, each text once with the cases that it is of."""
     cases: dict[str, dict[str, None]] = {}
     for key, shape, texts in zip(rows["series"], rows["shape"], rows["warnings"]):
-        for text in texts:
+        for text in (one for one in texts if not one.startswith(_SAID_ABOVE)):
             cases.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
     return [f"{text}: {', '.join(found)}" for text, found in cases.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipbench_reports import against_theory, agreement, certificates, compilation, figures, findings, measurements
-from lipbench_reports.cells import BYTES, with_unit
-from lipbench_reports.costs import ALIKE, Costs, costs, verdict
+from lipbench_reports import against_theory, agreement, certificates, compilation, figures, findings, measurements, provenance
+from lipbench_reports.cells import MARKS, TIMES, with_unit
+from lipbench_reports.costs import ALIKE, Costs, costs
 from lipbench_reports.look import DARK, LIGHT, looks
 from lipbench_reports.tables import (
     Tables,
     as_text,
-    as_texts,
     as_written,
     common_conditions,
     prepare,
@@ -26,6 +26,7 @@ from lipbench_reports.tables import (
     series_of,
     with_columns,
 )  # fmt: skip
+from lipbench_reports.verdict import cases, excluded, listing, unfinished, unproven, verdict
 
 ENVIRONMENT = Environment(
     loader=PackageLoader("lipbench_reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -35,7 +36,7 @@ ENVIRONMENT = Environment(
 def render(tables: Tables) -> str:
     """The whole document. Never fails because a run is odd: what is missing is left out, and said where it matters."""
     rows = prepare(tables.rows)
-    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal"])
+    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal", "iterations"])
     rows = certificates.orthogonal_only(rows, methods, "certificate_smallest")
     found = costs(rows, methods)
     series = series_of(rows, methods)
@@ -46,13 +47,14 @@ def render(tables: Tables) -> str:
     script = _source("sort.js")
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
-        verdict=[*verdict(rows, found, labels), *compilation.verdict(rows, labels)],
+        verdict=[*verdict(tables, rows, found, labels), *compilation.verdict(rows, labels)],
         style=Markup(_source("style.css")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         light=list(enumerate(LIGHT)),
         dark=list(enumerate(DARK)),
         looks=look,
+        marks=MARKS,
         marker_ids={key: f"marker-{place}" for place, key in enumerate(look)},
         common=common_conditions(rows),
         shape=_place(rows),
@@ -61,10 +63,13 @@ def render(tables: Tables) -> str:
                  if name in set(rows["method"]) and as_text(source)],
         doubts=findings.warnings(tables, rows, labels),
         failures=findings.failure_table(rows, labels),
-        machine=_machine(tables.run.get("machine")),
-        provenance=_provenance(tables.run),
-        limits=_pairs(tables.run.get("limits")),
-        alike=f"{100 * ALIKE:.0f} %",
+        unfinished=cases(unfinished(tables)[0]) if unfinished(tables)[0] else "",
+        machine=provenance.machine(tables.run.get("machine")),
+        command=provenance.command(tables.run),
+        provenance=provenance.origin(tables.run),
+        limits=provenance.pairs(tables.run.get("limits")),
+        clock=with_unit(rows["timer_cost_s"].max(), TIMES) if rows["timer_cost_s"].notna().any() else "",
+        alike=f"{100 * ALIKE:.0f}\u00a0%",
         **_results(tables, rows, found, labels),
         **_proofs(tables, rows, found, labels),
         **_pictures(rows, found, labels, look),
@@ -86,7 +91,9 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
     return {
         "reference": found.reference.label if found.reference else None,
         "is_yardstick": found.reference is not None and found.reference.method == "standard",
-        "excluded": [(one.label, found.excluded[one.key]) for one in found.series if one.key in found.excluded],
+        "excluded": excluded(found),
+        "unproven": unproven(found),
+        "compared": _compared(found),
         "summary": measurements.summary(rows, found, labels),
         "numbers": measurements.plain_numbers(at_shape, labels, "Measured", with_shape=False),
         "all_numbers": measurements.plain_numbers(rows, labels, "All measurements", with_shape=True) if several else None,
@@ -94,6 +101,7 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
         "all_macs": against_theory.macs(written, formulas, labels, "Multiply-accumulates, all cases") if several else None,
         "elements": against_theory.elements(written_at_shape, formulas, labels, "Elements kept for the backward pass"),
         "all_elements": against_theory.elements(written, formulas, labels, "Elements kept, all cases") if several else None,
+        "held": measurements.held(rows, labels),
         "exponents": against_theory.exponents(tables.exponents, rows, labels),
         "compiled": compilation.changes(at_shape, labels),
         "all_compiled": compilation.changes(rows, labels) if several else None,
@@ -101,6 +109,27 @@ def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[s
         "all_shares": measurements.shares(rows, labels) if several else None,
         "epochs": measurements.epochs(written, tables.published, labels),
     }
+
+
+def _compared(found: Costs) -> list[tuple[str, str]]:
+    """The shapes that methods are ranked over, and by what; measures with the same shapes together."""
+    by_shapes: dict[str, list[str]] = {}
+    for title, comparison in found.comparisons.items():
+        if comparison.ranked:
+            by_shapes.setdefault("; ".join(comparison.shapes), []).append(title)
+    return [("" if len(by_shapes) == 1 else listing(titles), shapes) for shapes, titles in by_shapes.items()]
+
+
+def _iterations(methods: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The inner iterations of the methods of this run: "LOT: t = 10; SOC: t₁ = 5, t₂ = 1"."""
+    here = set(rows["method"])
+    named = zip(methods["method"], methods["title"], methods["iterations"])
+    return "; ".join(f"{title}: {re.sub(r't([12])', _lowered, as_text(text))}" for name, title, text in named
+                     if name in here and as_text(text))  # fmt: skip
+
+
+def _lowered(found: re.Match[str]) -> str:
+    return "t" + "₁₂"[int(found[1]) - 1]
 
 
 def _proofs(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
@@ -117,6 +146,9 @@ def _proofs(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[st
     place = {key: number for number, key in enumerate(labels)}
     bounds = bounds.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
     return {
+        "iterations": _iterations(with_columns(tables.methods, ["method", "title", "iterations"]), rows),
+        "padded": any("<mi>n</mi>" in as_text(formula) for formula in tables.fitted.get("fitted_mathml", ())),
+        "shrinking": certificates.shrinking(bounds, labels),
         "constants": certificates.quoted_table(bounds, labels, found.yardsticks),
         "bounds": certificates.bounds_table(bounds, labels),
         "yardsticks": [one.label for one in found.series if one.key in found.yardsticks],
@@ -156,30 +188,3 @@ def _place(rows: pd.DataFrame) -> str | None:
     network = str(at_shape["network"].iloc[0])
     own = [part for part in parts if part not in shared or part.endswith(" channels")]
     return ", ".join([*([f"ConvNet {network}"] if network else []), *own])
-
-
-def _pairs(value: object) -> list[tuple[str, str]]:
-    """A mapping as readable pairs, without what is empty."""
-    if not isinstance(value, Mapping):
-        return []
-    return [(str(key).replace("_", " "), as_text(entry)) for key, entry in value.items() if as_text(entry)]
-
-
-def _machine(value: object) -> list[tuple[str, str]]:
-    """The machine in the order of interest, bytes in words; mappings inside it as one line each."""
-    pairs = []
-    for key, entry in value.items() if isinstance(value, Mapping) else ():
-        if isinstance(entry, Mapping):
-            text = ", ".join(f"{name} {inner}" for name, inner in entry.items())
-        elif str(key).endswith("_bytes") and isinstance(entry, int | float):
-            text = with_unit(float(entry), BYTES)
-        else:
-            text = as_text(entry)
-        if text:
-            pairs.append((str(key).removesuffix("_bytes").replace("_", " "), text))
-    return pairs
-
-
-def _provenance(run: Mapping[str, object]) -> list[tuple[str, str]]:
-    shown = [("command", run.get("command")), ("started", run.get("started")), ("lipbench", run.get("version"))]
-    return [(name, " ".join(as_texts(value)) or as_text(value)) for name, value in shown if as_text(value)]

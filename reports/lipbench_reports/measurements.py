@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from lipbench_reports import certificates
-from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, digits, numbers, ratio, table
+from lipbench_reports.cells import (
+    BYTES,
+    CONTENDED,
+    COUNTS,
+    INTERPRETED,
+    TIMES,
+    Cell,
+    Column,
+    Table,
+    alike,
+    digits,
+    numbers,
+    ratio,
+    table,
+)  # fmt: skip
 from lipbench_reports.costs import AXES, MEASURES, Costs
 from lipbench_reports.tables import PUBLISHED, YARDSTICK, failures, number, with_columns
 
-CONTENDED, INTERPRETED = "contended", "interpreted"
 PHASE_TITLES = {
     "forward": "forward", "backward": "backward", "step": "training step", "parametrize": "parameter half",
     "inference": "inference", "first_inference": "first inference",
 }  # fmt: skip
 
+RATES = (("k images/s", 1e3), ("images/s", 1.0))
 DATASETS = {32: "cifar", 64: "tiny_imagenet"}
 """Which of the paper's data sets has images of that size."""
 
@@ -30,17 +44,16 @@ def names(keys: list[str], labels: Mapping[str, str], title: str = "Method") -> 
 
 
 def summary(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> Table | None:
-    """Each series relative to the reference, by geometric mean over common shapes; None if nothing can be compared."""
+    """Each series relative to the reference, by geometric mean over the shapes of the comparison; None if there is none."""
     if found.reference is None:
         return None
     keys = [one.key for one in found.series]
     columns = [names(keys, labels)]
     for measure in MEASURES:
-        if not found.relative[measure.title]:
+        if not found.comparisons[measure.title].entries:
             continue
         entries = [found.of(measure.title, one) for one in found.series]
-        cells = [ratio(entry.ratio, CONTENDED if entry.contended else "") for entry in entries]
-        columns.append((Column(measure.title.capitalize()), cells))
+        columns.append((Column(measure.title.capitalize()), [ratio(entry.ratio, entry.mark) for entry in entries]))
     columns += certificates.in_summary(rows, keys, found.yardsticks)
     shapes = [max((found.of(measure.title, one).shapes for measure in MEASURES), default=0) for one in found.series]
     columns.append((Column("Shapes"), [Cell(str(count), float(count)) for count in shapes]))
@@ -65,45 +78,82 @@ def scores(found: Costs, labels: Mapping[str, str]) -> tuple[Table, dict[str, di
 
 
 def plain_numbers(rows: pd.DataFrame, labels: Mapping[str, str], caption: str, with_shape: bool) -> Table | None:
-    """Median times by phase, peaks and sizes, one row per case; with the shape as a column where rows differ in it."""
+    """Median times by phase, peaks and sizes, one row per case; with the shape as a column where rows differ in it.
+
+    All times are in one unit, and so are all bytes.
+    """
     cases = {(str(key), str(shape)): group for (key, shape), group in _cases(rows)}
     if not cases:
         return None
     columns = [names([key for key, _ in cases], labels)]
     if with_shape:
         columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, (_, shape) in enumerate(cases)]))
-    for phase, title in PHASE_TITLES.items():
-        entries = [_phase(group, phase) for group in cases.values()]
-        columns.append(_with_range(f"{title[0].upper()}{title[1:]}", entries))
-    columns.append(numbers("Throughput", [_value(_phase(group, "inference"), "images_per_s") for group in cases.values()],
-                           (("k images/s", 1e3), ("images/s", 1.0))))  # fmt: skip
-    columns.append(numbers("MACs, forward", [_value(_phase(group, "forward"), "macs") for group in cases.values()], COUNTS))
-    byte_columns: dict[str, Callable[[pd.DataFrame], float]] = {
-        "Training peak": lambda group: _value(_phase(group, "step"), "peak_memory_bytes"),
-        "Inference peak": lambda group: _value(_phase(group, "inference"), "peak_memory_bytes"),
-        "Saved for backward": lambda group: _first(group, "saved_memory_bytes"),
-        "Parameters": lambda group: _first(group, "parameter_bytes"),
-    }
-    for title, read in byte_columns.items():
-        columns.append(numbers(title, [read(group) for group in cases.values()], BYTES))
+    phases = {phase: [_phase(group, phase) for group in cases.values()] for phase in PHASE_TITLES}
+    times = [_value(entry, "median_s") for entries in phases.values() for entry in entries]
+    columns += [_with_range(capitalized(PHASE_TITLES[phase]), entries, times) for phase, entries in phases.items()]
+    rates = [_value(entry, "images_per_s") for entry in phases["inference"]]
+    columns.append(numbers("Throughput", rates, RATES, marks=[doubt(entry) for entry in phases["inference"]]))
+    columns.append(numbers("MACs, forward", [_value(entry, "macs") for entry in phases["forward"]], COUNTS))
+    columns += alike(
+        {
+            "Training peak": [_value(entry, "peak_memory_bytes") for entry in phases["step"]],
+            "Inference peak": [_value(entry, "peak_memory_bytes") for entry in phases["inference"]],
+            "Saved for backward": [_first(group, "saved_memory_bytes") for group in cases.values()],
+            "Parameters": [_first(group, "parameter_bytes") for group in cases.values()],
+        },
+        BYTES,
+    )
     return table(caption, [column for column in columns if any(cell.sort is not None for cell in column[1])])
 
 
-def _with_range(title: str, entries: list[pd.Series | None]) -> tuple[Column, list[Cell]]:
-    """Median times with their 20th and 80th percentile in small print."""
-    column, cells = numbers(title, [_value(entry, "median_s") for entry in entries], TIMES)
+HELD = {
+    "Parameters": "parameter_bytes", "Buffers": "buffer_bytes", "Gradients": "gradient_bytes",
+    "Optimizer state": "optimizer_bytes", "Input": "input_bytes", "Output": "output_bytes",
+    "Saved for backward": "saved_memory_bytes", "Peak, forward": "forward", "Peak, backward": "backward",
+    "Peak, training step": "step", "Reserved": "reserved_memory_bytes", "Process": "process_memory_bytes",
+}  # fmt: skip
+"""What holds memory in training: a column of the step's row, or a phase of which it is the peak."""
+
+
+def held(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """Bytes of a training step by what holds them, one row per case, all in one unit; None if no case has them."""
+    cases = [(str(key), str(shape), group) for (key, shape), group in _cases(rows)]
+    columns = [
+        names([key for key, _, _ in cases], labels),
+        (Column("Case", numeric=False), [Cell(shape, float(place)) for place, (_, shape, _) in enumerate(cases)]),
+        *alike({
+            title: [_value(_phase(group, source), "peak_memory_bytes") if source in PHASE_TITLES else _first(group, source)
+                    for _, _, group in cases]
+            for title, source in HELD.items()
+        }, BYTES),
+    ]  # fmt: skip
+    columns = [column for column in columns if any(cell.sort is not None for cell in column[1])]
+    notes = ["These overlap: what is saved for the backward pass includes weights and input where autograd keeps them."]
+    return table("What holds the memory of a training step", columns, notes) if len(columns) > 2 else None
+
+
+def capitalized(text: str) -> str:
+    """With its first letter in upper case, and the others as they are."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _with_range(title: str, entries: list[pd.Series | None], beside: Sequence[float]) -> tuple[Column, list[Cell]]:
+    """Median times with their 20th and 80th percentile in small print, in the unit of the times that they stand beside."""
+    column, cells = numbers(title, [_value(entry, "median_s") for entry in entries], TIMES, beside=beside)
     size = dict(TIMES).get(column.unit, 1.0)
     noted = []
     for cell, entry in zip(cells, entries):
         low, high = _value(entry, "p20_s") / size, _value(entry, "p80_s") / size
         note = f"{digits(low)}–{digits(high)}" if math.isfinite(low + high) and cell.sort is not None else ""
-        mark = doubt(entry) if entry is not None and cell.sort is not None else ""
+        mark = doubt(entry) if cell.sort is not None else ""
         noted.append(Cell(cell.text, cell.sort, note=note, mark=mark))
     return column, noted
 
 
-def doubt(entry: pd.Series) -> str:
+def doubt(entry: pd.Series | None) -> str:
     """The mark of a time that is not to be relied on."""
+    if entry is None:
+        return ""
     return INTERPRETED if entry["interpreted"] else CONTENDED if entry["contended"] else ""
 
 
@@ -151,12 +201,13 @@ def shares(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
     if len({one.shape for one in found}) > 1:
         columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    times = {"Time, parameter half": [one.parameter_s for one in found], "Time, input half": [one.input_s for one in found]}
+    saved = {"Saved, parameter half": [one.parameter_bytes for one in found],
+             "Saved, input half": [one.input_bytes for one in found]}  # fmt: skip
     columns += [
-        numbers("Time, parameter half", [one.parameter_s for one in found], TIMES, marks=marks),
-        numbers("Time, input half", [one.input_s for one in found], TIMES, marks=marks),
-        (Column("Parameter share of time"), [_share(one.parameter_s, one.input_s) for one in found]),
-        numbers("Saved, parameter half", [one.parameter_bytes for one in found], BYTES),
-        numbers("Saved, input half", [one.input_bytes for one in found], BYTES),
+        *alike(times, TIMES, marks),
+        (Column("Parameter share of time"), [_share(one.parameter_s, one.input_s, one.mark) for one in found]),
+        *alike(saved, BYTES),
         (Column("Parameter share of saved memory"), [_share(one.parameter_bytes, one.input_bytes) for one in found]),
     ]
     return table("The two halves", [column for column in columns if any(cell.sort is not None for cell in column[1])])
@@ -164,7 +215,7 @@ def shares(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
 
 def _halves(key: str, shape: str, group: pd.DataFrame) -> Halves:
     forward, parametrize = _phase(group, "forward"), _phase(group, "parametrize")
-    marks = [doubt(entry) for entry in (forward, parametrize) if entry is not None]
+    marks = [doubt(entry) for entry in (forward, parametrize)]
     time = _value(parametrize, "median_s")
     return Halves(
         key, shape, time, _value(forward, "median_s") - time,
@@ -172,13 +223,13 @@ def _halves(key: str, shape: str, group: pd.DataFrame) -> Halves:
     )  # fmt: skip
 
 
-def _share(part: float, rest: float) -> Cell:
+def _share(part: float, rest: float, mark: str = "") -> Cell:
     """The part of the whole. Both were measured apart, so that a difference may come out a little below zero."""
     whole = part + rest
     if not math.isfinite(whole) or whole <= 0:
         return Cell()
     share = min(1.0, max(0.0, part / whole))
-    return Cell(f"{100 * share:.0f} %", share, share=share)
+    return Cell(f"{100 * share:.0f} %", share, mark=mark, share=share)
 
 
 def epochs(rows: pd.DataFrame, published: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
@@ -201,19 +252,27 @@ def epochs(rows: pd.DataFrame, published: pd.DataFrame, labels: Mapping[str, str
     columns = [
         names(list(data["series"]), labels),
         (Column("Network", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(data["shape"])]),
-        numbers("This run", list(data["ours"]), (("s/epoch", 1.0),), marks=[CONTENDED * doubt for doubt in data["contended"]]),
+        numbers("This run", list(data["ours"]), (("s/epoch", 1.0),), marks=_contended(data["contended"])),
         numbers("Paper, A100", list(data["theirs"]), (("s/epoch", 1.0),)),
     ]
     for base, column, title in ((YARDSTICK, "ours", "This run"), *((_pivot(data), who, what) for who, what in
                                 (("ours", "This run"), ("theirs", "Paper")))):  # fmt: skip
         divisors = data[data["method"] == base].drop_duplicates("shape").set_index("shape")[column]
         values = (data[column] / data["shape"].map(divisors)).astype(float)
+        busy = set(data.loc[(data["method"] == base) & data["contended"], "shape"])
+        doubtful = (data["contended"] | data["shape"].isin(busy)) & (column == "ours")
         if values.notna().any():
             label = next((labels[key] for key, method in zip(data["series"], data["method"]) if method == base), base)
-            columns.append((Column(f"{title} ÷ {label}"), [ratio(value) for value in values]))
+            columns.append((Column(f"{title} ÷ {label}"), [
+                ratio(value, mark) for value, mark in zip(values, _contended(doubtful))
+            ]))  # fmt: skip
     return table(
         "Seconds per epoch", columns, ["An epoch here is the training step times the number of batches; no data loading."]
     )
+
+
+def _contended(flags: Iterable[bool]) -> list[str]:
+    return [CONTENDED if flag else "" for flag in flags]
 
 
 def _pivot(data: pd.DataFrame) -> str:

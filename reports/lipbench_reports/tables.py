@@ -25,15 +25,17 @@ TEXTS = [
 FLAGS = ["contended", "converged", "launch_bound", "compiled", "interpreted"]
 NUMBERS = [
     "channels", "image_size", "kernel_size", "batch_size", "threads", "median_s", "p20_s", "p80_s", "samples", "rounds",
-    "round_spread", "outliers", "host_median_s", "peak_memory_bytes", "peak_above_baseline_bytes", "saved_memory_bytes",
-    "saved_input_half_bytes", "saved_parameter_half_bytes", "parameter_bytes", "macs", "theory_macs", "theory_memory_elements",
+    "round_spread", "outliers", "timer_cost_s", "host_median_s", "peak_memory_bytes", "peak_above_baseline_bytes",
+    "reserved_memory_bytes", "process_memory_bytes", "saved_memory_bytes", "saved_input_half_bytes",
+    "saved_parameter_half_bytes", "parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes",
+    "output_bytes", "macs", "theory_macs", "theory_memory_elements",
     "published_macs", "published_memory_elements", "published_convention_macs", "fvcore_macs", "images_per_s", "compile_s",
     "certificate", "certificate_smallest", "certificate_training",
 ]  # fmt: skip
 COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
 EXPONENTS = [
-    "method", "title", "implementation", "compiled", "quantity", "exponent", "low", "high", "points", "theory_exponent",
-    "leading_exponent",
+    "method", "title", "implementation", "compiled", "quantity", "exponent", "low", "high", "least_slope", "greatest_slope",
+    "points", "theory_exponent", "leading_exponent",
 ]  # fmt: skip
 CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
@@ -53,7 +55,7 @@ class Tables:
     rows: pd.DataFrame
     """one tidy row per case and phase; one row with phase "" for a case that failed"""
     methods: pd.DataFrame
-    """method, title, source, linear, orthogonal, lipschitz"""
+    """method, title, source, linear, orthogonal, lipschitz, and optionally iterations: its t, t1 and t2 as text"""
     complexity: pd.DataFrame
     """formulas by method, half and quantity, as text and as MathML"""
     exponents: pd.DataFrame
@@ -61,7 +63,8 @@ class Tables:
     published: pd.DataFrame
     """the paper's epoch budget (Table 8)"""
     run: Mapping[str, object] = field(default_factory=dict)
-    """command, started, machine, limits, version, problems, warnings"""
+    """command, started, machine, limits, version, warnings, problems (what could not be read), planned (how many cases; 0 for
+    unknown) and unfinished (identities of those that have not run)"""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
     fitted: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -86,7 +89,8 @@ def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def prepare(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with one type per column, and two more: `series` (the key of what a row is of) and `shape` (a readable text).
+    """Rows with one type per column, and three more: `series` (the key of what a row is of), `shape` (a readable text) and
+    `unwatched` (it was timed, and nobody looked for contention).
 
     What was interpreted is a series of its own: its times are no times, and must not be put together with any.
     """
@@ -95,6 +99,8 @@ def prepare(rows: pd.DataFrame) -> pd.DataFrame:
         tidy[name] = pd.to_numeric(tidy[name], errors="coerce").astype(float)
     for name in TEXTS:
         tidy[name] = pd.Series([as_text(value) for value in tidy[name]], index=tidy.index, dtype=object)
+    unknown = pd.Series([is_missing(value) or value == "" for value in tidy["contended"]], index=tidy.index, dtype=bool)
+    tidy["unwatched"] = unknown & tidy["median_s"].notna()
     for name in FLAGS:
         # A flag that is missing raises no alarm: not contended, and as converged as anybody knows.
         tidy[name] = pd.Series([_as_flag(value, name == "converged") for value in tidy[name]], index=tidy.index, dtype=bool)
@@ -173,11 +179,11 @@ def certificate_fails(largest: float, kind: str) -> bool:
     return kind != UPPER_BOUND and largest > 1 + LIPSCHITZ_TOLERANCE
 
 
-def uncertified(rows: pd.DataFrame) -> dict[str, str]:
-    """Series with a case that is not 1-Lipschitz, and at which shape."""
+def refuted(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Series with a case that is not 1-Lipschitz, and at which shapes."""
     fails = [certificate_fails(*pair) for pair in zip(rows["certificate"], rows["certificate_kind"])]
     failing = rows[(rows["status"] == "not_lipschitz") | pd.Series(fails, index=rows.index, dtype=bool)]
-    return {str(key): str(group["shape"].iloc[0]) for key, group in failing.groupby("series")}
+    return {str(key): list(dict.fromkeys(group["shape"])) for key, group in failing.groupby("series")}
 
 
 def unclaimed(methods: pd.DataFrame) -> set[str]:
@@ -187,8 +193,8 @@ def unclaimed(methods: pd.DataFrame) -> set[str]:
 
 
 def failures(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per case that gave no numbers or may not be ranked."""
-    failed = rows[~rows["status"].isin(["ok", "predicted"])]
+    """One row per case that ran and gave no numbers or may not be ranked."""
+    failed = rows[~rows["status"].isin(["ok", "predicted", ""])]  # "": it has not run yet
     return failed.drop_duplicates(["series", "shape", "status"])
 
 

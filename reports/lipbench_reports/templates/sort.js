@@ -21,7 +21,3 @@ for (const button of document.querySelectorAll("th[aria-sort] button")) {
     body.append(...rows);
   });
 }
-// Paper has no way to open what is folded.
-addEventListener("beforeprint", () => {
-  for (const fold of document.querySelectorAll("details")) fold.open = true;
-});

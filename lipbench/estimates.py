@@ -1,0 +1,129 @@
+"""What a report sets beside measurements: formulas of what layers cost, and peaks of memory, both from counts on fake tensors.
+
+Registered methods are counted in this process; the formulas of our own ship with the package (`fits.json`). A layer of somebody
+else's is counted in a child with a time limit, since it may do anything: how that child ends becomes a note.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from lipbench import cases, complexity, isolate, predict, registry
+from lipbench.cases import Case
+from lipbench.complexity import Fitted
+from lipbench.fitting import Factor, Sum, Term
+
+PREDICTION_LIMIT_S = 60.0
+"""seconds for the memory of all cases of registered methods, and of each layer of somebody else's"""
+FOREIGN_LIMIT_S = 180.0
+"""seconds for one layer of somebody else's, its formulas and its memory together"""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Frames for the report, and what is to be said of them."""
+
+    fitted: pd.DataFrame
+    """in the columns of `complexity.fitted_table`"""
+    predicted: pd.DataFrame
+    """in the columns of `predict.peaks`"""
+    problems: tuple[str, ...]
+    """what could not be predicted and why, one line each"""
+
+
+def estimate(methods: Sequence[str], ran: Sequence[Case]) -> Estimates:
+    """Formulas of the methods, and peaks of the cases that `ran`; a layer of somebody else's that never ran is not tried."""
+    ours = [case for case in ran if not registry.is_external(case.spec.method)]
+    peaks, problems = predict.peaks(ours, PREDICTION_LIMIT_S)
+    fitted, predicted = [], peaks.to_numpy().tolist()
+    for method in methods:
+        if not registry.is_external(method):
+            fitted += _registered(method)
+            continue
+        answer = _foreign(method, [case for case in ran if case.spec.method == method])
+        fitted += answer["fitted"]
+        predicted += answer["peaks"]
+        problems += answer["problems"]
+    return Estimates(
+        pd.DataFrame(fitted, columns=complexity.COLUMNS).astype({"residual": float}),
+        pd.DataFrame(predicted, columns=list(peaks.columns)),
+        tuple(problems),
+    )
+
+
+def _registered(method: str) -> list[complexity.Row]:
+    known = shipped().get(method)
+    return complexity.table_rows(method) if known is None else complexity.fitted_rows(known)
+
+
+# ---------------------------------------------------------------------------------------------------------- shipped formulas
+
+
+@functools.cache
+def shipped() -> Mapping[str, tuple[Fitted, ...]]:
+    """The formulas of our own methods, as `python tests/fits.py` found them."""
+    rows = json.loads((files("lipbench") / "fits.json").read_text())
+    found = {method: tuple(map(_fitted, own)) for method, own in itertools.groupby(rows, key=lambda row: str(row["method"]))}
+    return {method: own for method, own in found.items() if method in registry.METHODS}
+
+
+def _fitted(row: Mapping[str, Any]) -> Fitted:
+    """The row that `complexity.as_json` wrote."""
+    at_kernel_1 = None if row["terms_at_kernel_1"] is None else _sum(row["terms_at_kernel_1"])
+    residual = math.nan if row["residual"] is None else row["residual"]
+    return Fitted(
+        row["method"], row["title"], row["half"], row["quantity"], _sum(row["terms"]), at_kernel_1, residual, row["points"],
+        (row["note"],) if row["note"] else (),
+    )  # fmt: skip
+
+
+def _sum(terms: Sequence[Mapping[str, Any]]) -> Sum:
+    return Sum(tuple(Term(Fraction(term["fraction"]), tuple(_factors(term))) for term in terms))
+
+
+def _factors(term: Mapping[str, Any]) -> Iterator[Factor]:
+    for symbol, exponent in term["exponents"].items():
+        if exponent or symbol in term["log"]:
+            yield Factor(symbol, exponent, symbol in term["log"])
+
+
+# ------------------------------------------------------------------------------------------------- layers of somebody else's
+
+
+def _foreign(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
+    """Rows of both tables, and problems, from a child; where it gives none, the reason stands in their place."""
+    if not ran:
+        return {
+            "fitted": complexity.unknown_rows(layer, "not counted, because none of its cases ran"),
+            "peaks": [],
+            "problems": [],
+        }
+    question = {"layer": layer, "cases": [cases.to_dict(case) for case in ran]}
+    ending = isolate.ask(__name__, question, FOREIGN_LIMIT_S)
+    if ending.answer is not None and set(ending.answer) == {"fitted", "peaks", "problems"}:
+        return ending.answer
+    reason = f"no result within {FOREIGN_LIMIT_S:g} s" if ending.timed_out else ending.reason
+    problem = f"{layer} could not be counted: its process {reason}"
+    return {"fitted": complexity.unknown_rows(layer, problem), "peaks": [], "problems": [problem]}
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    """The child's part; NaN is no JSON, so that a residual nobody knows is None."""
+    fitted = complexity.fitted_table([question["layer"]])
+    peaks, problems = predict.peaks([cases.from_dict(case) for case in question["cases"]], PREDICTION_LIMIT_S)
+    rows = fitted.astype(object).where(fitted.notna(), None).to_numpy().tolist()
+    return {"fitted": rows, "peaks": peaks.to_numpy().tolist(), "problems": problems}
+
+
+if __name__ == "__main__":
+    isolate.serve(_answer)

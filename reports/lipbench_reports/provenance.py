@@ -1,0 +1,53 @@
+"""Where a run comes from: its machine, its command and its limits, as names and texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from lipbench_reports.cells import BYTES, with_unit
+from lipbench_reports.tables import as_text, as_texts
+
+
+def pairs(value: object) -> list[tuple[str, str]]:
+    """A mapping as readable pairs, without what is empty."""
+    if not isinstance(value, Mapping):
+        return []
+    return [(str(key).replace("_", " "), as_text(entry)) for key, entry in value.items() if as_text(entry)]
+
+
+_NOT_ON_A_CPU = ("cudnn_benchmark", "cudnn_deterministic", "deterministic_algorithms")
+_SAID_APART = ("torch", "lipbench")
+"""packages with a place of their own"""
+
+
+def machine(value: object) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]]]:
+    """The machine in the order of interest, bytes in words; and what is a list, as lists.
+
+    Of what is said twice, or of a GPU where there is none, nothing.
+    """
+    pairs, lists = [], []
+    found = value if isinstance(value, Mapping) else {}
+    for key, entry in found.items():
+        name = str(key).removesuffix("_bytes").replace("_", " ")
+        if isinstance(entry, Mapping):
+            dropped = {*_SAID_APART, *(() if found.get("gpu") else _NOT_ON_A_CPU)}
+            items = [f"{inner} {text}".replace("_", " ") for inner, text in entry.items() if inner not in dropped]
+            lists += [(name, items)] if items else []
+        elif str(key).endswith("_bytes") and isinstance(entry, int | float):
+            pairs.append((name, with_unit(float(entry), BYTES)))
+        elif as_text(entry):
+            pairs.append((name, as_text(entry)))
+    return pairs, lists
+
+
+def command(run: Mapping[str, object]) -> list[str]:
+    """The command, each option with its values."""
+    text = " ".join(as_texts(run.get("command")))
+    return re.split(r"\s+(?=--)", text) if text else []
+
+
+def origin(run: Mapping[str, object]) -> list[tuple[str, str]]:
+    """When and by what it was made."""
+    shown = [("started", run.get("started")), ("lipbench", run.get("version"))]
+    return [(name, as_text(value)) for name, value in shown if as_text(value)]

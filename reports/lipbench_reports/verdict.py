@@ -1,0 +1,165 @@
+"""What a run shows, in sentences made of its numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from lipbench_reports.costs import ALIKE, MEASURES, Costs
+from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failures
+
+
+def verdict(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> list[str]:
+    """The sentences that a report opens with; `labels` are those of all series, compiled ones too."""
+    so_far = _so_far(tables)
+    if found.reference is None:
+        return [*so_far, _nothing_worked(rows), *(_unfit(tables, rows, labels) if len(rows) else [])]
+    return [
+        *so_far,
+        *_first_places(found, "training step", "trained fastest", "step time"),
+        *_first_places(found, "inference", "had the cheapest inference", "time"),
+        *_memory(found),
+        *_unranked(rows, found),
+        *_left_out(found),
+        *_unfit(tables, rows, labels),
+        *_barred(found),
+        *_uncertain(rows, found),
+    ]
+
+
+def unfinished(tables: Tables) -> tuple[int, int]:
+    """How many cases have not run, and how many there are to be; 0 of 0 where nobody knows."""
+    left = len(as_texts(tables.run.get("unfinished")))
+    planned = tables.run.get("planned")
+    return left, planned if isinstance(planned, int) and planned > 0 else 0
+
+
+def _so_far(tables: Tables) -> list[str]:
+    left, planned = unfinished(tables)
+    if not left:
+        return []
+    return [f"{planned - left} of {planned} cases so far." if planned > left else f"{cases(left)} have not run yet."]
+
+
+def cases(count: int) -> str:
+    """ "1 case", "2 cases"."""
+    return "1 case" if count == 1 else f"{count} cases"
+
+
+def _nothing_worked(rows: pd.DataFrame) -> str:
+    if rows["interpreted"].any():
+        return "Nothing was timed: Triton kernels ran in their interpreter."
+    failed = len(failures(rows))
+    if failed:
+        return "The only case gave no measurement." if failed == 1 else f"None of the {failed} cases gave a measurement."
+    return "No case has run yet." if len(rows) else "The run holds no case."
+
+
+def _first_places(found: Costs, measure: str, deed: str, what: str) -> list[str]:
+    ranking = found.ranking(measure)
+    if not ranking:
+        return []
+    best = ranking[0][1].ratio
+    first = [one.label for one, entry in ranking if entry.ratio <= best * (1 + ALIKE)]
+    base = found.reference.label if found.reference else ""
+    if len(ranking) == 1:
+        only = f"{ranking[0][0].label} is the only method whose {measure} could be ranked"
+        return [f"{only}." if found.reference == ranking[0][0] else f"{only}: {best:.3g} times the {what} of {base}."]
+    alike = f" (within {ALIKE:.0%}, not told apart)".replace("%", " %") if len(first) > 1 else ""
+    sentence = f"{listing(first)} {deed}{alike}, at {best:.3g} times the {what} of {base}"
+    last, worst = ranking[-1]
+    if len(ranking) > len(first):
+        sentence += f"; {last.label} was the slowest, at {worst.ratio:.3g} times"
+    return [f"{sentence}."]
+
+
+def _memory(found: Costs) -> list[str]:
+    ranking = found.ranking("training memory")
+    if len(ranking) < 2 or found.reference is None:
+        return []
+    (least, low), (most, high) = ranking[0], ranking[-1]
+    base = found.reference.label
+    return [
+        f"Training memory goes from {low.ratio:.3g} ({least.label}) to {high.ratio:.3g} ({most.label}) times that of {base}."
+    ]
+
+
+def _unranked(rows: pd.DataFrame, found: Costs) -> list[str]:
+    """Times by which nobody is ranked, and why."""
+    timed = rows[rows["median_s"].notna()]
+    if len(timed) and timed["unwatched"].all():
+        how = ", one process" if timed["rounds"].max() <= 1 else ""
+        return [f"Contention was not looked for{how}: times are shown and not ranked; profile with lipbench profile."]
+    reasons: dict[str, list[str]] = {}
+    for measure in MEASURES:
+        if measure.timed and not found.comparisons[measure.title].ranked:
+            reasons.setdefault(found.comparisons[measure.title].hindrance, []).append(measure.title)
+    return [f"No method is ranked by its {listing(measures)}: {reason}." for reason, measures in reasons.items()]
+
+
+def _left_out(found: Costs) -> list[str]:
+    """Who is not ranked for lack of shapes that the others have: in all measures, or in some."""
+    ranked = [measure.title for measure in MEASURES if found.comparisons[measure.title].ranked]
+    where: dict[tuple[str, str], list[str]] = {}
+    for title in ranked:
+        for key, reason in (found.comparisons[title].left_out or {}).items():
+            where.setdefault((key, reason), []).append(title)
+    said: dict[tuple[str, ...], list[str]] = {}
+    labels = {one.key: one.label for one in found.series}
+    for (key, reason), measures in where.items():
+        said.setdefault(tuple(measures), []).append(f"{labels[key]} ({reason})")
+    return [
+        f"Not ranked{'' if list(measures) == ranked else f' by {listing(measures)}'}: {listing(names)}."
+        for measures, names in said.items()
+    ]
+
+
+def _unfit(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    failed = failures(rows)
+    sentences = []
+    unfit = failed[failed["status"] == "out_of_memory"].groupby("series", sort=False)["shape"].agg(list)
+    if len(unfit):
+        where = [f"{labels[str(key)]} ({'; '.join(shapes)})" for key, shapes in unfit.items()]
+        sentences.append(f"Out of memory: {listing(where)}.")
+    others = failed[~failed["status"].isin(["out_of_memory", "skipped", "unsupported", "not_lipschitz"])]
+    if len(others):
+        names = listing(list(dict.fromkeys(labels[key] for key in others["series"])))
+        sentences.append(f"{cases(len(others))} crashed, ran out of time or raised an error ({names}).")
+    complete = failed.empty and len(rows) and not unfinished(tables)[0] and not (rows["status"] == "").any()
+    if complete and not as_texts(tables.run.get("problems")):
+        sentences.append("Every case was measured.")
+    return sentences
+
+
+def _barred(found: Costs) -> list[str]:
+    reasons = {"not 1-Lipschitz": excluded(found), "without a certificate": unproven(found)}
+    return [f"Not ranked, because {reason}: {listing(names)}." for reason, names in reasons.items() if names]
+
+
+def excluded(found: Costs) -> list[str]:
+    """Who is not 1-Lipschitz, and where."""
+    return [f"{one.label} ({shapes_of(found.excluded[one.key])})" for one in found.series if one.key in found.excluded]
+
+
+def unproven(found: Costs) -> list[str]:
+    """Of whom nobody knows it."""
+    return [one.label for one in found.series if one.key in found.unproven]
+
+
+def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
+    """Who is ranked without being known to be 1-Lipschitz."""
+    bounded = {str(key) for key in rows.loc[rows["certificate_kind"] == LOWER_BOUND, "series"]}
+    ranked = frozenset().union(*(one.ranked for one in found.comparisons.values()))
+    sampled = [one.label for one in found.series if one.key in ranked & bounded]
+    return [f"{listing(sampled)} could not be certified: samples showed no violation."] if sampled else []
+
+
+def shapes_of(shapes: Sequence[str]) -> str:
+    """Up to three shapes by name, more by their number."""
+    return f"at {'; '.join(shapes)}" if len(shapes) <= 3 else f"at {len(shapes)} shapes"
+
+
+def listing(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,21 @@
+"""Writes `lipbench/fits.json`, the fitted formulas that a report has of our own methods:
+
+    python tests/fits.py > lipbench/fits.json
+
+A minute of counting. To be run again where a layer's costs change; `test_estimates.py` says when.
+"""
+
+from __future__ import annotations
+
+import json
+
+from lipbench import complexity, registry
+
+
+def main() -> None:
+    rows = [row for method in registry.METHODS for row in complexity.as_json(complexity.fit_layer(method))]
+    print("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]")
+
+
+if __name__ == "__main__":
+    main()

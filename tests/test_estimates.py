@@ -1,0 +1,65 @@
+"""Formulas that ship with the package are what counting finds now, and what the exact formulas say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import samples
+
+from lipbench import complexity, estimates, registry, theory
+
+UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1}, {"b": 3, "s": 42, "c": 26, "k": 5})
+
+
+@pytest.mark.parametrize("method", ["standard", "aol", "cpl", "sll"])
+def test_shipped_formulas_are_those_that_are_found(method: str) -> None:
+    assert estimates.shipped()[method] == complexity.fit_layer(method)
+
+
+@pytest.mark.parametrize("method", sorted(estimates.shipped()))
+def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
+    """Which other tests hold against counts. Run `python tests/fits.py > lipbench/fits.json` where this fails."""
+    entry = registry.METHODS[method]
+    for row in estimates.shipped()[method]:
+        exact = getattr(getattr(entry.exact, row.half), row.quantity)
+        for sizes in UNSEEN:
+            if method == "eco" and sizes["k"] > 3:
+                continue
+            found = row.at_kernel_1 if row.at_kernel_1 is not None and sizes["k"] == 1 else row.sum
+            expected = theory.evaluate(exact, **sizes, **entry.iterations)
+            value = round(found.at(**sizes, t=entry.iterations.get("t", 0)))
+            assert value == (pytest.approx(expected, rel=1e-5) if method == "eco" else expected), (
+                row.half,
+                row.quantity,
+                sizes,
+            )
+
+
+def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "shipped", dict)
+    counted = estimates.estimate(["standard", "aol"], []).fitted
+    monkeypatch.undo()
+    assert list(counted["method"].unique()) == ["standard", "aol"]
+    pd.testing.assert_frame_equal(counted, estimates.estimate(["standard", "aol"], []).fitted)
+
+
+def test_what_nobody_knows_survives_being_stored() -> None:
+    (row, *_) = complexity.fit_layer("foreign_layers:OneImage", complexity.given({"s": (8,)}))
+    (stored,) = complexity.as_json([row])
+    again = estimates._fitted(stored | {"residual": None})
+    assert math.isnan(again.residual)
+    assert (again.text, again.note) == (row.text, row.note)
+
+
+def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(estimates, "FOREIGN_LIMIT_S", 3.0)
+    found = estimates.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
+    assert found.fitted["note"].str.contains("no result within 3 s").all()
+    assert len(found.fitted) == 4
+    assert found.predicted.empty
+    (problem,) = found.problems
+    assert "Oversleeps" in problem
