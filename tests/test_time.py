@@ -47,6 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(meter.time, "perf_counter_ns", clock.perf_counter_ns)
     monkeypatch.setattr(meter.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(meter.time, "sleep", clock.spend)
     return clock
 
 
@@ -101,6 +102,21 @@ def test_steady_calls_stop_by_the_rule(clock: Clock) -> None:
     assert found["a"].calls_per_sample == 1
     assert found["a"].first_call_s == pytest.approx(0.02)
     assert found["a"].warmup_s == pytest.approx(9 * 0.02)  # three batches of three samples
+
+
+def test_the_look_at_the_machine_lasts_though_all_samples_are_in(clock: Clock) -> None:
+    looked: list[float] = []
+
+    def watch(device: str, threads: int) -> Watch:
+        def own() -> OwnUse:
+            looked.append(clock.perf_counter())
+            return OwnUse(clock.perf_counter(), 0)
+
+        return Watch(device, threads, lambda: CpuTimes(clock.perf_counter(), 1, 0.01), own, clock.perf_counter)
+
+    found = meter.measure({"a": lambda: clock.spend(1e-6)}, nothing, device="cpu", limit_s=10, threads=1, watch=watch)["a"]
+    assert len(found.samples_s) == meter.MOST_SAMPLES
+    assert looked[-1] - looked[0] >= meter.LEAST_WATCH_S
 
 
 def test_unsteady_calls_stop_at_the_limit(clock: Clock) -> None:
