@@ -98,6 +98,14 @@ def test_the_older_and_the_newer_settings_of_precision_agree(precision: str) -> 
         assert flags["matmul_precision"] == flags["convolution_precision"] == ("tf32" if tf32 else "ieee")
 
 
+def test_ieee_holds_whatever_was_set_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    with machine.exact_products():
+        flags = machine.describe("cpu", 1).flags
+        assert flags["matmul_precision"] == flags["convolution_precision"] == "ieee"
+    assert torch.backends.fp32_precision == "tf32"
+
+
 class _FakeNvml(types.ModuleType):
     """As much of pynvml as is asked, for a GPU with a second process on it and a low clock."""
 

@@ -31,8 +31,6 @@ class CPLConv2d(LipschitzConv2d):
     """
 
     u: Tensor
-    other_u: Tensor | None
-    """the same for the image size that training met last, where that is not the layer's own"""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, image_size: int, eval_iterations: int | None = None
@@ -46,7 +44,6 @@ class CPLConv2d(LipschitzConv2d):
         bound = 1 / math.sqrt(in_channels * kernel_size**2)
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
         self.register_buffer("u", torch.randn(1, in_channels, image_size, image_size))
-        self.register_buffer("other_u", None, persistent=False)
 
     def _convolve(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight, padding=self.kernel_size // 2)
@@ -57,12 +54,7 @@ class CPLConv2d(LipschitzConv2d):
     def _start_vector(self, image_size: int) -> Tensor:
         if image_size == self.u.shape[-1]:
             return self.u
-        start = self.other_u
-        if start is None or start.shape[-1] != image_size:
-            start = torch.randn(1, self.in_channels, image_size, image_size, dtype=self.u.dtype, device=self.u.device)
-            if self.training:
-                self.other_u = start
-        return start
+        return torch.randn(1, self.in_channels, image_size, image_size, dtype=self.u.dtype, device=self.u.device)
 
     def _power_iteration(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """u and v (1, c, s, s) after some steps, at least 1; neither is differentiated."""
@@ -104,10 +96,11 @@ class CPLConv2d(LipschitzConv2d):
         start = self._start_vector(image_size)
         if self.training:
             u, v = self._power_iteration(start, 1)
-            with torch.no_grad():
-                start.copy_(u)
+            if start is self.u:
+                with torch.no_grad():
+                    self.u.copy_(u)
         elif self.eval_iterations is None:
-            u, v = self._power_iteration(self._lanczos(start), 1)
+            u, v = self._power_iteration(self._lanczos(start), 1)  # the step mends what the small matrix was too coarse for
         else:
             u, v = self._power_iteration(start, self.eval_iterations)
         return (v * self._convolve(u)).sum()
@@ -143,7 +136,7 @@ def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
     if beside:
         offset = torch.stack(beside).double()
         matrix = matrix + torch.diag(offset, 1) + torch.diag(offset, -1)
-    for _ in range(SQUARINGS[dtype]):
+    for _ in range(SQUARINGS.get(dtype, 19)):
         matrix = matrix / (torch.linalg.vector_norm(matrix) + torch.finfo(matrix.dtype).tiny)
         matrix = matrix @ matrix
     return matrix[:, 0].to(dtype)

@@ -24,7 +24,8 @@ FOREIGN_LIMIT = 0.05
 """largest share of all cores that other processes may use while a phase is timed"""
 CLOCK_LIMIT = 0.75
 """smallest share of its maximum that the GPU's clock may have"""
-_cudnn: Any = torch.backends.cudnn  # its attributes are made when torch is imported, so type checkers do not see them
+_backends: Any = torch.backends  # attributes are made when torch is imported, so type checkers do not see them
+_cudnn: Any = torch.backends.cudnn
 PACKAGES = ("lipbench", "numpy", "torch", "triton", "fvcore", "nvidia-ml-py")
 
 
@@ -181,6 +182,7 @@ def set_precision(precision: str) -> None:
     allowed = precision == "tf32"  # tf32x3 is one of Triton kernels alone
     # The older settings, which set the newer ones (fp32_precision) too. The other way round the older are not readable
     # any more, and torch's compiler, where it tunes, reads them.
+    _backends.fp32_precision = "none" if allowed else "ieee"  # what the others leave open is as this says
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
@@ -189,10 +191,12 @@ def set_precision(precision: str) -> None:
 def exact_products() -> Iterator[None]:
     """float32 products of PyTorch are ieee within, whatever was set: bounds do not hold in tf32."""
     matmul, convolution = (settings.fp32_precision == "tf32" for settings in (torch.backends.cuda.matmul, _cudnn.conv))
+    rest = _backends.fp32_precision
     set_precision("ieee")
     try:
         yield
     finally:
+        _backends.fp32_precision = rest
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
 
 

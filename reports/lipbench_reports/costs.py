@@ -189,6 +189,8 @@ def _has(count: int, known: pd.Series, proven: pd.Series, clean: pd.Series) -> s
 
 def _hindrance(both: pd.DataFrame, clean: pd.DataFrame, blind: pd.DataFrame, proven: pd.DataFrame) -> str:
     """Why none of the candidates may be ranked."""
+    if both.columns.empty:
+        return "nothing that keeps the promise gave numbers"
     if not both.any(axis=None):
         return "nothing comparable was measured"
     reasons = {
