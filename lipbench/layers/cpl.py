@@ -136,7 +136,7 @@ def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
     if beside:
         offset = torch.stack(beside).double()
         matrix = matrix + torch.diag(offset, 1) + torch.diag(offset, -1)
-    for _ in range(SQUARINGS.get(dtype, 19)):
+    for _ in range(SQUARINGS.get(dtype, SQUARINGS[torch.float32])):
         matrix = matrix / (torch.linalg.vector_norm(matrix) + torch.finfo(matrix.dtype).tiny)
         matrix = matrix @ matrix
     return matrix[:, 0].to(dtype)

@@ -187,17 +187,21 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+def _tf32_allowed() -> tuple[bool, bool]:
+    """Whether matrix products and convolutions may be in tf32 now; by the newer settings, which can always be read."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32", _cudnn.conv.fp32_precision == "tf32"
+
+
 @contextmanager
 def exact_products() -> Iterator[None]:
     """float32 products of PyTorch are ieee within, whatever was set: bounds do not hold in tf32."""
-    matmul, convolution = (settings.fp32_precision == "tf32" for settings in (torch.backends.cuda.matmul, _cudnn.conv))
-    rest = _backends.fp32_precision
+    before, rest = _tf32_allowed(), _backends.fp32_precision
     set_precision("ieee")
     try:
         yield
     finally:
         _backends.fp32_precision = rest
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def describe(device: str, threads: int) -> Machine:
@@ -266,13 +270,14 @@ def _commit() -> str | None:
 
 def _flags(threads: int) -> dict[str, str]:
     """Settings that change speed or precision, as text."""
+    matmul, convolution = ("tf32" if allowed else "ieee" for allowed in _tf32_allowed())
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "threads": str(threads),
         "torch_threads": str(torch.get_num_threads()),
         "affinity_cores": str(affinity),
-        "matmul_precision": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
-        "convolution_precision": "tf32" if _cudnn.conv.fp32_precision == "tf32" else "ieee",
+        "matmul_precision": matmul,
+        "convolution_precision": convolution,
         "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
         "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
         "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
