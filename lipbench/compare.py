@@ -27,7 +27,7 @@ _COLUMNS = {
     "reserved_memory_bytes": "Int64", "process_memory_bytes": "Int64", "saved_memory_bytes": "Int64",
     "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64",
     "buffer_bytes": "Int64", "gradient_bytes": "Int64", "optimizer_bytes": "Int64", "input_bytes": "Int64",
-    "output_bytes": "Int64", "macs": "Int64",
+    "output_bytes": "Int64", "workspace_bytes": "Int64", "macs": "Int64",
     "theory_macs": "float64", "theory_memory_elements": "float64", "published_macs": "float64",
     "published_memory_elements": "float64", "published_convention_macs": "Int64", "fvcore_macs": "Int64",
     "fvcore_unsupported": "str", "macs_unsupported": "str", "images_per_s": "float64", "compile_s": "float64",
@@ -54,7 +54,9 @@ def rows(run: Run) -> pd.DataFrame:
 
     Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
     `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
-    as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*` and `process_*` are known on CUDA.
+    as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`,
+    which no peak includes, are known on CUDA. What no measured phase makes, such as gradients where training did not fit, is
+    missing.
     `foreign_share` and `timer_cost_s` are the worst of all rounds. `warnings` has one line each.
     `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
     determined. It stands beside every phase, and beside a failure.
@@ -179,7 +181,9 @@ def _outliers(timing: Timing) -> int:
     return int(sum(sample < low - reach or sample > high + reach for sample in timing.samples_s))
 
 
-_HELD = ("parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes", "output_bytes")
+_HELD = (
+    "parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes", "output_bytes", "workspace_bytes",
+)  # fmt: skip
 
 
 def _memory(record: Record, phase: str) -> dict[str, Any]:

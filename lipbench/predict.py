@@ -26,8 +26,9 @@ def memory(case: Case) -> Memory:
     """The split and the peaks that `meters.memory.measure` would find, in bytes, counted on fake tensors.
 
     For a CPU, what kernels of x86 hold while they run is included. For CUDA, blocks in the peaks are rounded up to 512 bytes as
-    PyTorch's allocator does, and workspaces of cuDNN and cuBLAS are not known. Needs no GPU. Raises `LipbenchError` where the
-    case cannot be built, or the layer asks for the value of a tensor.
+    PyTorch's allocator does; what libraries such as cuDNN take for a call is not known, and the workspaces that PyTorch keeps
+    for cuBLAS are in no peak here or there. Needs no GPU. Raises `LipbenchError` where the case cannot be built, or the layer
+    asks for the value of a tensor.
     """
     with _imagined(case) as workload:
         return replace(memory_meter.split(workload, SOURCE), peaks=_peaks(workload))

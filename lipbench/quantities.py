@@ -51,11 +51,11 @@ class Peak:
     """Largest number of bytes held at once during a phase."""
 
     total_bytes: int
-    """everything the allocator had handed out, weights and inputs included"""
+    """everything the allocator had handed out, weights and inputs included, workspaces that are kept for cuBLAS not"""
     above_baseline_bytes: int
     """above what was held before the phase began"""
     reserved_bytes: int | None = None
-    """CUDA: held by PyTorch's caching allocator"""
+    """CUDA: held by PyTorch's caching allocator, kept workspaces included"""
     process_bytes: int | None = None
     """CUDA: the whole process, by NVML"""
 
@@ -68,17 +68,20 @@ class Memory:
     """which allocator was read: 'cuda allocator' or 'cpu allocator events'"""
     parameter_bytes: int
     buffer_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
+    gradient_bytes: int | None
+    """this, and the two below where they are None: no phase that makes them was measured"""
+    optimizer_bytes: int | None
     input_bytes: int
     output_bytes: int
-    saved_bytes: int
+    saved_bytes: int | None
     """kept by autograd for the backward pass, unique storages, weights and input included where they are kept"""
     saved_per_image_bytes: float | None = None
     """slope in the batch size: the input half"""
     saved_constant_bytes: float | None = None
     """intercept at batch size 0: the parameter half"""
     peaks: dict[str, Peak] = field(default_factory=dict)
+    workspace_bytes: int | None = None
+    """CUDA: what PyTorch's allocator hands out as workspaces of cuBLAS and cuBLASLt and keeps; in no peak's `total_bytes`"""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ CONTRACT = """method, title, implementation, network, channels, image_size, kern
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
 foreign_share, converged, outliers, timer_cost_s, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes,
 reserved_memory_bytes, process_memory_bytes, saved_memory_bytes, saved_input_half_bytes, saved_parameter_half_bytes,
-parameter_bytes, buffer_bytes, gradient_bytes, optimizer_bytes, input_bytes, output_bytes, macs, theory_macs,
+parameter_bytes, buffer_bytes, gradient_bytes, optimizer_bytes, input_bytes, output_bytes, workspace_bytes, macs, theory_macs,
 theory_memory_elements, published_macs, published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported,
 macs_unsupported, images_per_s, compile_s, certificate, certificate_smallest, certificate_kind, certificate_how,
 certificate_training, certificate_training_kind, warnings, case"""
@@ -101,6 +101,26 @@ def test_memory_and_macs_come_from_the_round_that_took_them() -> None:
     inference = only_row(samples.timing(1.0), phase="inference")
     assert inference["macs"] == 1200
     assert inference["saved_memory_bytes"] is pd.NA
+
+
+def test_what_no_measured_phase_made_is_missing_and_workspaces_stand_apart() -> None:
+    one = samples.ok({"forward": samples.timing(1.0)})
+    assert one.memory is not None
+    memory = replace(
+        one.memory, gradient_bytes=None, optimizer_bytes=None, saved_bytes=None, saved_per_image_bytes=None,
+        saved_constant_bytes=None, workspace_bytes=2**26,
+    )  # fmt: skip
+    row = compare.rows(as_run(Record(samples.case(), 1, (replace(one, memory=memory),)))).iloc[0]
+    missing = [
+        "gradient_bytes",
+        "optimizer_bytes",
+        "saved_memory_bytes",
+        "saved_input_half_bytes",
+        "saved_parameter_half_bytes",
+    ]
+    assert row[missing].isna().all()
+    assert (row["workspace_bytes"], row["parameter_bytes"]) == (2**26, 640)
+    assert only_row(samples.timing(1.0))["workspace_bytes"] is pd.NA, "of a CPU"
 
 
 def test_counts_in_both_conventions_and_fvcores_of_the_forward_pass_alone() -> None:

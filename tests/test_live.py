@@ -14,6 +14,7 @@ from torch.nn import functional
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import live, memory, scratch
+from lipbench.meters.peaks import on_cpu
 from lipbench.workload import Workload
 
 
@@ -87,7 +88,7 @@ def test_composite_operations_are_taken_apart_in_inference_mode() -> None:
 
 def measured_peak(run: Callable[[], object]) -> int:
     """By the profiler, above what was there before."""
-    return memory._cpu_peaks([("run", lambda: None, run)], 0)["run"].above_baseline_bytes
+    return on_cpu([("run", lambda: None, run)], 0)["run"].above_baseline_bytes
 
 
 def backward_pass(kept: list[Tensor] | None) -> Callable[[], object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import types
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec
-from lipbench.meters import machine, memory
+from lipbench.meters import memory, peaks
 from lipbench.quantities import Memory
 from lipbench.workload import Workload
 
@@ -131,14 +129,6 @@ def test_sizes_are_counted_without_computing() -> None:
         assert memory.saved_bytes(lambda: x.exp()) == 2**32
 
 
-def test_peak_between_two_moments() -> None:
-    changes = [(1, 100), (2, 50), (3, -50), (5, 10), (6, 30), (6, -30), (7, 5), (9, 1000)]
-    assert memory._baseline_and_peak(changes, 4, 8) == (100, 140)
-    assert memory._baseline_and_peak(changes, 8, 8) == (115, 115)  # nothing allocated inside
-    assert memory._baseline_and_peak([], 4, 8) == (0, 0)
-    assert memory._baseline_and_peak([(5, -70), (6, 20)], 4, 8) == (0, 0)  # frees what is older
-
-
 @pytest.mark.parametrize("method", sorted(registry.METHODS))
 def test_every_method_is_measured_whole(method: str) -> None:
     case = Case(LayerSpec(method, channels=4, image_size=8), batch_size=4)
@@ -163,38 +153,85 @@ def test_every_method_is_measured_whole(method: str) -> None:
     assert found.peaks["first_inference"].above_baseline_bytes >= found.peaks["inference"].above_baseline_bytes
 
 
-def test_peaks_on_a_gpu_come_from_its_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
-    state = types.SimpleNamespace(now=1000, peak=5000)
+class Greedy(Known):
+    """For which a GPU is too small in training mode."""
 
-    def allocate(peak: int, after: int) -> None:
-        state.peak = max(state.peak, state.now + peak)
-        state.now += after
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise torch.OutOfMemoryError("the GPU is full")
+        return super().forward(x)
 
-    def reset() -> None:
-        log.append("reset")
-        state.peak = state.now
 
-    for name in ("synchronize", "empty_cache"):
-        monkeypatch.setattr(torch.cuda, name, lambda name=name: log.append(name))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: state.now)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: state.peak)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2 * state.peak)
-    monkeypatch.setattr(machine, "read_gpu_process_bytes", lambda: 7)
+def halves() -> Workload:
+    """A layer with a cache, which costs more to fill than to use."""
+    case = Case(LayerSpec("cayley", CHANNELS, SIZE), batch_size=2)
+    torch.manual_seed(0)
+    return Workload.build(case, registry.build(case.spec))
 
-    def prepare() -> None:
-        state.now = 1000
 
-    stages = [
-        ("forward", prepare, lambda: allocate(300, 200)),
-        ("backward", lambda: None, lambda: allocate(500, -200)),
-    ]
-    peaks = memory._cuda_peaks(stages)
-    assert peaks["forward"].total_bytes == 1300
-    assert peaks["forward"].above_baseline_bytes == 300
-    assert peaks["forward"].reserved_bytes == 2600
-    assert peaks["forward"].process_bytes == 7
-    assert peaks["backward"].total_bytes == 1700
-    assert peaks["backward"].above_baseline_bytes == 500
-    assert log == ["synchronize", "empty_cache", "reset", "synchronize"] * 2
+def test_what_does_not_fit_is_left_out_and_the_rest_is_measured(known: Memory) -> None:
+    case = Case(LayerSpec("elsewhere:Greedy", CHANNELS, SIZE), BATCH)
+    workload = Workload.build(case, Greedy(CHANNELS, CHANNELS, 3))
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.measure(workload)
+    found = memory.measure(workload, phases=("inference", "first_inference"))
+    assert set(found.peaks) == {"inference"}
+    assert found.peaks["inference"].above_baseline_bytes == known.peaks["inference"].above_baseline_bytes
+    held = 2 * MAP + CHANNELS * 4 + 7 * 4  # and no momentum
+    assert found.peaks["inference"].total_bytes == held + found.peaks["inference"].above_baseline_bytes
+    assert (found.gradient_bytes, found.optimizer_bytes, found.saved_bytes) == (None, None, None)
+    assert (found.saved_per_image_bytes, found.saved_constant_bytes) == (None, None)
+    assert (found.parameter_bytes, found.input_bytes, found.output_bytes) == (CHANNELS * 4, MAP, MAP)
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward", "step", "parametrize", "inference", "first_inference"])
+def test_a_phase_alone_has_the_peak_that_it_has_among_all(phase: str) -> None:
+    whole, alone = memory.measure(halves()), memory.measure(halves(), phases=[phase])
+    assert set(alone.peaks) == {phase}
+    assert alone.peaks[phase].above_baseline_bytes == whole.peaks[phase].above_baseline_bytes
+    momentum = 0 if phase == "step" else whole.optimizer_bytes
+    assert alone.peaks[phase].total_bytes == whole.peaks[phase].total_bytes - momentum
+
+
+def test_without_a_step_gradients_are_known_and_momentum_is_not() -> None:
+    whole, part = memory.measure(halves()), memory.measure(halves(), phases=("forward", "backward"))
+    assert (part.gradient_bytes, part.optimizer_bytes) == (whole.gradient_bytes, None)
+    assert (part.saved_bytes, part.saved_constant_bytes) == (whole.saved_bytes, whole.saved_constant_bytes)
+    assert memory.measure(halves(), phases=("forward",)).gradient_bytes is None
+
+
+def test_a_line_that_does_not_fit_is_missing_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = halves()
+    whole = workload.module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("the GPU is full")
+        return whole(x)
+
+    workload.x, workload.cotangent = workload.x.detach()[:1].clone().requires_grad_(), workload.cotangent[:1].clone()
+    monkeypatch.setattr(workload.module, "forward", forward)
+    found = memory.split(workload, "a test")
+    assert found.saved_bytes
+    assert (found.saved_per_image_bytes, found.saved_constant_bytes) == (None, None)
+
+
+def test_on_a_gpu_what_is_held_is_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = halves()
+    with FakeTensorMode():
+        workload.x = torch.empty(3, CHANNELS, 5, 5, device="cuda")  # 1200 bytes: 3 blocks
+    seen: list[int] = []
+
+    def on_cuda(stages: list[peaks.Stage], held_bytes: int, rest: peaks.Preparation) -> tuple[dict[str, peaks.Peak], int]:
+        workload.inference = lambda: None  # type: ignore[method-assign]  # on a GPU that is not there
+        workload.module.eval()
+        rest()
+        seen.append(held_bytes)
+        assert workload.module.training
+        return {name: peaks.Peak(1, 1) for name, _, _ in stages}, 77
+
+    monkeypatch.setattr(peaks, "on_cuda", on_cuda)
+    found = memory.measure(workload, phases=("inference",))
+    tensors = [*workload.module.parameters(), *workload.module.buffers(), workload.cotangent]
+    assert seen == [3 * 512 + sum(-(-tensor.nbytes // 512) * 512 for tensor in tensors)]
+    assert (found.source, found.workspace_bytes, set(found.peaks)) == ("cuda allocator", 77, {"inference"})

@@ -65,9 +65,14 @@ def test_what_holds_memory_is_shown_in_one_unit_with_the_peaks_of_each_phase() -
     backward = rows[rows["phase"] == "backward"]["peak_memory_bytes"]
     assert [row[place].sort for row in table.rows] == list(backward)
     assert measurements.held(rows.assign(phase=""), labels) is None
-    on_cuda = measurements.held(rows.assign(reserved_memory_bytes=2**21, process_memory_bytes=2**29), labels)
+    assert not any("Workspaces" in note for note in table.notes)
+    of_cuda = {"reserved_memory_bytes": 2**21, "process_memory_bytes": 2**29, "workspace_bytes": 2**26}
+    on_cuda = measurements.held(rows.assign(**of_cuda), labels)
     assert on_cuda is not None
-    assert {"Reserved", "Process"} <= {column.title for column in on_cuda.columns}
+    titles = [column.title for column in on_cuda.columns]
+    assert {"Reserved", "Process", "cuBLAS workspaces"} <= set(titles)
+    assert {row[titles.index("cuBLAS workspaces")].sort for row in on_cuda.rows} == {2**26}
+    assert any("Workspaces" in note for note in on_cuda.notes)
 
 
 def test_the_cost_of_the_clock_is_said() -> None:

@@ -1,32 +1,25 @@
 """Bytes handed out by the allocator: what holds them, what is saved for the backward pass, and the peak of each phase.
 
-One quantity on every device. PyTorch's CUDA allocator rounds blocks up to 512 bytes; on a CPU the profiler reports every block
-as it was asked for. Measured in passes of their own, never while anything is timed.
+One quantity on every device: what is held, and what a phase adds to it. PyTorch's CUDA allocator rounds blocks up to 512 bytes;
+on a CPU the profiler reports every block as it was asked for. The workspaces that PyTorch keeps for cuBLAS are in no peak and
+are counted apart. Measured in passes of their own, never while anything is timed.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.profiler import record_function
-from torch.profiler import ProfilerActivity, profile
 
-from lipbench.meters import machine
-from lipbench.quantities import Memory, Peak
+from lipbench.meters import live, peaks
+from lipbench.meters.peaks import Stage
+from lipbench.quantities import PHASES, TRAINING_PHASES, Memory
 
 SOURCES = {"cpu": "cpu allocator events", "cuda": "cuda allocator"}
-MARK = "lipbench: "
-"""begins the names of the marks that divide a profile into phases"""
-
-Preparation = Callable[[], object]
-Stage = tuple[str, Preparation, Callable[[], object]]
-"""phase, what comes before it and does not count, and the phase itself"""
 
 
 class Workload(Protocol):
@@ -51,52 +44,68 @@ class Workload(Protocol):
     def other_batch(self) -> Tensor: ...
 
 
-def measure(workload: Workload, running: Workload | None = None) -> Memory:
+def measure(workload: Workload, running: Workload | None = None, phases: Collection[str] | None = None) -> Memory:
     """The split of a workload's memory after a training step, and the peak of each phase, in bytes.
 
     `running` has the stages whose peaks are taken, if they are others than the workload's own: compiled ones, which keep for
     the backward pass what their compiler chose. So `saved_bytes` are theirs too, and how they divide is not known.
+    `phases` are those to take, if not all: a caller leaves out what does not fit. Nothing else is run.
 
-    Raises `torch.OutOfMemoryError` on a full GPU.
+    Raises `torch.OutOfMemoryError` where a phase that is asked for does not fit on the GPU.
     """
     device = workload.x.device.type
-    found = split(workload, SOURCES[device])
-    if running is not None:
+    found = split(workload, SOURCES[device], phases)
+    if running is not None and found.saved_bytes is not None:
         running.prepare_training()
         saved = saved_bytes(running.forward)
         found = replace(found, saved_bytes=saved, saved_per_image_bytes=None, saved_constant_bytes=None)
-    measured = stages(running or workload)
-    peaks = _cuda_peaks(measured) if device == "cuda" else _cpu_peaks(measured, _bytes(held(workload)))
-    return replace(found, peaks=peaks)
+    chosen = running or workload
+    measured = stages(chosen, phases)
+    if device != "cuda":
+        return replace(found, peaks=peaks.on_cpu(measured, _bytes(held(workload))))
+    highest, workspace_bytes = peaks.on_cuda(measured, _block_bytes(held(workload)), lambda: _rest(chosen))
+    return replace(found, peaks=highest, workspace_bytes=workspace_bytes)
 
 
-def split(workload: Workload, source: str) -> Memory:
+def split(workload: Workload, source: str, phases: Collection[str] | None = None) -> Memory:
     """What holds the bytes, without peaks. Works on fake tensors too. Leaves the workload ready for training, caches empty.
 
     Gradients are those of the parameters. `saved_bytes` is also taken at another batch size; the line through both has the
     input half for its slope and the parameter half for its intercept.
+    Where `phases` are given, only they are run: without a training phase nothing is known to be saved, without `backward` or
+    `step` no gradient, without `step` no state of the optimizer, and such bytes are None.
     """
-    make_optimizer_state(workload)
-    gradient_bytes = _bytes(p.grad for p in workload.module.parameters() if p.grad is not None)
-    workload.prepare_training()
-    saved = saved_bytes(workload.forward)
-    workload.prepare_training()
-    output_bytes = _bytes([workload.forward()])
-    workload.prepare_training()
-    slope = _saved_per_image(workload, saved)
-    workload.prepare_first_inference()  # nor are effective parameters that an earlier evaluation left in a cache
-    workload.prepare_training()
+    wanted = set(PHASES if phases is None else phases)
+    gradient_bytes = optimizer_bytes = None
+    if "step" in wanted:
+        make_optimizer_state(workload)
+        optimizer_bytes = _bytes(_optimizer_state(workload.optimizer))
+    elif "backward" in wanted:
+        _prepare_backward(workload)
+        workload.backward()
+    if wanted & {"backward", "step"}:
+        gradient_bytes = _bytes(p.grad for p in workload.module.parameters() if p.grad is not None)
+    output_bytes = _bytes([workload.cotangent])  # which has its shape
+    saved = slope = None
+    if wanted.intersection(TRAINING_PHASES):
+        workload.prepare_training()
+        saved = saved_bytes(workload.forward)
+        workload.prepare_training()
+        output_bytes = _bytes([workload.forward()])
+        workload.prepare_training()
+        slope = _saved_per_image(workload, saved)
+    _rest(workload)  # nor are effective parameters that an earlier evaluation left in a cache
     return Memory(
         source=source,
         parameter_bytes=_bytes(workload.module.parameters()),
         buffer_bytes=_bytes(workload.module.buffers()),
         gradient_bytes=gradient_bytes,
-        optimizer_bytes=_bytes(_optimizer_state(workload.optimizer)),
+        optimizer_bytes=optimizer_bytes,
         input_bytes=_bytes([workload.x]),
         output_bytes=output_bytes,
         saved_bytes=saved,
         saved_per_image_bytes=slope,
-        saved_constant_bytes=saved - slope * len(workload.x),
+        saved_constant_bytes=None if saved is None or slope is None else saved - slope * len(workload.x),
     )
 
 
@@ -112,25 +121,53 @@ def held(workload: Workload) -> list[Tensor]:
     return [*workload.module.parameters(), *workload.module.buffers(), *state, workload.x, workload.cotangent]
 
 
-def _saved_per_image(workload: Workload, saved: int) -> float:
-    """Slope of the line through what is saved at the case's batch size and at another."""
+def _rest(workload: Workload) -> None:
+    """Leave nothing behind but what `held` names: no results, no gradients, and no effective parameters in caches."""
+    workload.prepare_first_inference()
+    workload.prepare_training()
+
+
+def _saved_per_image(workload: Workload, saved: int) -> float | None:
+    """Slope of the line through what is saved at the case's batch size and at another; None where that does not fit."""
     other = workload.other_batch()
-    return (saved - saved_bytes(lambda: workload.module(other))) / (len(workload.x) - len(other))
+    try:
+        saved_of_other = saved_bytes(lambda: workload.module(other))
+    except torch.OutOfMemoryError:
+        return None  # two images, where the case has one
+    return (saved - saved_of_other) / (len(workload.x) - len(other))
 
 
-def stages(workload: Workload) -> list[Stage]:
-    """Every phase. After a preparation that does nothing, a phase begins where the one before it ended."""
+def stages(workload: Workload, phases: Collection[str] | None = None) -> list[Stage]:
+    """Every phase, or those of `phases` that the workload has.
+
+    After a preparation that does nothing, a phase begins where the one before it ended. Where that one is left out, it is part
+    of the preparation.
+    """
+    wanted = set(PHASES if phases is None else phases)
     found: list[Stage] = [
         ("forward", workload.prepare_training, workload.forward),
-        ("backward", lambda: None, workload.backward),
+        ("backward", (lambda: None) if "forward" in wanted else lambda: _prepare_backward(workload), workload.backward),
         ("step", workload.prepare_training, workload.step),
     ]
+    cold = workload.has_halves and "first_inference" not in wanted
     if workload.has_halves:
         found += [
             ("parametrize", workload.prepare_training, workload.parametrize),
             ("first_inference", workload.prepare_first_inference, workload.first_inference),  # leaves the cache warm
         ]
-    return [*found, ("inference", workload.prepare_inference, workload.inference)]
+    found.append(("inference", (lambda: _warm_cache(workload)) if cold else workload.prepare_inference, workload.inference))
+    return [stage for stage in found if stage[0] in wanted]
+
+
+def _prepare_backward(workload: Workload) -> None:
+    workload.prepare_training()
+    workload.forward()
+
+
+def _warm_cache(workload: Workload) -> None:
+    workload.prepare_inference()
+    workload.inference()
+    workload.prepare_inference()
 
 
 # ---------------------------------------------------------------------------------------------------------------- the split
@@ -144,6 +181,11 @@ def _storages(tensors: Iterable[Tensor]) -> list[torch.UntypedStorage]:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storage.nbytes() for storage in _storages(tensors))
+
+
+def _block_bytes(tensors: Iterable[Tensor]) -> int:
+    """The same on a GPU, where the allocator rounds every block up."""
+    return sum(live.cuda_blocks(storage.nbytes()) for storage in _storages(tensors))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
@@ -184,92 +226,3 @@ def saved_elements(run: Callable[[], object]) -> int:
 
 def _real_size(tensor: Tensor) -> int:
     return tensor.element_size() // (2 if tensor.is_complex() else 1)
-
-
-# ------------------------------------------------------------------------------------------------------- peaks on a GPU
-
-
-def _cuda_peaks(stages: list[Stage]) -> dict[str, Peak]:
-    """By the counters of PyTorch's caching allocator, and the process's bytes by NVML.
-
-    Every phase runs once before, to load kernels and make workspaces; unused blocks are given back before each.
-    """
-    for _, prepare, run in stages:
-        prepare()
-        run()
-    peaks = {}
-    for phase, prepare, run in stages:
-        prepare()
-        gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        baseline = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        peaks[phase] = Peak(
-            total_bytes=torch.cuda.max_memory_allocated(),
-            above_baseline_bytes=torch.cuda.max_memory_allocated() - baseline,
-            reserved_bytes=torch.cuda.max_memory_reserved(),
-            process_bytes=machine.read_gpu_process_bytes(),
-        )
-    return peaks
-
-
-# ------------------------------------------------------------------------------------------------------ peaks on a CPU
-
-
-def _cpu_peaks(stages: list[Stage], held_bytes: int) -> dict[str, Peak]:
-    """By the allocator's own events, all phases in one profile.
-
-    `held_bytes` is what lives before the profile begins. The profiler does not report the freeing of older blocks, so sums of
-    its events count what is new since the beginning.
-    """
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        for phase, prepare, run in stages:
-            prepare()
-            gc.collect()
-            with record_function(MARK + phase):
-                run()
-    events = _kineto_events(profiler)
-    changes = [(event.start_ns(), event.nbytes()) for event in events if _is_cpu_allocation(event)]
-    changes.sort(key=lambda change: change[0])  # and no further: events of one moment are in their order already
-    peaks = {}
-    for event in events:
-        if event.name().startswith(MARK):
-            baseline, peak = _baseline_and_peak(changes, event.start_ns(), event.end_ns())
-            peaks[event.name().removeprefix(MARK)] = Peak(held_bytes + peak, peak - baseline)
-    return peaks
-
-
-def _kineto_events(profiler: profile) -> list[Any]:
-    """The raw events: only they have every allocation with its moment; the public summary adds them up per operation."""
-    assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    assert results is not None
-    return list(results.events())
-
-
-def _is_cpu_allocation(event: Any) -> bool:
-    return bool(event.name() == "[memory]" and str(event.device_type()).endswith("CPU"))
-
-
-def _baseline_and_peak(changes: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Bytes in use when a phase began, and most bytes in use until it ended, both above what was there before the profile.
-
-    `changes` are moments and bytes, in order of time; freed bytes are negative.
-    """
-    in_use = 0
-    baseline = peak = None
-    for moment, change in changes:
-        if moment > end:
-            break
-        if moment >= start and baseline is None:
-            baseline = peak = in_use
-        in_use += change
-        if peak is not None:
-            peak = max(peak, in_use)
-    if baseline is None or peak is None:
-        return in_use, in_use  # nothing was allocated
-    return baseline, peak

@@ -110,7 +110,8 @@ HELD = {
     "Parameters": "parameter_bytes", "Buffers": "buffer_bytes", "Gradients": "gradient_bytes",
     "Optimizer state": "optimizer_bytes", "Input": "input_bytes", "Output": "output_bytes",
     "Saved for backward": "saved_memory_bytes", "Peak, forward": "forward", "Peak, backward": "backward",
-    "Peak, training step": "step", "Reserved": "reserved_memory_bytes", "Process": "process_memory_bytes",
+    "Peak, training step": "step", "cuBLAS workspaces": "workspace_bytes", "Reserved": "reserved_memory_bytes",
+    "Process": "process_memory_bytes",
 }  # fmt: skip
 """What holds memory in training: a column of the step's row, or a phase of which it is the peak."""
 
@@ -129,6 +130,8 @@ def held(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     ]  # fmt: skip
     columns = [column for column in columns if any(cell.sort is not None for cell in column[1])]
     notes = ["These overlap: what is saved for the backward pass includes weights and input where autograd keeps them."]
+    if rows["workspace_bytes"].notna().any():
+        notes.append("Workspaces that PyTorch keeps for cuBLAS are in no peak; what it and the process hold includes them.")
     return table("What holds the memory of a training step", columns, notes) if len(columns) > 2 else None
 
 

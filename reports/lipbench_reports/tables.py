@@ -28,7 +28,7 @@ NUMBERS = [
     "round_spread", "outliers", "timer_cost_s", "host_median_s", "peak_memory_bytes", "peak_above_baseline_bytes",
     "reserved_memory_bytes", "process_memory_bytes", "saved_memory_bytes", "saved_input_half_bytes",
     "saved_parameter_half_bytes", "parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes",
-    "output_bytes", "macs", "theory_macs", "theory_memory_elements",
+    "output_bytes", "workspace_bytes", "macs", "theory_macs", "theory_memory_elements",
     "published_macs", "published_memory_elements", "published_convention_macs", "fvcore_macs", "images_per_s", "compile_s",
     "certificate", "certificate_smallest", "certificate_training",
 ]  # fmt: skip
