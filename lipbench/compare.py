@@ -22,7 +22,8 @@ _COLUMNS = {
     "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
     "compiled": "boolean", "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
     "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
-    "contended": "boolean", "foreign_share": "float64", "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
+    "contended": "boolean", "foreign_share": "float64", "gpu_clock_share": "float64", "gpu_clock_limited_by": "str",
+    "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
     "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64",
     "reserved_memory_bytes": "Int64", "process_memory_bytes": "Int64", "saved_memory_bytes": "Int64",
     "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64",
@@ -57,7 +58,8 @@ def rows(run: Run) -> pd.DataFrame:
     as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`,
     which no peak includes, are known on CUDA. What no measured phase makes, such as gradients where training did not fit, is
     missing.
-    `foreign_share` and `timer_cost_s` are the worst of all rounds. `warnings` has one line each.
+    `foreign_share`, `gpu_clock_share` and `timer_cost_s` are the worst of all rounds; `gpu_clock_limited_by` has all that the
+    GPU gave as a reason for a lower clock. `warnings` has one line each.
     `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
     determined. It stands beside every phase, and beside a failure.
     `compile_s` is the first call of a compiled phase less its median: what compiling took, as far as no phase before it had
@@ -152,6 +154,7 @@ def _time(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
     p20, median, p80 = np.median(quantiles, axis=0)
     host = [float(np.median(timing.host_s)) for timing in timings if timing.host_s]
     contentions = [timing.contention for timing in timings if timing.contention is not None]
+    clocks = [one.gpu_clock_share for one in contentions if one.gpu_clock_share is not None]
     medians = quantiles[:, 1]
     return {
         "median_s": median, "p20_s": p20, "p80_s": p80,
@@ -159,6 +162,8 @@ def _time(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
         "round_spread": medians.max() / medians.min() - 1 if medians.min() > 0 else math.nan,
         "contended": any(one.contended for one in contentions) if contentions else None,
         "foreign_share": max((one.foreign_share for one in contentions), default=math.nan),
+        "gpu_clock_share": min(clocks, default=math.nan),
+        "gpu_clock_limited_by": ", ".join(dict.fromkeys(text for one in contentions for text in one.gpu_clock_limited_by)),
         "converged": all(timing.converged for timing in timings),
         "outliers": sum(map(_outliers, timings)),
         "timer_cost_s": max(timing.timer_cost_s for timing in timings),

@@ -20,10 +20,14 @@ class Contention:
     """CPU time of other processes ÷ (wall time × cores)"""
     involuntary_switches: int
     gpu_processes: int | None = None
+    """other processes that compute on the GPU; None where NVML does not say"""
     gpu_clock_share: float | None = None
-    """SM clock ÷ its maximum"""
+    """SM clock ÷ its maximum, right after the phase"""
     contended: bool = False
-    """over the limits of the meter, in both attempts"""
+    """over the limits of the meter, in both attempts; a low clock is, unless the GPU gives a reason of its own for it"""
+    gpu_clock_limited_by: tuple[str, ...] = ()
+    """what the GPU itself says lowers its clock: 'power limit', 'temperature', 'idle', 'application clocks' and so on; where
+    it says nothing, or the clock is not lowered, nothing"""
 
 
 @dataclass(frozen=True)
@@ -151,5 +155,7 @@ class Machine:
     gpu_l2_bytes: int | None = None
     driver: str | None = None
     cuda: str | None = None
+    gpu_uuid: str | None = None
+    """as CUDA gives it, without the letters that nvidia-smi puts before it; tells two GPUs of one name apart"""
     flags: dict[str, str] = field(default_factory=dict)
     """precision and autotuning flags in force, threads, affinity"""

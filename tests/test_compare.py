@@ -17,7 +17,8 @@ from lipbench.records import Record, Round, Run
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
-foreign_share, converged, outliers, timer_cost_s, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes,
+foreign_share, gpu_clock_share, gpu_clock_limited_by,
+converged, outliers, timer_cost_s, host_median_s, launch_bound, peak_memory_bytes, peak_above_baseline_bytes,
 reserved_memory_bytes, process_memory_bytes, saved_memory_bytes, saved_input_half_bytes, saved_parameter_half_bytes,
 parameter_bytes, buffer_bytes, gradient_bytes, optimizer_bytes, input_bytes, output_bytes, workspace_bytes, macs, theory_macs,
 theory_memory_elements, published_macs, published_memory_elements, published_convention_macs, fvcore_macs, fvcore_unsupported,
@@ -83,6 +84,18 @@ def test_the_worst_round_says_what_the_clock_costs_and_how_much_others_took() ->
     row = only_row(*timings)
     assert (row["timer_cost_s"], row["foreign_share"]) == (2e-7, 0.04)
     assert math.isnan(only_row(Timing((1.0,)))["foreign_share"])
+
+
+def test_the_lowest_clock_of_all_rounds_and_every_reason_for_it() -> None:
+    seen = [
+        Contention(0.9, 0.0, 0, 0, 0.9, False, ("power limit",)),
+        Contention(0.9, 0.0, 0, 0, 0.6, False, ("idle", "power limit")),
+    ]
+    row = only_row(*(Timing((1.0,), contention=one) for one in [*seen, Contention(0.9, 0.0, 0)]))
+    assert (row["gpu_clock_share"], row["gpu_clock_limited_by"]) == (0.6, "power limit, idle")
+    on_cpu = only_row(samples.timing(1.0))
+    assert math.isnan(on_cpu["gpu_clock_share"])
+    assert on_cpu["gpu_clock_limited_by"] == ""
 
 
 def test_launch_bound_where_the_device_takes_hardly_longer_than_the_host() -> None:

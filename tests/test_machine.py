@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipbench.meters import machine
+from lipbench.meters import gpu, machine
 from lipbench.meters.machine import CpuTimes, OwnUse, Watch
 
 STAT = """cpu  1000 20 300 90000 50 6 70 8 400 0
@@ -106,69 +106,29 @@ def test_ieee_holds_whatever_was_set_for_all(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.backends.fp32_precision == "tf32"
 
 
-class _FakeNvml(types.ModuleType):
-    """As much of pynvml as is asked, for a GPU with a second process on it and a low clock."""
-
-    NVML_CLOCK_SM = 1
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, pids: list[int], clock: int = 900) -> None:
-        super().__init__("pynvml")
-        self.pids, self.clock, self.open = pids, clock, 0
-        self.uuid = ""
-
-    def nvmlInit(self) -> None:  # noqa: N802 (the name is NVML's)
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open -= 1
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        self.uuid = uuid
-        return "handle"
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:  # noqa: N802
-        return [types.SimpleNamespace(pid=pid, usedGpuMemory=1000 + pid) for pid in self.pids]
-
-    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
-        return self.clock
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
-        return 1800
+class _Gpu(types.SimpleNamespace):
+    name, total_memory = "a GPU", 2**36
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    properties = types.SimpleNamespace(uuid="1234-abcd")
+@pytest.mark.parametrize(("more", "l2_bytes", "uuid"), [({"L2_cache_size": 9, "uuid": "1-a"}, 9, "1-a"), ({}, None, None)])
+def test_a_gpu_is_described_as_far_as_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, object], l2_bytes: int | None, uuid: str | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: _Gpu(**more))
+    found = machine.describe("cuda", 1)
+    assert (found.gpu, found.gpu_memory_bytes, found.gpu_l2_bytes) == ("a GPU", 2**36, l2_bytes)
+    assert (found.gpu_uuid, found.driver) == (uuid, None)
 
 
-@pytest.mark.usefixtures("gpu")
-def test_nvml_sees_neighbours_and_low_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = _FakeNvml(pids=[1, 2])
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+@pytest.mark.parametrize("slowed", [True, False])
+def test_what_the_gpu_shows_is_part_of_the_look(monkeypatch: pytest.MonkeyPatch, slowed: bool) -> None:
+    seen = gpu.Use(0, 0.5, () if slowed else ("power limit",))
+    monkeypatch.setattr(gpu, "read_use", lambda: seen)
     with Watch("cuda", 1, lambda: CpuTimes(1.0, 1, 0.01), lambda: OwnUse(1.0, 0)) as watch:
         pass
-    assert nvml.uuid == "GPU-1234-abcd"
-    assert watch.contention.gpu_processes == 1
-    assert watch.contention.gpu_clock_share == pytest.approx(0.5)
-    assert watch.contention.contended
-    assert nvml.open == 0
-
-
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(("pids", "expected"), [([], None), ([77], 1077), ([77, 78], None)])
-def test_process_bytes_of_a_container(monkeypatch: pytest.MonkeyPatch, pids: list[int], expected: int | None) -> None:
-    monkeypatch.setattr("os.getpid", lambda: 5)
-    monkeypatch.setitem(sys.modules, "pynvml", _FakeNvml(pids))
-    assert machine.read_gpu_process_bytes() == expected
-
-
-@pytest.mark.usefixtures("gpu")
-def test_without_nvml_nothing_is_known_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it raises ImportError
-    assert machine.read_gpu_use() == (None, None)
-    assert machine.read_gpu_process_bytes() is None
+    found = watch.contention
+    assert (found.gpu_processes, found.gpu_clock_share, found.gpu_clock_limited_by) == (0, 0.5, seen.clock_limited_by)
+    assert found.contended is slowed
+    assert watched(busy_s=1.0, own_s=1.0).contention.gpu_clock_share is None, "nobody asks for a GPU on a CPU"

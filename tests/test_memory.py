@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import registry
+from lipbench import files, registry
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import memory, peaks
 from lipbench.quantities import Memory
@@ -235,3 +238,10 @@ def test_on_a_gpu_what_is_held_is_counted_in_blocks(monkeypatch: pytest.MonkeyPa
     tensors = [*workload.module.parameters(), *workload.module.buffers(), workload.cotangent]
     assert seen == [3 * 512 + sum(-(-tensor.nbytes // 512) * 512 for tensor in tensors)]
     assert (found.source, found.workspace_bytes, set(found.peaks)) == ("cuda allocator", 77, {"inference"})
+
+
+def test_records_from_before_are_read_and_what_is_missing_comes_back(known: Memory) -> None:
+    old = {name: value for name, value in asdict(known).items() if name != "workspace_bytes"}
+    assert files.from_json(Memory, json.loads(json.dumps(old))) == known
+    part = replace(known, gradient_bytes=None, optimizer_bytes=None, saved_bytes=None, workspace_bytes=2**25)
+    assert files.from_json(Memory, json.loads(json.dumps(asdict(part)))) == part

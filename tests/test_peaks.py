@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lipbench.meters import machine, peaks
+from lipbench.meters import gpu as nvml
+from lipbench.meters import peaks
 
 WORKSPACE = 2**25
 HELD = 1024
@@ -29,7 +30,7 @@ class Gpu:
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: self.peak)
         monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2 * self.peak)
         monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", self.clear_workspaces, raising=False)
-        monkeypatch.setattr(machine, "read_gpu_process_bytes", lambda: 7)
+        monkeypatch.setattr(nvml, "read_process_bytes", lambda: 7)
 
     def reset(self) -> None:
         self.log.append("reset")

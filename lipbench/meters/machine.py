@@ -18,12 +18,11 @@ from typing import Any
 import psutil
 import torch
 
+from lipbench.meters import gpu
 from lipbench.quantities import Contention, Machine
 
 FOREIGN_LIMIT = 0.05
 """largest share of all cores that other processes may use while a phase is timed"""
-CLOCK_LIMIT = 0.75
-"""smallest share of its maximum that the GPU's clock may have"""
 _backends: Any = torch.backends  # attributes are made when torch is imported, so type checkers do not see them
 _cudnn: Any = torch.backends.cudnn
 PACKAGES = ("lipbench", "numpy", "torch", "triton", "fvcore", "nvidia-ml-py")
@@ -99,7 +98,7 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         wall_start, cpu_start, own_start = self._start
         # The GPU first: its clock falls soon after the work ends.
-        gpu_processes, gpu_clock_share = read_gpu_use() if self._device == "cuda" else (None, None)
+        on_gpu = gpu.read_use() if self._device == "cuda" else gpu.Use()
         own, cpu, wall = self._read_own(), self._read_cpu(), self._clock()
         wall_s = max(wall - wall_start, 1e-9)
         own_s = own.cpu_s - own_start.cpu_s
@@ -109,69 +108,11 @@ class Watch:
             own_share=own_s / (wall_s * self._threads),
             foreign_share=foreign_share,
             involuntary_switches=own.involuntary_switches - own_start.involuntary_switches,
-            gpu_processes=gpu_processes,
-            gpu_clock_share=gpu_clock_share,
-            contended=foreign_share > FOREIGN_LIMIT
-            or (gpu_processes or 0) > 0
-            or (gpu_clock_share is not None and gpu_clock_share < CLOCK_LIMIT),
+            gpu_processes=on_gpu.processes,
+            gpu_clock_share=on_gpu.clock_share,
+            gpu_clock_limited_by=on_gpu.clock_limited_by,
+            contended=foreign_share > FOREIGN_LIMIT or on_gpu.shows_others,
         )
-
-
-# ------------------------------------------------------------------------------------------------------------------- NVML
-
-
-def _ask_nvml(question: Callable[[Any, Any], Any]) -> Any:
-    """The answer to `question(pynvml, handle)` for PyTorch's current GPU; None where NVML or the answer is missing.
-
-    The device is found by its UUID, because `CUDA_VISIBLE_DEVICES` renumbers devices for CUDA but not for NVML.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        if not uuid.startswith(("GPU-", "MIG-")):
-            uuid = f"GPU-{uuid}"
-        return question(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
-    except (pynvml.NVMLError, AttributeError):
-        return None  # a virtual or partitioned GPU may refuse any question
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def read_gpu_use() -> tuple[int | None, float | None]:
-    """Number of other processes that compute on this GPU, and its SM clock ÷ the maximum; None where NVML cannot tell."""
-
-    def other_processes(nvml: Any, handle: Any) -> int:
-        # In a container NVML gives process ids of the host, so this process cannot always be told by its id. It has a
-        # context on the device, so where any process is listed, one of them is this one.
-        return max(0, len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - 1)
-
-    def clock_share(nvml: Any, handle: Any) -> float:
-        now = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
-        return float(now) / float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
-
-    clock = _ask_nvml(clock_share)  # first: it falls soon after the work has ended
-    return _ask_nvml(other_processes), clock
-
-
-def read_gpu_process_bytes() -> int | None:
-    """GPU memory of this process by NVML, what PyTorch's allocator does not see included; None where NVML cannot tell."""
-
-    def own_bytes(nvml: Any, handle: Any) -> int | None:
-        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        own = [process for process in processes if process.pid == os.getpid()]
-        if not own and len(processes) == 1:
-            own = processes  # in a container, under the host's process id
-        return int(own[0].usedGpuMemory) if own and own[0].usedGpuMemory is not None else None
-
-    answer: int | None = _ask_nvml(own_bytes)
-    return answer
 
 
 # ------------------------------------------------------------------------------------------------------------ the machine
@@ -224,12 +165,12 @@ def describe(device: str, threads: int) -> Machine:
 
 def _describe_gpu() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    driver = _ask_nvml(lambda nvml, handle: nvml.nvmlSystemGetDriverVersion())
     return {
         "gpu": properties.name,
         "gpu_memory_bytes": properties.total_memory,
-        "gpu_l2_bytes": properties.L2_cache_size,
-        "driver": driver.decode() if isinstance(driver, bytes) else driver,
+        "gpu_l2_bytes": getattr(properties, "L2_cache_size", None),  # not in every build
+        "gpu_uuid": gpu.read_uuid(),
+        "driver": gpu.read_driver(),
         "cuda": torch.version.cuda,
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
-from lipbench.meters import machine
+from lipbench.meters import gpu
 from lipbench.quantities import Peak
 
 MARK = "lipbench: "
@@ -54,7 +54,7 @@ def on_cuda(stages: list[Stage], held_bytes: int, rest: Preparation) -> tuple[di
             total_bytes=held_bytes + highest_bytes - at_rest_bytes,
             above_baseline_bytes=highest_bytes - baseline_bytes,
             reserved_bytes=torch.cuda.max_memory_reserved(),
-            process_bytes=machine.read_gpu_process_bytes(),
+            process_bytes=gpu.read_process_bytes(),
         )
     rest()
     return peaks, _kept_workspace_bytes()
