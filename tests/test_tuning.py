@@ -1,0 +1,122 @@
+"""What tuning chooses, and that it is told, kept on disk, and needs no device before the first launch. Without a GPU: triton's
+tuner is real, its clock, its launches and the device are not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="kernels need triton")
+
+import triton
+import triton.language as tl
+from lipbench_kernels import launching
+from lipbench_kernels.launching import Config, Tuned
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="a process that interprets kernels does not tune them"
+)
+
+CONFIGS = {"slow": Config({"SIZE": 16}), "fast": Config({"SIZE": 32}, warps=8), "refused": Config({"SIZE": 64}, stages=9)}
+MILLISECONDS = {16: 2.0, 32: 1.0, 64: float("inf")}
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
+def copy_kernel(source, target, length, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(target + place, tl.load(source + place, mask=place < length), mask=place < length)
+
+
+class Device:
+    """An H100 as far as triton's tuner asks."""
+
+    def get_current_target(self) -> Any:
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[dict[str, Any]]:
+    """Named arguments of every launch, measured ones included, on a device that is not there; nothing tuned is on disk yet."""
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Device())
+    monkeypatch.setattr(launching, "_TUNED", [])
+    monkeypatch.setattr(copy_kernel, "run", lambda *arguments, **named: seen.append(named))
+
+    def clock(call: Callable[[], object], **_: Any) -> list[float]:
+        call()
+        return [MILLISECONDS[seen[-1]["SIZE"]]] * 3
+
+    monkeypatch.setattr("triton.testing.do_bench", clock)
+    return seen
+
+
+def test_the_fastest_serves_is_told_and_measured_once_for_each_size(launches: list[dict[str, Any]]) -> None:
+    kernel = launching.tuned(copy_kernel, CONFIGS, ["length"])
+    assert launching.chosen() == launching.tuning_s() == {}
+    for length in (5, 5, 7):
+        kernel[(1,)](None, None, length)
+    assert [one["SIZE"] for one in launches] == [16, 32, 64, 32, 32, 16, 32, 64, 32]
+    assert {(one["SIZE"], one["num_warps"], one["num_stages"]) for one in launches} == {(16, 4, 2), (32, 8, 2), (64, 4, 9)}
+    names = [f"test_tuning.copy_kernel(length={length})" for length in (5, 7)]
+    assert launching.chosen() == dict.fromkeys(names, "fast")
+    assert list(launching.tuning_s()) == names
+    assert min(launching.tuning_s().values()) > 0
+
+
+def test_another_process_finds_the_choice_on_disk(launches: list[dict[str, Any]]) -> None:
+    Tuned(copy_kernel, CONFIGS, ["length"])[(1,)](None, None, 5)
+    launches.clear()
+    second = launching.tuned(copy_kernel, CONFIGS, ["length"])  # as a process that starts: nothing in memory
+    second[(1,)](None, None, 5)
+    assert [one["SIZE"] for one in launches] == [32]
+    assert list(launching.chosen().values()) == ["fast"]
+    assert list(launching.tuning_s().values()) == [0]
+    second[(1,)](None, None, 6)  # a size that nobody measured
+    assert [one["SIZE"] for one in launches] == [32, 16, 32, 64, 32]
+
+
+def test_other_configurations_are_measured_anew(launches: list[dict[str, Any]]) -> None:
+    Tuned(copy_kernel, CONFIGS, ["length"])[(1,)](None, None, 5)
+    launches.clear()
+    Tuned(copy_kernel, {name: CONFIGS[name] for name in ("slow", "refused")}, ["length"])[(1,)](None, None, 5)
+    assert [one["SIZE"] for one in launches] == [16, 64, 16]
+
+
+def test_one_configuration_is_not_measured(launches: list[dict[str, Any]]) -> None:
+    kernel = launching.tuned(copy_kernel, {"slow": CONFIGS["slow"]}, ["length"])
+    kernel[(1,)](None, None, length=5)
+    assert [one["SIZE"] for one in launches] == [16]
+    assert launching.chosen() == {"test_tuning.copy_kernel(length=5)": "slow"}
+
+
+def test_a_named_configuration_is_used_and_chooses_nothing(launches: list[dict[str, Any]]) -> None:
+    kernel = launching.tuned(copy_kernel, CONFIGS, ["length"])
+    with launching.only({"test_tuning.copy_kernel": "refused"}) as launched:
+        kernel[(1,)](None, None, 5)
+    assert [one["num_stages"] for one in launches] == [9]
+    assert launched == {("test_tuning.copy_kernel", "refused")}
+    assert launching.chosen() == {}
+
+
+def test_importing_kernels_asks_triton_for_no_device() -> None:
+    """A process that has imported them is forked later, and its child uses CUDA, which a fork of an initialised one may not."""
+    code = """
+import sys, torch, triton.runtime
+module = sys.modules['triton.runtime.driver']
+def create():
+    raise SystemExit("triton was asked for its device")
+module._create_driver = create
+import lipbench_kernels.catalogue, lipbench_kernels.resources
+from lipbench_kernels import launching
+assert launching.chosen() == launching.tuning_s() == {}
+assert not torch.cuda.is_initialized()
+assert module.driver._active is module.driver._default is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
