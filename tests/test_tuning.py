@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("triton", reason="kernels need triton")
 
+import torch
 import triton
 import triton.language as tl
-from lipbench_kernels import launching
+from lipbench_kernels import launching, resources, soc_convolution
 from lipbench_kernels.launching import Config, Tuned
 
 pytestmark = pytest.mark.skipif(
@@ -120,3 +122,38 @@ assert module.driver._active is module.driver._default is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------------------------------------------ compiled beforehand
+
+
+class H100(Device):
+    """What triton asks of a device before it launches."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("partial", ["aligned", "unaligned"])
+def test_a_launch_finds_what_was_compiled_before(partial: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A program compiled for an architecture by name has the same place in triton's cache as one that a launch asks for."""
+    (variant,) = [
+        one
+        for one in soc_convolution.gradient_variants("soc_step_backward")
+        if (one.config, one.precision, one.shape) == ("narrow", "ieee", "k = 1, kernel")
+    ]
+    variant = replace(variant, unaligned=("partial",) if partial == "unaligned" else ())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    made = resources.compiled(variant, "sm_90")
+    monkeypatch.setattr(triton.runtime.driver, "_active", H100())
+    memory = torch.zeros(64)
+    pointers = [memory[:16], memory[16:32], memory[32:] if partial == "aligned" else memory[33:]]
+    sizes = (1, 1, 32, 7, 5, 3, 3)  # first, splits, chunk, pixels, channels, height, width
+    launched = variant.function.run(
+        *pointers, *sizes, grid=(1,), warmup=True, K=1, PRECISION="ieee", EMULATED=False,
+        BLOCK_O=32, BLOCK_I=32, BLOCK_P=32, num_warps=variant.warps, num_stages=variant.stages,
+    )  # fmt: skip
+    assert launched.hash == made.hash

@@ -60,6 +60,8 @@ class Variant:
     stages: int
     shape: str = ""
     """what the constants stand for, e.g. 'k = 3'"""
+    unaligned: tuple[str, ...] = ()
+    """pointers that need not begin at 16 bytes, as PyTorch's tensors do, but not every slice of one"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Work:
     """from the device's memory, each tensor once"""
     written_bytes: int
     launches: int = 1
+    tuned: int = 0
+    """how many of the launches are of kernels of this package, which cost the host more than PyTorch's own"""
 
     @property
     def intensity(self) -> float:
@@ -84,6 +88,7 @@ class Work:
             self.read_bytes + other.read_bytes,
             self.written_bytes + other.written_bytes,
             self.launches + other.launches,
+            self.tuned + other.tuned,
         )
 
 
@@ -198,6 +203,14 @@ def tuned(function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> T
     kernel = Tuned(function, configs, key)
     _TUNED.append(kernel)
     return kernel
+
+
+def configurations() -> dict[str, tuple[str, ...]]:
+    """Kernel, by `Tuned.name` → the names of the configurations that it has in this process, for any of its sizes."""
+    found: dict[str, dict[str, None]] = {}
+    for one in _TUNED:
+        found.setdefault(one.name, {}).update(dict.fromkeys(one.configs))
+    return {name: tuple(configs) for name, configs in found.items()}
 
 
 def chosen() -> dict[str, str]:
