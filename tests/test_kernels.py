@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="a process that interprets kernels cannot compile them"
 )
 
+ROOT = Path(__file__).parents[1]
 USAGE = """
 Resource usage:
  Common:
@@ -316,8 +318,18 @@ def test_a_little_stack_is_a_remark_of_the_version_that_made_it(
 
 
 def test_the_tested_version_is_that_of_the_constraints() -> None:
-    constraints = Path(__file__).parents[1] / "constraints.txt"
-    assert f"triton=={resources.TESTED_TRITON}" in constraints.read_text().splitlines()
+    assert f"triton=={resources.TESTED_TRITON}" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_the_oldest_pair_of_versions_is_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest, *_, newest = project["tool"]["lipbench"]["versions"]
+    lowest = {name: oldest[name].removesuffix(".0") for name in ("torch", "triton")}
+    assert f"torch>={lowest['torch']}" in project["project"]["dependencies"]
+    assert project["project"]["optional-dependencies"]["triton"] == [f"triton>={lowest['triton']}; sys_platform == 'linux'"]
+    tested = tuple(int(part) for part in resources.TESTED_TRITON.split("."))
+    between = [tuple(int(part) for part in pair["triton"].split(".")) for pair in (oldest, newest)]
+    assert between[0] <= tested <= between[1]
 
 
 @pytest.mark.usefixtures("small")
