@@ -17,8 +17,11 @@ pytest.importorskip("triton", reason="kernels need triton")
 import torch
 import triton
 import triton.language as tl
-from lipbench_kernels import launching, resources, soc_convolution
-from lipbench_kernels.launching import Config, Tuned
+from lipbench_kernels import catalogue, launching, resources, soc_convolution
+from lipbench_kernels.launching import PRECISIONS, Config, Tuned
+
+from bench import equality
+from bench.hot_spots import HOT_SPOTS
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="a process that interprets kernels does not tune them"
@@ -157,3 +160,23 @@ def test_a_launch_finds_what_was_compiled_before(partial: str, monkeypatch: pyte
         BLOCK_O=32, BLOCK_I=32, BLOCK_P=32, num_warps=variant.warps, num_stages=variant.stages,
     )  # fmt: skip
     assert launched.hash == made.hash
+
+
+def test_what_other_processes_compiled_is_found_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    few = [one for one in equality.programs(["bjorck"], ["ieee"]) if one.shape == "16 × 16"]
+    assert len(few) == 4  # forward and backward, by two or four warps
+    resources.compile_all(few, "sm_90", processes=2)
+    made = {path.name for path in tmp_path.iterdir()}
+    for one in few:
+        resources.compiled(one, "sm_90")
+    assert {path.name for path in tmp_path.iterdir()} == made
+
+
+def test_programs_of_the_checks_are_all_of_the_catalogue_and_unaligned_sums() -> None:
+    found = equality.programs(list(HOT_SPOTS), PRECISIONS)
+    assert {one.kernel for one in found} == {one.name for one in catalogue.KERNELS}
+    unaligned = [one for one in found if one.unaligned]
+    assert len(unaligned) == len(PRECISIONS) * len(soc_convolution.GRADIENT_CONFIGS) * 3
+    assert len(found) - len(unaligned) == sum(len(list(one.variants())) for one in catalogue.KERNELS)
+    assert equality.programs(["aol"], ["tf32"]) == equality.programs(["sll"], ["tf32"])
