@@ -54,6 +54,8 @@ def test_products_of_an_instruction(name: str, macs: int) -> None:
 
 
 def test_scaling_beside_tensor_cores_is_no_product_and_what_no_name_tells_is_not_counted() -> None:
+    moved = NESTED.replace("LDS.128 R4, [R9]", "HFMA2.MMA R1, -RZ, RZ, 0, 0")  # a constant by another name
+    assert machine_code.busiest_loop(moved) == Loop(instructions=4, macs=64)
     mixed = NESTED.replace("FFMA R3, R6, R7, R3", "HMMA.1688.F32.TF32 R4, R8, R10, R4")
     assert machine_code.busiest_loop(mixed) == Loop(instructions=4, macs=1024)
     assert machine_code.busiest_loop(mixed.replace("HMMA.1688.F32.TF32", "UTCHMMA")) == Loop()

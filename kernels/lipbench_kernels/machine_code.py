@@ -88,8 +88,8 @@ def busiest_loop(text: str) -> Loop:
     best = Loop()
     for first, last in spans:
         body = [one.name for one in code if first <= one.address <= last]
-        on_tensor_cores = any("MMA" in name for name in body)  # beside which FFMA scales and adds
-        products = sum(macs(name) for name in body if "MMA" in name or not on_tensor_cores)
+        on_tensor_cores = sum(macs(name) for name in body if _SHAPE.match(name))  # beside which FFMA scales and adds
+        products = on_tensor_cores or sum(macs(name) for name in body)
         if products and not any(first <= inner and end <= last for inner, end in innermost):
             innermost.append((first, last))
             best = max(best, Loop(len(body), products), key=lambda loop: loop.macs)
