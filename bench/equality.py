@@ -204,9 +204,17 @@ def programs(names: Sequence[str], precisions: Sequence[str]) -> list[Variant]:
     return found + [replace(one, unaligned=("partial",)) for one in found if "partial" in one.signature]
 
 
-def compile_before(names: Sequence[str], precisions: Sequence[str], processes: int) -> float:
-    """Compile what the checks need for the current device into triton's cache; seconds that it took."""
-    start = time.monotonic()
-    major, minor = torch.cuda.get_device_capability()
-    resources.compile_all(programs(names, precisions), f"sm_{major}{minor}", processes)
-    return time.monotonic() - start
+def compile_before(names: Sequence[str], precisions: Sequence[str], processes: int, timeout_s: float) -> dict[str, object]:
+    """Compile what the checks need for the current device into triton's cache: how many programs, and seconds that it took.
+
+    What is not made in time, or cannot be, is left to the launches.
+    """
+    start, wanted = time.monotonic(), programs(names, precisions)
+    found: dict[str, object] = {"programs": len(wanted), "processes": processes}
+    try:
+        major, minor = torch.cuda.get_device_capability()
+        within_s = timeout_s if math.isfinite(timeout_s) else None
+        found["compiled"] = resources.compile_all(wanted, f"sm_{major}{minor}", processes, within_s)
+    except Exception as error:
+        found["raised"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return found | {"compiled_s": time.monotonic() - start}

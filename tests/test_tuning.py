@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="kernels need triton")
 import torch
 import triton
 import triton.language as tl
-from lipbench_kernels import catalogue, launching, resources, soc_convolution
+from lipbench_kernels import aol_bound, catalogue, launching, resources, soc_convolution
 from lipbench_kernels.launching import PRECISIONS, Config, Tuned
 
 from bench import equality
@@ -166,11 +166,19 @@ def test_what_other_processes_compiled_is_found_here(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     few = [one for one in equality.programs(["bjorck"], ["ieee"]) if one.shape == "16 × 16"]
     assert len(few) == 4  # forward and backward, by two or four warps
-    resources.compile_all(few, "sm_90", processes=2)
+    assert resources.compile_all(few, "sm_90", processes=2, timeout_s=0) < 4
+    assert resources.compile_all(few, "sm_90", processes=2) == 4
     made = {path.name for path in tmp_path.iterdir()}
     for one in few:
         resources.compiled(one, "sm_90")
     assert {path.name for path in tmp_path.iterdir()} == made
+
+
+def test_what_cannot_be_compiled_before_is_said_and_left_to_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    found = equality.compile_before(["aol"], ["ieee"], 1, 10.0)
+    assert "unknown architecture: got 'sm_75'" in str(found["raised"])
+    assert found["programs"] == 2 * len(aol_bound.CONFIGS) * 3
 
 
 def test_programs_of_the_checks_are_all_of_the_catalogue_and_unaligned_sums() -> None:

@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,20 @@ def measure_all(variants: Iterable[Variant], architectures: Sequence[str], proce
         return [replace(done.result(), variant=variant) for done, (variant, _) in zip(waiting, jobs)]
 
 
-def compile_all(variants: Iterable[Variant], architecture: str, processes: int) -> None:
-    """`compiled` of every variant, by so many processes, for launches that come later. Raises what `compiled` raises."""
+def compile_all(variants: Sequence[Variant], architecture: str, processes: int, timeout_s: float | None = None) -> int:
+    """`compiled` of every variant, by so many processes, for launches that come later; how many were made.
+
+    Begins none after `timeout_s`. Raises what `compiled` raises.
+    """
     _require(architecture)
-    with _fresh_processes(processes) as pool:
-        for waiting in [pool.submit(_compile_named, *_sendable(variant, architecture)) for variant in variants]:
-            waiting.result()
+    with _fresh_processes(min(processes, len(variants))) as pool:
+        jobs = [pool.submit(_compile_named, *_sendable(variant, architecture)) for variant in variants]
+        made, late = wait(jobs, timeout_s, FIRST_EXCEPTION)
+        for job in late:
+            job.cancel()
+        for job in made:
+            job.result()
+    return sum(not job.cancelled() for job in jobs)
 
 
 def _fresh_processes(count: int) -> ProcessPoolExecutor:
