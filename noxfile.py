@@ -11,8 +11,10 @@ import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import nox
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 nox.needs_version = ">=2025.2.9"
@@ -23,6 +25,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 OUT = ROOT / "reports" / "out"
 LIPBENCH = ("python", "-m", "lipbench.cli")
+VERSIONS: list[dict[str, Any]] = PROJECT["tool"]["lipbench"]["versions"]
+"""of torch and triton, the oldest and the newest"""
 
 
 @nox.session
@@ -58,6 +62,25 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
+
+
+@nox.session
+@nox.parametrize("pair", [nox.param(pair, id=f"torch-{pair['torch']}-triton-{pair['triton']}") for pair in VERSIONS])
+def versions(session: nox.Session, pair: dict[str, Any]) -> None:
+    """Run the tests and `lipbench kernels` with the oldest and the newest torch and triton; arguments behind `--` go to pytest.
+
+    The pairs are those of pyproject.toml. Any build of that torch will do; one for CUDA takes several GB.
+    """
+    path = Path(session.create_tmp()) / "constraints.txt"
+    path.write_text("\n".join(without("torch", "triton", *pair["also"])) + "\n")
+    tools = [name for name in nox.project.dependency_groups(PROJECT, "tests") if not name.startswith("triton")]
+    packages = (f"torch=={pair['torch']}", *pair["also"], "--editable", ".", *tools)
+    session.install(*packages, "--constraint", str(path), env=build_constraint())
+    session.install("--no-deps", f"triton=={pair['triton']}")  # whatever triton that torch asks for
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
+    session.run(*LIPBENCH, "kernels")
 
 
 @nox.session
@@ -128,14 +151,20 @@ def missing_only(session: nox.Session) -> Path:
     listed = session.run("python", "-m", "pip", "list", "--format", "json", silent=True, stderr=subprocess.DEVNULL, log=False)
     assert isinstance(listed, str)
     installed = {canonicalize_name(package["name"]): package["version"] for package in json.loads(listed)}
-    tested = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line and not line.startswith("#")]
-    lines = [line for line in tested if canonicalize_name(line.partition("==")[0]) not in installed]
+    lines = without(*installed)
     lines += [
         f"{name}=={installed[name]}" for name in (canonicalize_name("torch"), canonicalize_name("triton")) if name in installed
     ]
     path = Path(session.create_tmp()) / "constraints.txt"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def without(*requirements: str) -> list[str]:
+    """The lines of constraints.txt but for those of these packages, which may be named with versions."""
+    names = {canonicalize_name(Requirement(one).name) for one in requirements}
+    tested = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line and not line.startswith("#")]
+    return [line for line in tested if canonicalize_name(line.partition("==")[0]) not in names]
 
 
 def new_folder() -> Path:

@@ -8,7 +8,7 @@ launches them one after another needs at least.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -107,24 +107,42 @@ def total(works: Sequence[Work]) -> Work:
     return sum(works, start=Work(0, 0, 0, 0))
 
 
-def fused_device_s(spot: HotSpot, shape: Shape, phase: str, gpu: Gpu, precision: str) -> float:
-    """Least seconds of the device for the kernels of a phase, without launches."""
+def fused_device_s(
+    spot: HotSpot, shape: Shape, phase: str, gpu: Gpu, precision: str, flops_per_s: float | None = None
+) -> float:
+    """Least seconds of the device for the kernels of a phase, without launches; at the GPU's peak or a program's ceiling."""
     programs = spot.programs(shape) if spot.programs else None
-    return math.fsum(roofline.device_s(work, gpu, precision, programs) for work in fused(spot, shape, phase))
+    works = fused(spot, shape, phase)
+    return math.fsum(roofline.device_s(work, gpu, precision, programs, flops_per_s) for work in works)
 
 
-def launches_s(works: Sequence[Work]) -> float:
-    """Seconds that are reckoned for launching."""
-    return roofline.LAUNCH_S * total(works).launches
+Ceiling = Callable[[HotSpot, Shape, str, Gpu, str], float | None]
+"""(hot spot, shape, phase, GPU, precision) → FLOPs a second that the kernels' programs can reach, None where unknown"""
 
 
-def gain(spot: HotSpot, shape: Shape, precision: str, gpu: Gpu, phases: Sequence[str] = PHASES) -> float:
-    """Predicted time of the replaced operations over that of the kernel; PyTorch has no tf32x3, so there in ieee.
+def fused_s(
+    spot: HotSpot, shape: Shape, precision: str, gpu: Gpu, phases: Sequence[str] = PHASES, ceiling: Ceiling | None = None
+) -> float:
+    """Predicted seconds of the kernels of these phases, host and gaps included."""
+    busy_s = math.fsum(
+        fused_device_s(spot, shape, phase, gpu, precision, ceiling(spot, shape, phase, gpu, precision) if ceiling else None)
+        for phase in phases
+    )
+    return roofline.elapsed_s(busy_s, total([work for phase in phases for work in fused(spot, shape, phase)]))
 
-    The operations are given the whole GPU, whatever their size.
+
+def replaced_s(spot: HotSpot, shape: Shape, precision: str, gpu: Gpu, phases: Sequence[str] = PHASES) -> float:
+    """Predicted seconds of the replaced operations; PyTorch has no tf32x3, so there in ieee.
+
+    They are given the whole GPU, whatever their size, and its peak.
     """
-    theirs = [work for phase in phases for work in replaced(spot, shape)[phase]]
-    ours = [work for phase in phases for work in fused(spot, shape, phase)]
+    works = [work for phase in phases for work in replaced(spot, shape)[phase]]
     in_place_of = "ieee" if precision == "tf32x3" else precision
-    ours_s = math.fsum(fused_device_s(spot, shape, phase, gpu, precision) for phase in phases) + launches_s(ours)
-    return math.fsum(roofline.predicted_s(work, gpu, in_place_of) for work in theirs) / ours_s
+    return roofline.elapsed_s(math.fsum(roofline.device_s(work, gpu, in_place_of) for work in works), total(works))
+
+
+def gain(
+    spot: HotSpot, shape: Shape, precision: str, gpu: Gpu, phases: Sequence[str] = PHASES, ceiling: Ceiling | None = None
+) -> float:
+    """Predicted time of the replaced operations over that of the kernel."""
+    return replaced_s(spot, shape, precision, gpu, phases) / fused_s(spot, shape, precision, gpu, phases, ceiling)

@@ -131,7 +131,7 @@ def kernels(
     arch: Annotated[Names | None, names("--arch", "Architectures, with commas.  [default: sm_80,sm_90,sm_100]")] = None,
     format: Annotated[RowsFormat, typer.Option(help="json has every figure unrounded.")] = RowsFormat.table,
 ) -> None:
-    """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one uses stack."""
+    """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one cannot ship."""
     from lipbench import kernel_report, printing
 
     rows = kernel_report.rows(arch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "kernel", "config", "precision", "shape", "architecture", "warps", "stages", "registers", "stack_bytes", "shared_bytes",
-    "spills", "ships", "sizes", "flops_per_byte", "gpu", "ridge_flops_per_byte", "bound",
+    "spills", "ships", "loop_instructions", "loop_macs", "sizes", "flops_per_byte", "gpu", "ridge_flops_per_byte", "bound",
+    "machine_tflops", "program_tflops",
 )  # fmt: skip
 LEGEND = (
     "registers and stack: per thread; shared: per program; spills: instructions that use the stack.",
     "FLOP/B: of the kernel at the sizes named; ridge: those at which that GPU's arithmetic takes as long as its memory.",
+    "loop: instructions that a warp issues for one turn of its busiest loop, and the multiply-accumulates they make.",
+    "peak: TFLOP/s of the GPU; program: the most that this loop lets it reach; empty where the code does not tell.",
 )
 
 
@@ -51,10 +54,12 @@ def _row(kernel: Kernel, found: Resources) -> tuple[object, ...]:
     sizes = ", ".join(f"{name} = {value}" for name, value in kernel.example.items())
     ridge = gpu.ridge(variant.precision) if gpu else None
     bound = roofline.bound(work, gpu, variant.precision) if gpu else None
+    program = gpu.program_flops_per_s(variant.precision, found.loop_instructions, found.loop_macs) if gpu else None
     return (
         kernel.name, variant.config, variant.precision, variant.shape, found.architecture, variant.warps, variant.stages,
-        found.registers, found.stack_bytes, found.shared_bytes, found.spills, found.ships, sizes, work.intensity,
-        gpu.name if gpu else None, ridge, bound,
+        found.registers, found.stack_bytes, found.shared_bytes, found.spills, found.ships, found.loop_instructions,
+        found.loop_macs, sizes, work.intensity, gpu.name if gpu else None, ridge, bound,
+        gpu.flops_per_s(variant.precision) / 1e12 if gpu else None, program / 1e12 if program else None,
     )  # fmt: skip
 
 
@@ -63,10 +68,13 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     table = frame.drop(columns=["sizes", "ships"])
     table["shape"] = table["shape"].replace("", "any")
     table["flops_per_byte"] = [_rounded(value) for value in table["flops_per_byte"]]
-    table["ridge_flops_per_byte"] = [_rounded(value) for value in table["ridge_flops_per_byte"]]
+    for column in ("ridge_flops_per_byte", "machine_tflops", "program_tflops"):
+        table[column] = [_rounded(value) for value in table[column]]
+    table["loop_instructions"] = [f"{row.loop_instructions}: {row.loop_macs}" for row in table.itertuples()]
     table["gpu"], table["bound"] = table["gpu"].fillna(""), table["bound"].fillna("")
-    return table.rename(columns={
-        "stack_bytes": "stack B", "shared_bytes": "shared B", "flops_per_byte": "FLOP/B", "ridge_flops_per_byte": "ridge",
+    return table.drop(columns="loop_macs").rename(columns={
+        "loop_instructions": "loop", "machine_tflops": "peak", "program_tflops": "program", "stack_bytes": "stack B",
+        "shared_bytes": "shared B", "flops_per_byte": "FLOP/B", "ridge_flops_per_byte": "ridge",
     })  # fmt: skip
 
 
@@ -75,14 +83,35 @@ def _rounded(value: float) -> str:
 
 
 def remarks(frame: pd.DataFrame) -> Iterator[str]:
-    """Lines below the table: the sizes of each kernel's example, and what does not ship."""
+    """Lines below the table: the sizes of each kernel's example, what does not ship, and what has a little stack."""
     for kernel, sizes in frame.groupby("kernel", sort=False)["sizes"].first().items():
         yield f"{kernel}: {sizes}"
     yield ""
     yield from LEGEND
+    from lipbench_kernels.resources import MOST_STACK_BYTES
+
     refused, kernels = frame[~frame["ships"]], frame["kernel"].nunique()
-    programs = f"{len(frame)} programs of {kernels} kernel{'s' if kernels > 1 else ''}"
-    yield f"{programs}; {len(refused) or 'none'} of them with a stack, or with more shared memory than there is."
-    for row in refused.itertuples():
-        place = f"{row.kernel} {row.config} {row.precision} {row.architecture}"
-        yield f"{place}: {row.stack_bytes} bytes of stack, {row.shared_bytes} shared"
+    remarked = frame[frame["ships"] & (frame["stack_bytes"] > 0)]
+    programs = f"{len(frame)} programs of {kernels} kernel{'s' if kernels > 1 else ''}, by triton {_compiler()}"
+    more = f"more than {MOST_STACK_BYTES} bytes of stack"
+    yield f"{programs}; {len(refused) or 'none'} of them with {more}, or with more shared memory than there is."
+    yield from (_place(row) for row in refused.itertuples())
+    if len(remarked):
+        most = remarked["stack_bytes"].max()
+        yield f"{len(remarked)} with a stack of up to {most} bytes, which ships: the same results, perhaps a little later."
+        yield from (_place(row) for row in remarked.itertuples())
+
+
+def _place(row: Any) -> str:
+    shape = f" {row.shape}" if row.shape else ""
+    place = f"{row.kernel} {row.config} {row.precision}{shape} {row.architecture}"
+    return f"{place}: {row.stack_bytes} bytes of stack, {row.shared_bytes} shared"
+
+
+def _compiler() -> str:
+    """The version that compiled, and whether what is said of kernels is said of it."""
+    import triton
+    from lipbench_kernels.resources import TESTED_TRITON
+
+    tested = triton.__version__ == TESTED_TRITON
+    return str(triton.__version__) if tested else f"{triton.__version__}, which is not the tested {TESTED_TRITON}"

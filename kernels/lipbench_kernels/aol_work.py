@@ -40,7 +40,7 @@ def forward(o: int, i: int, k: int, weighted: int = 0) -> Work:
     """Copy of the kernel, fused kernel, sum over the splits, sums over rows and columns and their sum."""
     padded, parts, signs = k**2 * i * _up(o, PITCH) * PITCH, splits(i, k), _signs(i, k)
     copy = _work(k**2 * o * i, padded)
-    fused = _work(padded, parts * i**2 + signs, forward_macs(o, i, k))
+    fused = _work(padded, parts * i**2 + signs, forward_macs(o, i, k), tuned=1)
     joined = _work(parts * i**2, i**2) if parts > 1 else _nothing()
     return copy + fused + joined + _rows_and_columns(i, weighted)
 
@@ -48,7 +48,7 @@ def forward(o: int, i: int, k: int, weighted: int = 0) -> Work:
 def backward(o: int, i: int, k: int, weighted: int = 0) -> Work:
     """Copy of the kernel, fused kernel, copy of its gradient; with weights their gradient, else a vector of ones."""
     kernel, padded = k**2 * o * i, k**2 * o * _up(i, PITCH) * PITCH
-    fused = _work(padded + _signs(i, k) + 2 * i, kernel, backward_macs(o, i, k))
+    fused = _work(padded + _signs(i, k) + 2 * i, kernel, backward_macs(o, i, k), tuned=1)
     weights = _rows_and_columns(i, 1) if weighted else _work(0, i)
     return _work(kernel, padded) + fused + _work(kernel, kernel) + weights
 
@@ -97,9 +97,9 @@ def _up(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def _work(read: int, written: int, macs: int = 0, launches: int = 1) -> Work:
+def _work(read: int, written: int, macs: int = 0, launches: int = 1, tuned: int = 0) -> Work:
     """Work of elements of 4 bytes read and written."""
-    return Work(macs, FLOAT_BYTES * read, FLOAT_BYTES * written, launches)
+    return Work(macs, FLOAT_BYTES * read, FLOAT_BYTES * written, launches, tuned)
 
 
 def _nothing() -> Work:

@@ -6,9 +6,11 @@ on CPU tensors in triton's interpreter, which is for checking results, never for
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +60,8 @@ class Variant:
     stages: int
     shape: str = ""
     """what the constants stand for, e.g. 'k = 3'"""
+    unaligned: tuple[str, ...] = ()
+    """pointers that need not begin at 16 bytes, as PyTorch's tensors do, but not every slice of one"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Work:
     """from the device's memory, each tensor once"""
     written_bytes: int
     launches: int = 1
+    tuned: int = 0
+    """how many of the launches are of kernels of this package, which cost the host more than PyTorch's own"""
 
     @property
     def intensity(self) -> float:
@@ -82,6 +88,7 @@ class Work:
             self.read_bytes + other.read_bytes,
             self.written_bytes + other.written_bytes,
             self.launches + other.launches,
+            self.tuned + other.tuned,
         )
 
 
@@ -100,20 +107,160 @@ class Kernel:
     """sizes at which the catalogue quotes the intensity"""
 
 
-def tuned(function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> Any:
-    """A kernel that measures its configurations once for every new value of the arguments in `key`, and keeps the fastest.
+class Tuned:
+    """A kernel that measures its configurations once for every new value of some arguments, and keeps the fastest.
 
-    In the interpreter the first configuration serves.
+    Launched as `kernel[grid](*arguments)`, as triton's own are. What was measured is kept on disk beside triton's compiled
+    programs, so that a later process on the same architecture, with the same code and the same configurations, neither
+    measures nor compiles the others; emptying that folder (TRITON_CACHE_DIR) lets a kernel choose anew. In the interpreter the
+    first configuration serves. `only` overrides all of that.
     """
-    choices = [triton.Config(dict(one.constants), num_warps=one.warps, num_stages=one.stages) for one in configs.values()]
-    return triton.autotune(choices[:1] if interpreted() else choices, key=list(key), do_bench=_brief)(function)
+
+    def __init__(self, function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> None:
+        self.name = f"{function.fn.__module__.rpartition('.')[2]}.{function.fn.__name__.lstrip('_')}"
+        self.function = function
+        """under `@triton.jit`"""
+        self.configs = dict(configs)
+        self.key = tuple(key)
+        self.choices: dict[tuple[Any, ...], str] = {}
+        """values of the arguments in `key` → name of the configuration that serves them in this process"""
+        self.tuning_s: dict[tuple[Any, ...], float] = {}
+        """the same values → seconds that this process measured and compiled for them; 0 where it had nothing to do"""
+        self._measured_s = 0.0
+        names = list(function.arg_names)
+        self._places = [(names.index(argument), argument) for argument in self.key]
+        self._options = {
+            name: {**one.constants, "num_warps": one.warps, "num_stages": one.stages} for name, one in configs.items()
+        }
+        measured = [triton.Config(dict(one.constants), num_warps=one.warps, num_stages=one.stages) for one in configs.values()]
+        self._autotuner = triton.autotune(measured, key=list(key), do_bench=self._brief, cache_results=True)(function)
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        """The launch over a grid, which may depend on the configuration's constants."""
+        return partial(self._launch, grid)
+
+    def _launch(self, grid: Any, *arguments: Any, **named: Any) -> None:
+        forced = self._forced() if _OVERRIDES else None
+        if forced is not None:
+            self.function[grid](*arguments, **named, **self._options[forced])
+            return
+        values = tuple(arguments[place] if place < len(arguments) else named[name] for place, name in self._places)
+        chosen = self.choices.get(values)
+        if chosen is None:
+            self._choose(values, grid, arguments, named)
+        else:  # past triton's tuner, which would look at every argument again
+            self.function[grid](*arguments, **named, **self._options[chosen])
+
+    def _choose(self, values: tuple[Any, ...], grid: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """The first launch with these values."""
+        before, chosen = self._measured_s, next(iter(self.configs))
+        if interpreted() or len(self.configs) == 1:
+            self.function[grid](*arguments, **named, **self._options[chosen])
+        else:
+            self._autotuner[grid](*arguments, **named)
+            chosen = self._name_of(self._autotuner.best_config)
+        self.choices[values] = chosen
+        self.tuning_s[values] = self._measured_s - before
+
+    def _name_of(self, best: Any) -> str:
+        found = {**best.kwargs, "num_warps": best.num_warps, "num_stages": best.num_stages}
+        return next(name for name, options in self._options.items() if options == found)
+
+    def _forced(self) -> str | None:
+        """The configuration that `only` or `turn` asks for, None where they leave it to the kernel."""
+        choose, launched = _OVERRIDES[-1]
+        config = choose(self)
+        if config is not None and config not in self.configs:
+            raise ValueError(f"{self.name} has no such configuration: got {config!r}; choose from {', '.join(self.configs)}")
+        if config is not None:
+            launched.add((self.name, config))
+        return config
+
+    def _brief(self, call: Callable[[], object], quantiles: Sequence[float]) -> Any:
+        """Milliseconds of a call: enough to choose by. The first call compiles."""
+        from triton.testing import do_bench
+
+        start = time.perf_counter()
+        try:
+            return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+        finally:
+            self._measured_s += time.perf_counter() - start
+
+    def described(self, values: tuple[Any, ...]) -> str:
+        """The kernel with the values that it was tuned for: 'soc_convolution.step(channels=64, K=3, …)'."""
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in zip(self.key, values))})"
 
 
-def _brief(call: Callable[[], object], quantiles: Sequence[float]) -> Any:
-    """Milliseconds of a call: enough to choose by, since every new size is tuned in every process."""
-    from triton.testing import do_bench
+_TUNED: list[Tuned] = []
+"""those of all modules that this process has imported, in order: what was chosen is a fact of the process"""
+_OVERRIDES: list[tuple[Callable[[Tuned], str | None], set[tuple[str, str]]]] = []
+"""what `only` and `turn` ask for, the last of which counts. Of the process, not of a thread: PyTorch runs backward passes in
+threads of its own"""
 
-    return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+
+def tuned(function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> Tuned:
+    """The function under `@triton.jit` as a kernel that chooses among configurations, anew for new values of `key`."""
+    kernel = Tuned(function, configs, key)
+    _TUNED.append(kernel)
+    return kernel
+
+
+def configurations() -> dict[str, tuple[str, ...]]:
+    """Kernel, by `Tuned.name` → the names of the configurations that it has in this process, for any of its sizes."""
+    found: dict[str, dict[str, None]] = {}
+    for one in _TUNED:
+        found.setdefault(one.name, {}).update(dict.fromkeys(one.configs))
+    return {name: tuple(configs) for name, configs in found.items()}
+
+
+def chosen() -> dict[str, str]:
+    """Every choice of a configuration that serves in this process: kernel and the values it was tuned for → name.
+
+    Such as {'aol_bound.correlate(outputs=64, inputs=64, K=3, PRECISION=ieee)': 'medium'}. Empty before the first launch.
+    Launches inside `only` choose nothing. Reading it touches no device.
+    """
+    return {one.described(values): name for one in _TUNED for values, name in one.choices.items()}
+
+
+def tuning_s() -> dict[str, float]:
+    """The keys of `chosen` → seconds that this process spent measuring and compiling to choose; 0 where it found the choice on
+    disk, had one configuration, or interprets."""
+    return {one.described(values): taken for one in _TUNED for values, taken in one.tuning_s.items()}
+
+
+@contextmanager
+def only(configs: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
+    """Let kernels, by `Tuned.name`, use the named configuration: `only({'aol_bound.spread': 'narrow'})`. Others choose.
+
+    Yields the (kernel, configuration) pairs that are launched so. Holds for the whole process. Raises `ValueError` for a kernel
+    that is not imported; where a kernel has no such configuration, its launch raises it.
+    """
+    known = {one.name for one in _TUNED}
+    for name in configs:
+        if name not in known:
+            raise ValueError(f"no tuned kernel of that name: got {name!r}; choose from {', '.join(sorted(known))}")
+    with _override(lambda kernel: configs.get(kernel.name)) as launched:
+        yield launched
+
+
+@contextmanager
+def turn(number: int) -> Iterator[set[tuple[str, str]]]:
+    """Let every kernel use its configuration of that number, counted round; turns 0, 1, … pass through all of them.
+
+    Yields the (kernel, configuration) pairs that are launched. Holds for the whole process.
+    """
+    with _override(lambda kernel: tuple(kernel.configs)[number % len(kernel.configs)]) as launched:
+        yield launched
+
+
+@contextmanager
+def _override(choose: Callable[[Tuned], str | None]) -> Iterator[set[tuple[str, str]]]:
+    launched: set[tuple[str, str]] = set()
+    _OVERRIDES.append((choose, launched))
+    try:
+        yield launched
+    finally:
+        _OVERRIDES.pop()
 
 
 def require_precision(name: str, precision: str) -> None:

@@ -2,7 +2,8 @@
 
 Registers, stack and static shared memory are read from the cubin by `cuobjdump`, which triton's wheel brings along; the shared
 memory that a launch asks for is triton's own figure. Threads whose values do not fit their registers keep them on a stack in
-the device's memory: that is what no variant that ships may do.
+the device's memory. A few registers' worth is a remark, since compilers of other versions differ by that much; a stack that an
+accumulator has gone to is a failure (`MOST_STACK_BYTES`). How fast the program's busiest loop can be issued: `machine_code`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from lipbench_kernels import machine_code
 from lipbench_kernels.launching import Variant, interpreted
 
 MOST_SHARED_BYTES = {
@@ -44,6 +46,14 @@ class CannotCompileError(RuntimeError):
     """Nothing can be compiled in this process, or the result cannot be read; its text is one line: what, got, do."""
 
 
+MOST_STACK_BYTES = 32
+"""per thread, of a variant that ships: eight values of the 64 to 255 that a thread holds. Triton 3.6.0 and 3.9.0 leave 8 to 24
+bytes in a few programs in which 3.7.1 leaves none: addresses that are spilled before a loop and read after it. An accumulator
+that did not fit took 100 bytes and more, and is read and written in every turn of the loop."""
+TESTED_TRITON = "3.7.1"
+"""whose code is held to having no stack at all; as in constraints.txt"""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one program of a compiled variant takes."""
@@ -58,6 +68,10 @@ class Resources:
     """per program"""
     spills: int
     """instructions that write to the stack or read from it"""
+    loop_instructions: int = 0
+    """that a warp issues for one turn of its busiest loop; 0 where the products are not found in a loop"""
+    loop_macs: int = 0
+    """multiply-accumulates of a warp in that turn, as its instructions say: three for one of tf32x3"""
 
     @property
     def fits(self) -> bool:
@@ -66,8 +80,8 @@ class Resources:
 
     @property
     def ships(self) -> bool:
-        """Whether the variant may be used on the architecture: it fits, and uses no stack."""
-        return self.fits and self.stack_bytes == 0
+        """Whether the variant may be used on the architecture: it fits, and uses next to no stack."""
+        return self.fits and self.stack_bytes <= MOST_STACK_BYTES
 
 
 @dataclass(frozen=True)
@@ -80,24 +94,37 @@ class Usage:
     """fixed when compiled; from sm_90 on, what the system keeps for itself"""
 
 
+def compiled(variant: Variant, architecture: str) -> Any:
+    """Triton's compiled kernel of a variant for an architecture such as 'sm_90'. Needs no GPU; triton's cache keeps it.
+
+    A launch of the same variant on that architecture finds it there: sizes are no part of a program, and pointers begin at
+    multiples of 16 bytes but for those that `Variant.unaligned` names. Raises `CannotCompileError` as `measure` does.
+    """
+    _require(architecture)
+    return triton.compile(
+        ASTSource(variant.function, dict(variant.signature), dict(variant.constants), _alignments(variant)),
+        target=GPUTarget("cuda", int(architecture.removeprefix("sm_")), WARP_THREADS),
+        options={"num_warps": variant.warps, "num_stages": variant.stages},
+    )
+
+
 def measure(variant: Variant, architecture: str) -> Resources:
     """Compile a variant for an architecture such as 'sm_90' and read what it takes. Needs no GPU.
 
     Raises `CannotCompileError` for an architecture that is not known, in interpreter mode, and where cuobjdump is missing.
     """
-    _require(architecture)
-    compiled = triton.compile(
-        ASTSource(variant.function, dict(variant.signature), dict(variant.constants), _alignments(variant)),
-        target=GPUTarget("cuda", int(architecture.removeprefix("sm_")), WARP_THREADS),
-        options={"num_warps": variant.warps, "num_stages": variant.stages},
-    )
+    program = compiled(variant, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
+        cubin.write_bytes(program.asm["cubin"])
         usage = parse_usage(_cuobjdump("--dump-resource-usage", cubin))
-        spills = count_spills(_cuobjdump("--dump-sass", cubin)) if usage.stack_bytes else 0
-    shared_bytes = usage.shared_bytes + int(compiled.metadata.shared)
-    return Resources(variant, architecture, usage.registers, usage.stack_bytes, shared_bytes, spills)
+        code = _cuobjdump("--dump-sass", cubin)
+    shared_bytes = usage.shared_bytes + int(program.metadata.shared)
+    loop = machine_code.busiest_loop(code)
+    return Resources(
+        variant, architecture, usage.registers, usage.stack_bytes, shared_bytes, machine_code.count_spills(code),
+        loop.instructions, loop.macs,
+    )  # fmt: skip
 
 
 def measure_all(variants: Iterable[Variant], architectures: Sequence[str], processes: int) -> list[Resources]:
@@ -110,10 +137,30 @@ def measure_all(variants: Iterable[Variant], architectures: Sequence[str], proce
     jobs = [(variant, architecture) for variant in variants for architecture in architectures]
     if processes == 1 or len(jobs) < 2:
         return [measure(*job) for job in jobs]
-    # Fresh processes: one that was forked from a process with torch's threads may hang.
-    with ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    with _fresh_processes(min(processes, len(jobs))) as pool:
         waiting = [pool.submit(_measure_named, *_sendable(*job)) for job in jobs]
         return [replace(done.result(), variant=variant) for done, (variant, _) in zip(waiting, jobs)]
+
+
+def compile_all(variants: Sequence[Variant], architecture: str, processes: int, timeout_s: float | None = None) -> int:
+    """`compiled` of every variant, by so many processes, for launches that come later; how many were made.
+
+    Begins none after `timeout_s`. Raises what `compiled` raises.
+    """
+    _require(architecture)
+    with _fresh_processes(min(processes, len(variants))) as pool:
+        jobs = [pool.submit(_compile_named, *_sendable(variant, architecture)) for variant in variants]
+        made, late = wait(jobs, timeout_s, FIRST_EXCEPTION)
+        for job in late:
+            job.cancel()
+        for job in made:
+            job.result()
+    return sum(not job.cancelled() for job in jobs)
+
+
+def _fresh_processes(count: int) -> ProcessPoolExecutor:
+    """Not forked: a fork of a process with torch's threads may hang."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
 def _sendable(variant: Variant, architecture: str) -> tuple[Variant, str, str, str]:
@@ -123,17 +170,32 @@ def _sendable(variant: Variant, architecture: str) -> tuple[Variant, str, str, s
 
 
 def _measure_named(variant: Variant, module: str, name: str, architecture: str) -> Resources:
-    function: Any = getattr(importlib.import_module(module), name)
-    while not isinstance(function, triton.JITFunction):  # autotuned under the same name
-        function = function.fn
-    found = measure(replace(variant, function=function), architecture)
+    found = measure(_with_function(variant, module, name), architecture)
     return replace(found, variant=variant)
 
 
+def _compile_named(variant: Variant, module: str, name: str, architecture: str) -> None:
+    compiled(_with_function(variant, module, name), architecture)
+
+
+def _with_function(variant: Variant, module: str, name: str) -> Variant:
+    return replace(variant, function=getattr(importlib.import_module(module), name))
+
+
 def _alignments(variant: Variant) -> dict[tuple[int], list[list[Any]]]:
-    """What a launch knows of its pointers, and so the machine code that it gets."""
-    pointers = (place for place, kind in enumerate(variant.signature.values()) if kind.startswith("*"))
-    return {(place,): [["tt.divisibility", ALIGNMENT_BYTES]] for place in pointers}
+    """What a launch knows of its arguments, as triton writes it down: the machine code that it gets hangs on it.
+
+    Constants and pointers that are not aligned have an empty entry, which makes no code but belongs to the key of the cache; of
+    constants, triton 3.6 enters texts alone.
+    """
+    texts_alone = triton.__version__.startswith("3.6.")
+    known: dict[tuple[int], list[list[Any]]] = {}
+    for place, (name, kind) in enumerate(variant.signature.items()):
+        if kind.startswith("*"):
+            known[(place,)] = [] if name in variant.unaligned else [["tt.divisibility", ALIGNMENT_BYTES]]
+        elif kind == "constexpr" and (not texts_alone or isinstance(variant.constants[name], str)):
+            known[(place,)] = []
+    return known
 
 
 def _require(architecture: str) -> None:
@@ -165,7 +227,6 @@ def _cuobjdump(option: str, cubin: Path) -> str:
 
 
 _USAGE = re.compile(r"\bREG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)\b")
-_SPILL = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(?:LDL|STL)\b", re.MULTILINE)
 
 
 def parse_usage(text: str) -> Usage:
@@ -181,8 +242,3 @@ def parse_usage(text: str) -> Usage:
         )
     registers, stack, shared, local = found[0]
     return Usage(registers, stack + local, shared)
-
-
-def count_spills(text: str) -> int:
-    """Loads from and stores to local memory in what `cuobjdump --dump-sass` printed."""
-    return len(_SPILL.findall(text))

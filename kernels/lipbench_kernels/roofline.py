@@ -12,9 +12,16 @@ from dataclasses import dataclass
 
 from lipbench_kernels.launching import Work
 
-LAUNCH_S = 5e-6
-"""seconds that one launch takes of a device that waits for the next; an assumption, no data sheet has it. Eager PyTorch needs
-about as long for one operation."""
+GAP_S = 2e-6
+"""seconds that the device idles between two launches which wait in its queue; an assumption, no data sheet has it"""
+HOST_S = 5e-6
+"""seconds that the host needs for an operation of eager PyTorch; an assumption, no data sheet has it"""
+TUNED_HOST_S = 60e-6
+"""seconds that the host needs for a tuned kernel inside a custom operator: in the middle of the 40 to 80 µs that a reader of
+the first predictions reported, not measured here"""
+SCHEDULERS = 4
+"""of a multiprocessor; each issues an instruction of a warp in a cycle (NVIDIA's whitepapers of A100, H100 and Blackwell)"""
+WARP_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class Gpu:
     tf32_flops_per_s: float
     bytes_per_s: float
     multiprocessors: int
+    lanes: int
+    """threads for which a scheduler begins a float32 multiply-add in a cycle"""
     device_name: str
     """a pattern in what PyTorch calls the device; cards with other clocks or memory have other names"""
     source: str
@@ -42,22 +51,37 @@ class Gpu:
         """FLOPs per byte from which on arithmetic, not memory, sets the time."""
         return self.flops_per_s(precision) / self.bytes_per_s
 
+    @property
+    def issues_per_s(self) -> float:
+        """Instructions of warps that all schedulers issue, at the clock of the float32 peak: 4 · 132 · 1.98 GHz for an H100."""
+        return self.float32_flops_per_s / (2 * self.lanes)
+
+    def program_flops_per_s(self, precision: str, loop_instructions: int, loop_macs: int) -> float | None:
+        """The ceiling of a program whose busiest loop has these, by `machine_code`; None where they are not known (0).
+
+        No more than the peak. A product of tf32x3 takes three of the loop's.
+        """
+        if not loop_instructions or not loop_macs:
+            return None
+        macs = loop_macs / 3 if precision == "tf32x3" else loop_macs
+        return min(self.flops_per_s(precision), 2 * macs / loop_instructions * self.issues_per_s)
+
 
 GPUS: Mapping[str, Gpu] = {
     "A100": Gpu(
-        "A100", "sm_80", 19.5e12, 156e12, 2.039e12, 108, r"A100-SXM\S*-80GB",
+        "A100", "sm_80", 19.5e12, 156e12, 2.039e12, 108, 16, r"A100-SXM\S*-80GB",
         "NVIDIA A100 Tensor Core GPU, data sheet (2021), SXM, 80 GB",
     ),
     "H100": Gpu(
-        "H100", "sm_90", 66.9e12, 494.7e12, 3.352e12, 132, r"H100 80GB HBM3",
+        "H100", "sm_90", 66.9e12, 494.7e12, 3.352e12, 132, 32, r"H100 80GB HBM3",
         "NVIDIA H100 Tensor Core GPU Architecture, whitepaper (2022), SXM5",
     ),
     "H200": Gpu(
-        "H200", "sm_90", 66.9e12, 494.7e12, 4.8e12, 132, r"\bH200$",
+        "H200", "sm_90", 66.9e12, 494.7e12, 4.8e12, 132, 32, r"\bH200$",
         "NVIDIA H200 Tensor Core GPU, data sheet (2024), SXM; arithmetic as H100",
     ),
     "B200": Gpu(
-        "B200", "sm_100", 80e12, 1100e12, 8e12, 148, r"\bB200$",
+        "B200", "sm_100", 80e12, 1100e12, 8e12, 148, 32, r"\bB200$",
         "NVIDIA Blackwell Architecture, technical brief (2024), HGX B200",
     ),
 }  # fmt: skip
@@ -73,25 +97,40 @@ def by_device_name(name: str) -> Gpu | None:
     return next((gpu for gpu in GPUS.values() if re.search(gpu.device_name, name)), None)
 
 
-def device_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None) -> float:
+def device_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None, flops_per_s: float | None = None) -> float:
     """Seconds that the device needs at least: those of the arithmetic or those of the memory, whichever are more.
 
     Fewer `programs` than the GPU has multiprocessors use no more than their share of it; None means that there are enough.
+    Arithmetic is done at the GPU's peak, or at `flops_per_s` where a program's own ceiling is known.
     """
     share = 1.0 if programs is None else min(1.0, programs / gpu.multiprocessors)
-    compute_s = 2 * work.macs / gpu.flops_per_s(precision)
+    compute_s = 2 * work.macs / (flops_per_s or gpu.flops_per_s(precision))
     return max(compute_s, (work.read_bytes + work.written_bytes) / gpu.bytes_per_s) / share
 
 
-def predicted_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None) -> float:
-    """Predicted seconds: the device's, and the launches'."""
-    return device_s(work, gpu, precision, programs) + LAUNCH_S * work.launches
+def host_s(work: Work) -> float:
+    """Seconds that the host needs to launch it all."""
+    return HOST_S * (work.launches - work.tuned) + TUNED_HOST_S * work.tuned
+
+
+def elapsed_s(device_s: float, work: Work) -> float:
+    """Seconds until it is done: the device's with the gaps between launches, or the host's, whichever are more."""
+    return max(device_s + GAP_S * work.launches, host_s(work))
+
+
+def predicted_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None, flops_per_s: float | None = None) -> float:
+    """Predicted seconds from the first launch to the last result."""
+    return elapsed_s(device_s(work, gpu, precision, programs, flops_per_s), work)
 
 
 def bound(work: Work, gpu: Gpu, precision: str) -> str:
-    """What sets the predicted time: 'launches' where they are more than half of it, else 'compute' or 'memory'."""
-    if LAUNCH_S * work.launches > device_s(work, gpu, precision):
-        return "launches"
+    """What sets the predicted time: 'host'; 'gaps' where the device idles between launches for more than half of it; else
+    'compute' or 'memory'."""
+    busy_s = device_s(work, gpu, precision)
+    if host_s(work) > busy_s + GAP_S * work.launches:
+        return "host"
+    if GAP_S * work.launches > busy_s:
+        return "gaps"
     return "compute" if work.intensity > gpu.ridge(precision) else "memory"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from triton import language as tl
 
-from lipbench_kernels.launching import PRECISIONS, Config, Variant, interpreted, tuned
+from lipbench_kernels.launching import PRECISIONS, Config, Tuned, Variant, interpreted, tuned
 
 LARGEST = 64
 """in every precision"""
@@ -48,7 +48,7 @@ def padded(matrices: Tensor, block: int) -> Tensor:
     return functional.pad(matrices, (0, block - c, 0, block - r)).contiguous()
 
 
-def tuned_by_block(function: Any, serving: Serving) -> dict[int, Any]:
+def tuned_by_block(function: Any, serving: Serving) -> dict[int, Tuned]:
     """A kernel for every side of the block, tuned over the configurations that may serve it."""
     key = ["BLOCK", "PRECISION"]
     return {block: tuned(function, {name: CONFIGS[name] for name in names}, key) for block, names in serving.items()}

@@ -16,13 +16,13 @@ def _sides(n: int, r: int, c: int) -> tuple[int, int, int]:
 def bjorck(n: int, r: int, c: int, iterations: int) -> Work:
     """Of n matrices r × c, with iterates kept for the gradient: read once, written every iterate, the result and a square."""
     matrices, squares, macs = _sides(n, r, c)
-    return Work(2 * iterations * macs, matrices, iterations * matrices + squares)
+    return Work(2 * iterations * macs, matrices, iterations * matrices + squares, tuned=1)
 
 
 def bjorck_backward(n: int, r: int, c: int, iterations: int) -> Work:
     """Reads the gradient and every iterate."""
     matrices, squares, macs = _sides(n, r, c)
-    return Work(4 * iterations * macs, (iterations + 1) * matrices, matrices + squares)
+    return Work(4 * iterations * macs, (iterations + 1) * matrices, matrices + squares, tuned=1)
 
 
 def replaced_bjorck(n: int, r: int, c: int, iterations: int) -> Work:
@@ -42,13 +42,13 @@ def replaced_bjorck_backward(n: int, r: int, c: int, iterations: int) -> Work:
 def newton(f: int, n: int, iterations: int) -> Work:
     """Of f complex matrices n × n, with iterates kept for the gradient: Y and Z of every step but the ends, Z_t and T."""
     matrices = 8 * f * n**2
-    return Work(12 * (iterations - 1) * f * n**3, matrices, 2 * iterations * matrices)
+    return Work(12 * (iterations - 1) * f * n**3, matrices, 2 * iterations * matrices, tuned=1)
 
 
 def newton_backward(f: int, n: int, iterations: int) -> Work:
     """Reads the gradient, S and every Y and Z; writes the gradient of S and the scratch."""
     matrices = 8 * f * n**2
-    return Work((28 * (iterations - 1) + 8) * f * n**3, 2 * iterations * matrices, 4 * matrices)
+    return Work((28 * (iterations - 1) + 8) * f * n**3, 2 * iterations * matrices, 4 * matrices, tuned=1)
 
 
 def replaced_newton(f: int, n: int, iterations: int) -> Work:

@@ -92,7 +92,9 @@ def _series(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
             slot = iterates + (after + slots - 1) % slots * size
             if BACKWARD:
                 tl.store(result + first + places, total, mask=exist)
-                tl.store(slot + first + places, value, mask=exist & (turn < terms - 1))
+                # G_t is read by none. Blocks are compared, since triton 3.9's interpreter widens a single truth to int8.
+                needed = turn + tl.zeros_like(pixels) < terms - 1
+                tl.store(slot + first + places, value, mask=exist & needed[None, :])
             else:
                 destination = slot
                 if turn == terms - 1:

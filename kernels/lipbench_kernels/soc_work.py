@@ -14,9 +14,9 @@ from lipbench_kernels.soc_resident import fits
 FLOAT_BYTES = 4
 
 
-def _work(convolutions: int, read: int, written: int, launches: int, *, b: int, c: int, s: int, k: int) -> Work:
+def _work(convolutions: int, read: int, written: int, launches: int, *, b: int, c: int, s: int, k: int, tuned: int = 0) -> Work:
     """Work of so many convolutions, of elements read and written."""
-    return Work(convolutions * k**2 * c * b * c * s**2, FLOAT_BYTES * read, FLOAT_BYTES * written, launches)
+    return Work(convolutions * k**2 * c * b * c * s**2, FLOAT_BYTES * read, FLOAT_BYTES * written, launches, tuned)
 
 
 def _taps(b: int, c: int, s: int, k: int) -> Work:
@@ -40,13 +40,13 @@ def _summed(terms: int, b: int, c: int, s: int, k: int) -> Work:
 def _gradient(terms: int, launches: int, b: int, c: int, s: int, k: int) -> Work:
     """The kernel's gradient of so many terms, in partial sums."""
     splits, _ = chunks(b, c, s**2, k)
-    return _work(terms, 2 * terms * b * c * s**2, terms * splits * k**2 * c**2, launches, b=b, c=c, s=s, k=k)
+    return _work(terms, 2 * terms * b * c * s**2, terms * splits * k**2 * c**2, launches, b=b, c=c, s=s, k=k, tuned=launches)
 
 
 def step(b: int, c: int, s: int, k: int) -> Work:
     """`x + (L ∗ h)/n`: h, x and the kernel in, one image out."""
     images = b * c * s**2
-    return _taps(b, c, s, k) + _work(1, 2 * images + k**2 * c**2, images, 1, b=b, c=c, s=s, k=k)
+    return _taps(b, c, s, k) + _work(1, 2 * images + k**2 * c**2, images, 1, b=b, c=c, s=s, k=k, tuned=1)
 
 
 def replaced_step(b: int, c: int, s: int, k: int) -> Work:
@@ -58,7 +58,7 @@ def replaced_step(b: int, c: int, s: int, k: int) -> Work:
 def step_backward(b: int, c: int, s: int, k: int) -> Work:
     """`∂h = (Lᵀ ∗ ∂z)/n` and `∂L = (∂z ⋆ h)/n`; x gets ∂z as it is."""
     images = b * c * s**2
-    by_h = _work(1, images + k**2 * c**2, images, 1, b=b, c=c, s=s, k=k)
+    by_h = _work(1, images + k**2 * c**2, images, 1, b=b, c=c, s=s, k=k, tuned=1)
     return _adjoint_taps(b, c, s, k) + by_h + _gradient(1, 1, b, c, s, k) + _summed(1, b, c, s, k)
 
 
@@ -75,12 +75,12 @@ def series(b: int, c: int, s: int, k: int, t: int, resident: bool | None = None)
     """The series forward, iterates kept: steps, or one launch where images are small (or `resident` says so)."""
     images, parameters = b * c * s**2, k**2 * c**2
     if fits(c, s, s) if resident is None else resident:
-        return _taps(b, c, s, k) + _work(t, images + parameters, t * images, 1, b=b, c=c, s=s, k=k)
-    first = _work(1, images + parameters, images, 1, b=b, c=c, s=s, k=k)  # h_t is x
+        return _taps(b, c, s, k) + _work(t, images + parameters, t * images, 1, b=b, c=c, s=s, k=k, tuned=1)
+    first = _work(1, images + parameters, images, 1, b=b, c=c, s=s, k=k, tuned=1)  # h_t is x
     return (
         _taps(b, c, s, k)
         + first
-        + _work(t - 1, (t - 1) * (2 * images + parameters), (t - 1) * images, t - 1, b=b, c=c, s=s, k=k)
+        + _work(t - 1, (t - 1) * (2 * images + parameters), (t - 1) * images, t - 1, b=b, c=c, s=s, k=k, tuned=t - 1)
     )
 
 
@@ -95,10 +95,10 @@ def series_backward(b: int, c: int, s: int, k: int, t: int, resident: bool | Non
     images, parameters = b * c * s**2, k**2 * c**2
     around = _adjoint_taps(b, c, s, k) + _summed(t, b, c, s, k)
     if fits(c, s, s) if resident is None else resident:
-        by_x = _work(t, images + parameters, t * images, 1, b=b, c=c, s=s, k=k)
+        by_x = _work(t, images + parameters, t * images, 1, b=b, c=c, s=s, k=k, tuned=1)
         return around + by_x + _gradient(t, min(t, 3), b, c, s, k)
     read = 2 * t * images - images + t * parameters  # G_0 and the first sum are both ∂z
-    by_x = _work(t, read, (2 * t - 1) * images, t, b=b, c=c, s=s, k=k)
+    by_x = _work(t, read, (2 * t - 1) * images, t, b=b, c=c, s=s, k=k, tuned=t)
     return around + by_x + _gradient(t, t, b, c, s, k)
 
 
