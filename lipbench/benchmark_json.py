@@ -10,7 +10,8 @@ from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.files import from_json, load_json
 from lipbench.quantities import Contention, Machine, Macs, Memory, Timing
-from lipbench.records import DAMAGED, Record, Round, Run, load_run
+from lipbench.records import DAMAGED, Run, load_run
+from lipbench.rounds import Record, Round, with_parts
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what entries say of their case as a whole"""
@@ -52,7 +53,7 @@ def from_benchmark_json(path: Path) -> Run:
         shared.setdefault(case, {}).update(parts)
     started = str(contents.get("datetime", ""))
     records = tuple(
-        Record(case, 1, (Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case]),))
+        Record(case, 1, (with_parts(Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case])),))
         for case, found in phases.items()
     )
     problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()

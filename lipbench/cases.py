@@ -160,10 +160,10 @@ PRESETS = {
         layer_shapes=((16, 16, 3), (32, 16, 3), (64, 16, 3)),
         network_sizes=(),
         batch_size=32,
-        rounds=2,
-        phase_seconds=0.5,
+        rounds=5,
+        phase_seconds=0.2,
     ),
-    "paper": Preset(layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=2, phase_seconds=1.0),
+    "paper": Preset(layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=5, phase_seconds=0.4),
 }
 
 
@@ -171,9 +171,9 @@ PRESETS = {
 class Limits:
     """How long and how large a round may grow."""
 
-    phase_seconds: float = 0.5
+    phase_seconds: float = 0.2
     """sampling time of one phase in one round"""
     timeout_s: float = 300.0
-    """wall time of one round's process"""
+    """wall time of one round, all its processes together"""
     memory_bytes: int | None = None
     """address space of one round's process; None: no limit"""

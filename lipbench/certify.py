@@ -24,8 +24,8 @@ TRAINING_STEPS, LEARNING_RATE, MOMENTUM, TRAINING_BATCH = 100, 0.05, 0.9, 8
 VARIANCE_BATCH = 16
 
 
-def certify(module: nn.Module, like: Tensor) -> Certificate:
-    """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in both modes.
+def certify(module: nn.Module, like: Tensor, training: bool = True) -> Certificate:
+    """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum by all Fourier blocks where the map is circular, by the dense Jacobian where that
     is small enough (at the size given or at a smaller image), and by Lanczos steps at the size given. Residual layers: the
@@ -38,7 +38,7 @@ def certify(module: nn.Module, like: Tensor) -> Certificate:
     with machine.exact_products():
         evaluation = find(exact.eval(), like)
         growing = _growing(exact, like) if isinstance(exact, nn.Sequential) else ()
-        return Certificate(evaluation, find(exact.train(), like), growing)
+        return Certificate(evaluation, find(exact.train(), like) if training else (), growing)
 
 
 def _exact_copy(module: nn.Module) -> nn.Module:

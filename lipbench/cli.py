@@ -18,6 +18,7 @@ from lipbench import __version__, errors
 from lipbench.options import (
     DeviceName,
     ExportFormat,
+    Freshness,
     Names,
     Numbers,
     PrecisionName,
@@ -261,10 +262,18 @@ def profile(
     memory_limit: Annotated[int | None, whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
     rounds: Annotated[int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
     phase_seconds: Annotated[float | None, seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
-    deadline: Annotated[float | None, seconds("--deadline", "Start no new round after so many seconds.")] = None,
+    deadline: Annotated[
+        float | None, seconds("--deadline", "Begin nothing after so many seconds, and cut short what runs.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.  [default: a new one in runs/]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; finished cases stay.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed cases once more.")] = False,
+    measure: Annotated[
+        Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, what is missing.  [default: all]")
+    ] = None,
+    fresh: Annotated[
+        Freshness | None, typer.Option(help="How fresh processes are made: forked, in hundredths of a second, or started.")
+    ] = None,
 ) -> None:
     """Measure methods over shapes, each case in fresh processes, and keep the records in a run directory."""
     from lipbench import profiling
@@ -275,7 +284,9 @@ def profile(
         (False, True) if compile else None,
     )  # fmt: skip
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
-    options = profiling.Options(request, str(device), limits, deadline, out, resume, retry_failed)
+    options = profiling.Options(
+        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh)
+    )
     if profiling.profile(options, command=shlex.join(["lipbench", *sys.argv[1:]])):
         raise typer.Exit(FAILED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from scipy import stats
 
 from lipbench import registry, table1
 from lipbench.cases import TRITON, Case, NetworkSpec
-from lipbench.quantities import PHASES, TRAINING_PHASES, Certificate, Memory, Timing
-from lipbench.records import Record, Run
+from lipbench.quantities import GROUPS, PHASES, TRAINING_PHASES, Certificate, Timing
+from lipbench.records import Run
+from lipbench.rounds import Part, Record
 
 _COLUMNS = {
     "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
@@ -51,7 +52,10 @@ SETTING = ["image_size", "kernel_size", "batch_size", "dtype", "precision", "dev
 
 
 def rows(run: Run) -> pd.DataFrame:
-    """One row per case and phase, in `COLUMNS`; one row with phase "" for a case that failed or has not run yet.
+    """One row per case and phase, in `COLUMNS`.
+
+    A phase that failed has its status and reason in the place of times. One row with phase "" stands for a case that failed as
+    a whole, is not 1-Lipschitz or has not run yet, and for what failed of a case beside its phases.
 
     Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
     `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
@@ -74,14 +78,32 @@ def rows(run: Run) -> pd.DataFrame:
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
     conditions = _conditions(record)
     timings = timings_by_phase(record)
-    if record.status != "ok" or not timings:
-        yield {**conditions, "phase": "", "rounds": len(record.rounds)}
+    broken = record.parts.get("certificate", Part())
+    if broken.status == "not_lipschitz" or record.is_broken or not timings:
+        ending = broken if broken.status == "not_lipschitz" else Part(record.status if record.sittings else "", record.reason)
+        yield {**conditions, "phase": "", "status": ending.status, "reason": ending.reason, "rounds": len(record.rounds)}
         return
-    for phase, found in timings.items():
-        yield {
-            **conditions, "phase": phase, **_time(found, record.case), **_memory(record, phase), **_macs(record, phase),
-            **table1.expected(record.case, phase),
-        }  # fmt: skip
+    endings = _endings(record)
+    for phase in _in_order((*timings, *(phase for phase in endings if phase))):
+        row = {**conditions, "phase": phase, **endings.get(phase, {"status": "ok", "reason": ""})}
+        if phase in timings and row["status"] == "ok":
+            row |= _time(timings[phase], record.case)
+        else:
+            row["rounds"] = len(record.rounds)
+        yield {**row, **_memory(record, phase), **_macs(record, phase), **table1.expected(record.case, phase)}
+    if "" in endings:
+        yield {**conditions, "phase": "", **endings[""], "rounds": len(record.rounds)}
+
+
+def _endings(record: Record) -> dict[str, dict[str, str]]:
+    """Phase → status and reason of what failed of a case; "" for parts that are no phases."""
+    found: dict[str, dict[str, str]] = {}
+    for name, part in record.parts.items():
+        if part.status != "ok":
+            reason = part.reason if name in GROUPS else f"{name}: {part.reason}"
+            for phase in GROUPS.get(name, ("",)):
+                found.setdefault(phase, {"status": part.status, "reason": reason})
+    return found
 
 
 def _conditions(record: Record) -> dict[str, Any]:
@@ -96,8 +118,8 @@ def _conditions(record: Record) -> dict[str, Any]:
         "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
         "precision": case.precision, "device": case.device, "threads": case.threads,
         "compiled": case.compile, "interpreted": _is_interpreted(record),
-        "status": record.status if record.rounds else "", "reason": record.reason, **_certificate(_certificate_of(record)),
-        "warnings": "\n".join(dict.fromkeys(line for one in record.rounds for line in one.warnings)), "case": case.id,
+        **_certificate(record.certificate),
+        "warnings": "\n".join(dict.fromkeys(line for one in record.sittings for line in one.warnings)), "case": case.id,
     }  # fmt: skip
 
 
@@ -105,10 +127,6 @@ def _is_interpreted(record: Record) -> bool:
     """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
     machines = [one.machine for one in record.rounds if one.machine]
     return record.case.spec.implementation == TRITON and any(one.flags.get("triton") == "interpreter" for one in machines)
-
-
-def _certificate_of(record: Record) -> Certificate | None:
-    return next((one.certificate for one in record.rounds if one.certificate), None)
 
 
 def _certificate(found: Certificate | None) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def certificates(run: Run) -> pd.DataFrame:
     """One row per case, mode and bound, in `CERTIFICATE_COLUMNS`; the first of a case and mode is the one to quote."""
     found = [
         {"case": record.case.id, "mode": mode, **asdict(bound), "growing": ", ".join(certificate.growing)}
-        for record in run.records if (certificate := _certificate_of(record))
+        for record in run.records if (certificate := record.certificate)
         for mode, bounds in (("evaluation", certificate.evaluation), ("training", certificate.training)) for bound in bounds
     ]  # fmt: skip
     return pd.DataFrame(found, columns=list(CERTIFICATE_COLUMNS))
@@ -136,9 +154,14 @@ def certificates(run: Run) -> pd.DataFrame:
 def timings_by_phase(record: Record) -> dict[str, list[Timing]]:
     """The timings of all rounds, by phase in the order of `PHASES`; phases of other names after them."""
     present = [one.phases for one in record.rounds if one.phases]
-    names = dict.fromkeys(name for phases in present for name in phases)
-    order = [*(name for name in PHASES if name in names), *(name for name in names if name not in PHASES)]
+    order = _in_order(name for phases in present for name in phases)
     return {name: [phases[name] for phases in present if name in phases] for name in order}
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Each once, those of `PHASES` first."""
+    found = dict.fromkeys(names)
+    return [*(name for name in PHASES if name in found), *(name for name in found if name not in PHASES)]
 
 
 # ------------------------------------------------------------------------------------------------------------- statistics
@@ -192,7 +215,7 @@ _HELD = (
 
 
 def _memory(record: Record, phase: str) -> dict[str, Any]:
-    memory: Memory | None = next((one.memory for one in record.rounds if one.memory), None)
+    memory = record.memory
     if memory is None:
         return {}
     found: dict[str, Any] = {name: getattr(memory, name) for name in _HELD}
@@ -216,7 +239,7 @@ def _times(value: float | None, factor: int) -> float | None:
 
 
 def _macs(record: Record, phase: str) -> dict[str, Any]:
-    macs = next((one.macs for one in record.rounds if one.macs), None)
+    macs = record.macs
     if macs is None:
         return {}
     found: dict[str, Any] = {
@@ -311,7 +334,9 @@ def _exponent_row(
     points = [
         (float(row["channels"]), float(value))
         for _, row in chosen.iterrows()
-        for value in (medians[row["case"], quantity.phase] if quantity.column == "median_s" else [row[quantity.column]])
+        for value in (
+            medians.get((row["case"], quantity.phase), []) if quantity.column == "median_s" else [row[quantity.column]]
+        )
         if pd.notna(value) and value > 0
     ]
     if not _spans(points):

@@ -86,8 +86,9 @@ class CompiledWorkload(Workload):
         try:
             yield
         finally:
-            for half, _ in self._looked_up:
+            for half, effective in self._looked_up:
                 del vars(half)["effective_parameters"]
+                effective.found = ()  # the cache holds them; what has left it takes no memory
 
 
 class _LookedUp:

@@ -148,6 +148,11 @@ def resume_without_run() -> LipbenchError:
     return LipbenchError(_message("nothing says which run to go on with", "--resume without --out", "add --out DIR"))
 
 
+def another_gpu(path: object, begun_on: str, got: str) -> LipbenchError:
+    what = f"the run {path} was begun on {begun_on}, and times of different GPUs are not to be mixed"
+    return LipbenchError(_message(what, got, "choose another --out, or go on where it was begun"))
+
+
 def resume_without_cases() -> LipbenchError:
     what = "nothing says which cases are to be added to the run"
     got = "--resume with conditions alone"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench import cases, complexity, isolate, predict, registry
+from lipbench import cases, child, complexity, isolate, predict, registry
 from lipbench.cases import Case
 from lipbench.complexity import Fitted
 from lipbench.fitting import Factor, Sum, Term
@@ -126,4 +126,4 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    isolate.serve(_answer)
+    child.serve(_answer)

@@ -1,71 +1,165 @@
-"""One case and round, one fresh process: whatever happens to it becomes a `Round`, and the program goes on.
+"""One case and round, fresh processes: whatever happens to them becomes a `Round`, and the program goes on.
 
-The parent imports no torch. Run as `python -m lipbench.isolate ANSWER PARENT`, this module is the child: it takes one question
-as JSON on stdin and writes the answer to the file ANSWER, unless the process PARENT has ended. Other modules put questions to
-children of their own by `ask` and `serve`.
+The parent imports no torch. Children are forked from a server (`forks`), which takes hundredths of a second, or started anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from lipbench import cases, errors
+from lipbench import cases, errors, failures, forks
 from lipbench.cases import Case, Limits
-from lipbench.files import load_json, write_file
-from lipbench.records import Round, round_from_dict, round_to_dict
+from lipbench.files import load_json
+from lipbench.quantities import PARTS
+from lipbench.records import round_from_dict
+from lipbench.rounds import Part, Round, summed_up
 
 STDERR_TAIL_BYTES = 8192
-REASON_CHARACTERS = 500
-OUT_OF_MEMORY_SIGNS = (
-    "can't allocate memory", "cannot allocate memory", "out of memory", "outofmemoryerror", "memoryerror", "bad_alloc",
-    "failed to map segment", "alloc_failed", "thread creation failed", "unable to allocate",
-)  # fmt: skip
-"""How PyTorch, CUDA libraries, the dynamic loader and the C++ runtime say that memory is used up."""
 SURVEY_TIMEOUT_S = 300.0
 LONGEST_WAIT_S = 1e6
 """the operating system takes no time-out of over 24 days"""
+FORK, START = "fork", "start"
+"""how a fresh process is made"""
 
 
-# ------------------------------------------------------------------------------------------------------------- the parent
+def usual_start() -> str:
+    """`FORK` where processes can be forked and ended with their parent, else `START`."""
+    return FORK if sys.platform == "linux" and hasattr(os, "fork") else START
 
 
-def run_round(case: Case, limits: Limits, first: bool) -> Round:
-    """Measure one round of a case in a fresh process. Never raises for what happens there: that is the round's status."""
-    started, clock = datetime.now(UTC), time.monotonic()
-    question = {"case": cases.to_dict(case), "limits": asdict(limits), "first": first}
-    killed_before = _killed_for_memory()
-    ending = ask("lipbench.isolate", question, limits.timeout_s, _threads(case.threads))
-    one = judge(ending, limits, _killed_for_memory() > killed_before)
-    return replace(one, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
+class Processes:
+    """Fresh processes for rounds; a context manager, since a server may wait for the next question.
 
-
-def survey(methods: Sequence[str], implementations: Sequence[str], device: str) -> str:
-    """Whether the names exist, and which device 'auto' means: 'cpu' or 'cuda'; asked in a process of its own.
-
-    Raises `LipbenchError` for a method or implementation that nobody has, a class that cannot be imported, and for 'cuda'
-    where there is none.
+    One question at a time. `renew()` has the next one answered by a process of another server.
     """
-    question = {"methods": list(methods), "implementations": list(implementations), "device": device}
-    ending = ask("lipbench.isolate", question, SURVEY_TIMEOUT_S)
-    if ending.answer is None:
-        raise errors.survey_failed(ending.reason)
-    if "error" in ending.answer:
-        raise errors.LipbenchError(ending.answer["error"])
-    return str(ending.answer["device"])
+
+    def __init__(self, fresh: str = FORK) -> None:
+        self.fresh = fresh
+        self._servers: dict[str, forks.Server] = {}
+        """by the settings of their environments"""
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.renew()
+
+    def stop(self) -> None:
+        """Have another thread's question end now, by `StoppedError`, and answer no other; to be called from any thread."""
+        self._stopped = True
+        for server in tuple(self._servers.values()):
+            server.kill()
+        for process in tuple(self._started):
+            _kill(process)
+
+    def renew(self) -> None:
+        """End all servers."""
+        while self._servers:
+            self._servers.popitem()[1].close()
+
+    def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
+        """Measure parts of a case, all in one fresh process, or, after one that died, the rest in another.
+
+        What is known to have `failed` is left out where it would be part of something else: training, of the memory taken.
+        Never raises for what happens there: each part has a status of its own.
+        """
+        started, clock = datetime.now(UTC), time.monotonic()
+        found, left = Round("ok"), tuple(parts)
+        while left:
+            remaining_s = limits.timeout_s - (time.monotonic() - clock)
+            if remaining_s <= 0:
+                late = {name: Part("timeout", _late(limits, "not begun")) for name in left}
+                found = summed_up(replace(found, parts={**found.parts, **late}))
+                break
+            bad = {*failed, *(name for name, part in found.parts.items() if part.status != "ok")}
+            question = {"case": cases.to_dict(case), "limits": asdict(limits), "parts": left, "failed": sorted(bad)}
+            killed_before = _killed_for_memory()
+            ending = self._ask(question, remaining_s, _threads(case.threads))
+            one, rest = judge(ending, limits, _killed_for_memory() > killed_before)
+            if one.machine:
+                one = replace(one, machine=replace(one.machine, flags={**one.machine.flags, "process": ending.fresh}))
+            found = _joined(found, one)
+            if not one.parts or len(rest) >= len(left):  # nothing could be begun, and nothing more would be
+                found = _without_answer(found, one, left)
+                break
+            left = rest
+        return replace(found, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
+
+    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int = 1) -> Place:
+        """Whether the names exist, and which device 'auto' means.
+
+        Raises `LipbenchError` for a method or implementation that nobody has, a class that cannot be imported, and for 'cuda'
+        where there is none.
+        """
+        question = {"methods": list(methods), "implementations": list(implementations), "device": device}
+        ending = self._ask(question, SURVEY_TIMEOUT_S, _threads(threads))
+        if ending.answer is None:
+            raise errors.survey_failed(ending.reason)
+        if "error" in ending.answer:
+            raise errors.LipbenchError(ending.answer["error"])
+        return Place(str(ending.answer["device"]), ending.answer.get("gpu"))
+
+    def _ask(self, question: dict[str, Any], timeout_s: float, settings: dict[str, str]) -> Ending:
+        """Of a forked child; of a started one where that is asked for, or where no server can be had."""
+        clock = time.monotonic()
+        if self.fresh == FORK and not self._stopped:
+            try:
+                return self._ask_server(question, timeout_s, settings)
+            except forks.ServerEndedError:
+                self.renew()
+                timeout_s = max(0.0, timeout_s - (time.monotonic() - clock))
+        if self._stopped:
+            raise StoppedError
+        ending = ask("lipbench.child", question, timeout_s, settings, self._started)
+        if self._stopped:
+            raise StoppedError
+        return ending
+
+    def _ask_server(self, question: dict[str, Any], timeout_s: float, settings: dict[str, str]) -> Ending:
+        key = json.dumps(settings, sort_keys=True)
+        clock = time.monotonic()
+        if key not in self._servers or self._servers[key].is_closed:
+            try:
+                self._servers[key] = forks.Server(settings)
+            except forks.ServerEndedError:
+                self.fresh = START  # what cannot be imported now cannot be later: started processes say why
+                raise
+        if self._stopped:
+            raise StoppedError
+        left_s = max(0.0, min(timeout_s, LONGEST_WAIT_S) - (time.monotonic() - clock))
+        with _places() as places:
+            places[1].touch()  # a child may end before it makes it
+            code, timed_out = self._servers[key].ask(question, *places, left_s)
+            return Ending(code, timed_out, _read_answer(places[0]), _tail(places[1]), FORK)
+
+
+class StoppedError(RuntimeError):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is measured."""
+
+    device: str
+    """'cpu' or 'cuda'"""
+    gpu: str | None = None
+    """its name; None on a CPU"""
 
 
 @dataclass(frozen=True)
@@ -78,12 +172,14 @@ class Ending:
     answer: dict[str, Any] | None
     stderr: str
     """its last lines"""
+    fresh: str = START
+    """how it came to be"""
 
     @property
     def reason(self) -> str:
         """How a child without an answer ended, and the last line that it said."""
         how = f"ended by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code} and no result"
-        last = _last_line(self.stderr)
+        last = failures.last_line(self.stderr)
         return f"{how}: {last}" if last else how
 
 
@@ -92,58 +188,126 @@ def _threads(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
-def ask(module: str, question: dict[str, Any], timeout_s: float, settings: Mapping[str, str] | None = None) -> Ending:
-    """Put a question to a fresh process that runs `module`, whose `__main__` calls `serve`; `settings` add to its environment.
+def ask(
+    module: str,
+    question: dict[str, Any],
+    timeout_s: float,
+    settings: Mapping[str, str] | None = None,
+    running: list[subprocess.Popen[bytes]] | None = None,
+) -> Ending:
+    """Put a question to a newly started process that runs `module`; `settings` add to its environment.
 
-    No folder is put before the installed packages (PYTHONSAFEPATH): what lies in the current one shadows nothing.
+    No folder is put before the installed packages (PYTHONSAFEPATH): what lies in the current one shadows nothing. The process
+    is in `running` while it runs.
     """
-    with tempfile.TemporaryDirectory(prefix="lipbench-") as directory, tempfile.TemporaryFile() as stderr:
-        # Read through what is open here: a layer gone wrong may empty any directory it finds.
-        answer, scratch = Path(directory, "answer.json"), Path(directory, "scratch")
-        scratch.mkdir()  # what a child leaves in its temporary folder, compiled code for one, goes when this ends
-        child = subprocess.Popen(
+    with _places() as (answer, errors_file, scratch), errors_file.open("wb") as stderr:
+        process = subprocess.Popen(
             [sys.executable, "-m", module, str(answer), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
             env={**os.environ, **(settings or {}), "PYTHONSAFEPATH": "1", "TMPDIR": str(scratch)},
         )  # fmt: skip
+        listed = [] if running is None else running
+        listed.append(process)
         timed_out = False
         try:
-            child.communicate(json.dumps(question).encode(), timeout=min(timeout_s, LONGEST_WAIT_S))
+            process.communicate(json.dumps(question).encode(), timeout=min(timeout_s, LONGEST_WAIT_S))
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            # Also what the child started itself, and also when the parent is interrupted.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
-        return Ending(child.returncode, timed_out, _read_answer(answer), stderr.read().decode(errors="replace"))
+            _kill(process)  # also what the child started itself, and also when the parent is interrupted
+            listed.remove(process)
+            process.wait()
+        return Ending(process.returncode, timed_out, _read_answer(answer), _tail(errors_file))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _places() -> Iterator[tuple[Path, Path, Path]]:
+    """Files for a child's answer and its errors, and a folder for what it leaves behind, compiled code for one.
+
+    Apart from each other, since a layer gone wrong may empty any directory that it finds.
+    """
+    with tempfile.TemporaryDirectory(prefix="lipbench-") as own, tempfile.TemporaryDirectory(prefix="lipbench-") as given:
+        scratch = Path(given, "scratch")
+        scratch.mkdir()
+        yield Path(given, "answer.json"), Path(own, "stderr"), scratch
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
-    # Written whole or not at all by `serve`; anything else that is found there was written by a layer.
+    # Written whole or not at all by the child; anything else that is found there was written by a layer.
     try:
         return load_json(path)
     except errors.LipbenchError:
         return None
 
 
-def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> Round:
-    """The status of a child, from how it ended."""
+def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> tuple[Round, tuple[str, ...]]:
+    """What a child found, the part that it died of included, and the parts that are left for another."""
+    told = _told(ending.answer)
+    if told is None:
+        failed = _death(ending, limits, killed_for_memory)
+        return Round(failed.status, failed.reason), ()
+    one, doing, left = told
+    if doing is not None:
+        one = summed_up(replace(one, parts={**one.parts, doing: _death(ending, limits, killed_for_memory)}))
+    return one, left
+
+
+def _told(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[str, ...]] | None:
+    """What `child` wrote; None for anything else, which a layer may have put in its place."""
+    if answer is None or set(answer) != {"round", "doing", "left"}:
+        return None
+    doing, left = answer["doing"], answer["left"]
+    if not (doing is None or doing in PARTS) or not isinstance(left, list) or not set(left) <= set(PARTS):
+        return None
+    with contextlib.suppress(TypeError, ValueError):
+        return round_from_dict(answer["round"]), doing, tuple(left)
+    return None
+
+
+def _death(ending: Ending, limits: Limits, killed_for_memory: bool) -> Part:
+    """Status and reason of a child that did not come to its end."""
     if ending.timed_out:
-        return Round("timeout", f"no result within {limits.timeout_s:g} s; allow more by --timeout")
-    if ending.answer is not None:
-        with contextlib.suppress(TypeError, ValueError):  # what is no round was not answered by `serve`
-            return round_from_dict(ending.answer)
+        return Part("timeout", _late(limits, "no result"))
     if ending.code == -signal.SIGKILL and killed_for_memory:
-        return Round("out_of_memory", "killed by the kernel, which had no memory left")
+        return Part("out_of_memory", "killed by the kernel, which had no memory left")
     status = "crashed" if ending.code < 0 else "raised"
-    return Round("out_of_memory" if _is_out_of_memory(ending.stderr) else status, ending.reason)
+    return Part("out_of_memory" if failures.is_out_of_memory(ending.stderr) else status, ending.reason)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
-    return lines[-1][:REASON_CHARACTERS] if lines else ""
+def _late(limits: Limits, what: str) -> str:
+    return f"{what} within {limits.timeout_s:g} s; allow more by --timeout"
+
+
+def _without_answer(found: Round, last: Round, left: Collection[str]) -> Round:
+    """A round whose `left` parts have the status of a last child, which did not get as far as any of them."""
+    if not found.parts or last.parts:
+        return found
+    return summed_up(replace(found, parts={**found.parts, **dict.fromkeys(left, Part(last.status, last.reason))}))
+
+
+def _joined(one: Round, other: Round) -> Round:
+    """What two children found of one case, each other parts; of a second, only if the first died."""
+    if not one.parts and one.status == "ok":
+        return other
+    if not other.parts and other.status != "ok":
+        return one  # the case could be built once
+    phases = {**(one.phases or {}), **(other.phases or {})}
+    return summed_up(replace(
+        one, parts={**one.parts, **other.parts}, phases=phases or None, memory=one.memory or other.memory,
+        macs=one.macs or other.macs, certificate=one.certificate or other.certificate, tuned={**one.tuned, **other.tuned},
+        warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))), machine=one.machine or other.machine,
+    ))  # fmt: skip
 
 
 def _signal_name(number: int) -> str:
@@ -151,11 +315,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _is_out_of_memory(text: str) -> bool:
-    lowered = text.lower()
-    return any(sign in lowered for sign in OUT_OF_MEMORY_SIGNS)
 
 
 def _killed_for_memory() -> int:
@@ -184,82 +343,3 @@ def _own_group_files() -> list[Path]:
         Path(f"/sys/fs/cgroup{path}/memory.events")
         for _, controllers, path in groups if controllers in ("memory", "") and path != "/"
     ]  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------------------- the child
-
-
-def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The child: answer one question and end."""
-    _end_with_parent(int(sys.argv[2]))
-    write_file(Path(sys.argv[1]), json.dumps(answer(json.load(sys.stdin))))
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    return _survey(question) if "methods" in question else round_to_dict(_measure(question))
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent dies, so that none is left to disturb a resumed run."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # before that was asked of the kernel
-        raise SystemExit("the parent has ended")
-
-
-def _measure(question: dict[str, Any]) -> Round:
-    """The round; what is raised on the way becomes its status."""
-    try:
-        case, limits = cases.from_dict(question["case"]), Limits(**question["limits"])
-        if limits.memory_bytes is not None:
-            _limit_memory(case.device, limits.memory_bytes)
-        from lipbench import measure
-
-        return measure.measure(case, limits, question["first"])
-    except errors.LipbenchError as error:
-        return Round("unsupported", str(error))
-    except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
-        text = f"{type(error).__name__}: {_last_line(str(error))}".removesuffix(": ")
-        return Round("out_of_memory" if _is_out_of_memory(f"{type(error).__name__}: {error}") else "raised", text)
-
-
-def _limit_memory(device: str, memory_bytes: int) -> None:
-    """Address space on a CPU; on a GPU, where mapped addresses say nothing, what PyTorch's allocator may hand out."""
-    if device == "cpu":
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        return
-    import torch
-
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total))
-
-
-def _survey(question: dict[str, Any]) -> dict[str, str]:
-    """`{"device": …}`, or `{"error": …}` with the line to print."""
-    import torch
-
-    from lipbench import registry
-
-    try:
-        for name in question["methods"]:
-            registry.title(name)  # raises for a name that nobody has
-        known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
-        offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
-        for implementation in question["implementations"]:
-            if implementation not in offered:
-                raise errors.unknown_choice("implementation", implementation, offered)
-        device = question["device"]
-        if device == "cuda" and not torch.cuda.is_available():
-            raise errors.no_cuda()
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        for implementation in question["implementations"]:
-            registry.check_device(implementation, device)
-    except errors.LipbenchError as error:
-        return {"error": str(error)}
-    return {"device": device}
-
-
-if __name__ == "__main__":
-    serve(_answer)

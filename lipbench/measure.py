@@ -1,36 +1,49 @@
-"""One case in this process: build it, see that it works, time it, and, once, take its memory, MACs and certificate."""
+"""One case in this process: build it, time it, take its memory, count its MACs and certify it, each part for itself."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
-from torch import Tensor
 
-from lipbench import certify, errors, registry
+from lipbench import certify, errors, failures, registry
 from lipbench.cases import TRITON, Case, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
-from lipbench.meters import machine, macs, memory
+from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import PHASES, Certificate, Machine, Timing
-from lipbench.records import Round
-from lipbench.workload import Workload
+from lipbench.quantities import EXAMINED, GROUPS, PARTS, Certificate, Machine, Timing
+from lipbench.rounds import Part, Round, summed_up
+from lipbench.workload import Group, Workload
 
+Tell = Callable[[Round, str | None, tuple[str, ...]], object]
+"""(what was found so far, the part that begins or None, the parts that wait)"""
 COMPILED_ACCURACY = {"float32": 1e-3, "float64": 1e-6}
 """largest difference of a compiled output from the uncompiled one, relative in norm, that passes without a warning"""
 
 
-def measure(case: Case, limits: Limits, first: bool) -> Round:
-    """Everything about one case that one process can tell; memory, MACs and certificate, which do not vary, only if `first`.
+def measure(
+    case: Case,
+    limits: Limits,
+    parts: Sequence[str] = PARTS,
+    tell: Tell = lambda *_: None,
+    failed: Collection[str] = (),
+) -> Round:
+    """Everything that one process can tell about a case, of the `parts` of `quantities.PARTS`; each ends for itself.
+
+    `tell` hears, before each part and at the end, what was found so far, the part that begins, and those that wait: so what is
+    known stays known if the process dies. A part that leaves the device unusable ends the round early, with the others left.
+    Groups that `failed` before are no part of the memory, and training that failed is no part of the certificate.
 
     To be called in a fresh process, with the thread counts set before torch was imported. Raises `LipbenchError` where the
-    case cannot be built here, and lets any other exception through: the caller makes a record of it.
+    case cannot be built here, and lets any other exception of building through: the caller makes a record of it.
     """
     begin, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     if case.device == "cuda" and not torch.cuda.is_available():
@@ -38,50 +51,140 @@ def measure(case: Case, limits: Limits, first: bool) -> Round:
     machine.set_precision(case.precision)
     torch.manual_seed(case.seed)
     workload = Workload.build(case, registry.build(case.spec))
-    found = _described(case)
-    broken = _not_finite(workload)
-    if broken:
-        reason = f"not finite: {', '.join(broken)}"
-        return Round("nan", reason, started=started, duration_s=time.perf_counter() - begin, machine=found)
-    with _compiled(workload) as compiled:
-        phases = time_phases(compiled or workload, limits)
-        workload.restore()
-        bytes_held = memory.measure(workload, compiled) if first else None
-        compiler_doubts = tuple(_compiler_warnings(workload, compiled)) if compiled else ()
-    workload.restore()
-    multiplications = macs.measure(workload) if first else None
-    workload.restore()
-    certificate, doubts = _certify(workload) if first else (None, ())
-    broken_promise = certify.violation(certificate) if certificate and _claims(case) else ""
-    return Round(
-        "not_lipschitz" if broken_promise else "ok",
-        broken_promise,
-        warnings=(*_warnings(case, found, phases), *compiler_doubts, *_fallbacks(workload), *doubts),
-        started=started,
-        duration_s=time.perf_counter() - begin,
-        machine=found,
-        phases=phases,
-        memory=bytes_held,
-        macs=multiplications,
-        certificate=certificate,
+    found = Round("ok", started=started, machine=_described(case))
+    with _compiled(workload, parts) as compiled:
+        sitting = _Sitting(workload, compiled, limits, frozenset(failed))
+        left = tuple(name for name in PARTS if name in parts and (name in sitting.groups or name not in GROUPS))
+        while left:
+            doing, *rest = left
+            tell(found, doing, tuple(rest))
+            found = sitting.further(found, doing, with_step="step" in rest and case.device == "cpu")
+            left = tuple(name for name in rest if name not in found.parts)
+            if not _is_usable(case.device):
+                break
+        compiler_doubts = _compiler_doubts(workload, compiled) if compiled and found.phases else ()
+    warnings = (*found.warnings, *_warnings(case, found), *compiler_doubts, *_fallbacks(workload))
+    found = replace(found, warnings=tuple(dict.fromkeys(warnings)), duration_s=time.perf_counter() - begin, tuned=_tuned(case))
+    tell(found, None, left)
+    return found
+
+
+@dataclass(frozen=True)
+class _Sitting:
+    """What is measured in this process, and what is known of it before."""
+
+    workload: Workload
+    compiled: CompiledWorkload | None
+    limits: Limits
+    failed: frozenset[str]
+    """groups that failed in other processes"""
+
+    @property
+    def running(self) -> Workload:
+        """What is timed."""
+        return self.compiled or self.workload
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {group.name: group for group in self.running.groups()}
+
+    def further(self, found: Round, part: str, with_step: bool) -> Round:
+        """A round with one part more: what it found, or why it did not.
+
+        Training `with_step` gives the training step too, from the same iterations; where that fails, it is tried without.
+        """
+        if part == "training" and with_step:
+            both = self._tried(found, ("training", "step"))
+            if both.parts["step"].status == "ok":
+                return both
+        return self._tried(found, (part,))
+
+    def _tried(self, found: Round, parts: tuple[str, ...]) -> Round:
+        try:
+            self.workload.restore()
+            gained, ending = self._measured(found, parts), Part()
+        except _NotFiniteError as error:
+            gained, ending = found, Part("nan", str(error))
+        except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+            gained, ending = found, failures.of_exception(error)
+        if ending.status != "ok":
+            _let_go(self.workload)
+        elif "certificate" in parts and gained.certificate and _claims(self.workload.case):
+            violation = certify.violation(gained.certificate)
+            ending = Part("not_lipschitz", violation) if violation else ending
+        return summed_up(replace(gained, parts={**gained.parts, **dict.fromkeys(parts, ending)}))
+
+    def _measured(self, found: Round, parts: tuple[str, ...]) -> Round:
+        part = parts[0]
+        bad = {*self.failed, *(name for name, known in found.parts.items() if known.status != "ok")}
+        if part == "memory":
+            fitting = [phase for name, phases in GROUPS.items() if name not in bad for phase in phases]
+            return replace(found, memory=memory.measure(self.workload, self.compiled, fitting))
+        if part == "macs":
+            return replace(found, macs=macs.measure(self.workload))
+        if part == "certificate":
+            certificate, doubts = _certify(self.workload, "training" not in bad)
+            return replace(found, certificate=certificate, warnings=(*found.warnings, *doubts))
+        timings = time_group(self.running, self.groups[part], self.limits, with_step="step" in parts[1:])
+        return replace(found, phases={**(found.phases or {}), **timings})
+
+
+def time_group(workload: Workload, group: Group, limits: Limits, with_step: bool = False) -> dict[str, Timing]:
+    """Time the phases of a group; of training on a CPU, `with_step`, the whole training step too.
+
+    Raises an error if something that the first calls computed is not finite.
+    """
+    case = workload.case
+
+    def check() -> None:
+        broken = [name for name, tensor in workload.results().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise _NotFiniteError(f"not finite: {', '.join(broken)}")
+
+    return time_meter.measure(
+        group.stages,
+        group.prepare,
+        check,
+        device=case.device,
+        limit_s=limits.phase_seconds,
+        threads=case.threads,
+        loop=group.loop,
+        whole=("step", workload.optimizer.step) if with_step else None,
     )
 
 
-def time_phases(workload: Workload, limits: Limits) -> dict[str, Timing]:
-    """Time every phase of a workload, each from the same weights."""
-    case = workload.case
-    timings: dict[str, Timing] = {}
-    for group in workload.groups():
-        workload.restore()
-        timings |= time_meter.measure(
-            group.stages,
-            group.prepare,
-            device=case.device,
-            limit_s=limits.phase_seconds,
-            threads=case.threads,
-            loop=group.loop,
-        )
-    return {phase: timings[phase] for phase in PHASES if phase in timings}
+class _NotFiniteError(ArithmeticError):
+    """A result is infinite or not a number."""
+
+
+def _tuned(case: Case) -> dict[str, str]:
+    """The configurations that the tuning of Triton kernels chose in this process."""
+    if case.spec.implementation != TRITON:
+        return {}
+    from lipbench_kernels import launching
+
+    return launching.chosen()
+
+
+def _let_go(workload: Workload) -> None:
+    """Free what a failed part has left behind, so that the next one has all of the memory."""
+    with contextlib.suppress(Exception):  # it calls a layer of somebody else's
+        workload.prepare_first_inference()
+    gc.collect()
+    if workload.case.device == "cuda":
+        with contextlib.suppress(RuntimeError):  # of a device that is of no use any more
+            torch.cuda.empty_cache()
+
+
+def _is_usable(device: str) -> bool:
+    """Whether the device still works in this process: after a fault in a kernel, nothing on a GPU does."""
+    if device != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _described(case: Case) -> Machine:
@@ -90,13 +193,13 @@ def _described(case: Case) -> Machine:
 
 
 @contextmanager
-def _compiled(workload: Workload) -> Iterator[CompiledWorkload | None]:
-    """The workload as `torch.compile` makes it, where its case says so.
+def _compiled(workload: Workload, parts: Sequence[str]) -> Iterator[CompiledWorkload | None]:
+    """The workload as `torch.compile` makes it, where its case says so and a part looks at it.
 
     With a cache of its own, so that compiling takes what it takes the first time. MACs and certificate are taken on what is not
     compiled: it is the same function, and a graph hides operations from counters.
     """
-    if not workload.case.compile:
+    if not workload.case.compile or {*parts} <= {*EXAMINED}:
         yield None
         return
     from torch._inductor.utils import fresh_cache
@@ -105,13 +208,20 @@ def _compiled(workload: Workload) -> Iterator[CompiledWorkload | None]:
         yield CompiledWorkload(workload)
 
 
-def _certify(workload: Workload) -> tuple[Certificate | None, tuple[str, ...]]:
-    """The certificate, and a warning where there is none: a layer may work as measured and not in float64 on one image."""
-    try:
-        return certify.certify(workload.module, workload.x), ()
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return None, (f"no certificate could be found ({reason}); let the layer run in float64 on a single image",)
+def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | None, tuple[str, ...]]:
+    """The certificate, of evaluation alone where training mode allows none, and a warning for each mode that has none.
+
+    A layer may work as measured and not in float64 on one image.
+    """
+    doubts: list[str] = []
+    for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
+        try:
+            return certify.certify(workload.module, workload.x, training), tuple(doubts)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            found = " ".join(("no certificate could be found", what)).strip()
+            doubts.append(f"{found} ({reason}); let the layer run in float64 on a single image")
+    return None, tuple(doubts[-1:])
 
 
 def _claims(case: Case) -> bool:
@@ -120,26 +230,19 @@ def _claims(case: Case) -> bool:
     return method is None or method.lipschitz
 
 
-def _not_finite(workload: Workload) -> list[str]:
-    """Names of what is infinite or not a number after a training pass and an evaluation."""
-    workload.prepare_training()
-    results: dict[str, Tensor | None] = {"output in training": workload.forward()}
-    workload.backward()
-    results["gradient of the input"] = workload.x.grad
-    for name, parameter in workload.module.named_parameters():
-        results[f"gradient of {name}"] = parameter.grad
-    broken = [name for name, tensor in results.items() if tensor is not None and not torch.isfinite(tensor).all()]
-    workload.prepare_inference()
-    if not torch.isfinite(workload.inference()).all():
-        broken.append("output in evaluation")
-    return broken
-
-
 def _fallbacks(workload: Workload) -> Iterator[str]:
     """Why layers computed without their kernel, each reason once."""
     reasons = Counter(half.fallback for half in workload.halves if isinstance(half, WithKernel) and half.fallback)
     for reason, layers in reasons.items():
         yield f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
+
+
+def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[str, ...]:
+    try:
+        return tuple(_compiler_warnings(workload, compiled))
+    except Exception as error:  # what was measured stays, though no memory is left to compare it with
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return (f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch",)
 
 
 def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[str]:
@@ -160,9 +263,12 @@ def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterat
         yield f"the compiled output differs from the uncompiled one by {difference:.1e} of its norm; do not use it"
 
 
-def _warnings(case: Case, found: Machine, phases: dict[str, Timing]) -> Iterator[str]:
+def _warnings(case: Case, found: Round) -> Iterator[str]:
     """What makes these figures doubtful, and the cure, one line each."""
-    if case.spec.implementation == TRITON and found.flags.get("triton") == "interpreter":
+    if not found.phases:
+        return
+    phases, flags = found.phases, found.machine.flags if found.machine else {}
+    if case.spec.implementation == TRITON and flags.get("triton") == "interpreter":
         yield "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
     elif case.device == "cpu" and case.precision != "ieee":
         yield f"precision {case.precision} has no effect on a CPU; compare with ieee"
@@ -174,6 +280,7 @@ def _warnings(case: Case, found: Machine, phases: dict[str, Timing]) -> Iterator
     contended = [phase for phase, timing in phases.items() if timing.contention and timing.contention.contended]
     if contended:
         yield f"others used the machine during {', '.join(contended)}; measure again when it is idle"
+    yield from gpu.clock_warnings({phase: timing.contention for phase, timing in phases.items()})
     unsettled = [phase for phase, timing in phases.items() if not timing.converged]
     if unsettled:
         yield f"the median of {', '.join(unsettled)} was not settled at the time limit; allow more seconds a phase"

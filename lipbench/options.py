@@ -56,6 +56,13 @@ class TableFormat(StrEnum):
     json = "json"
 
 
+class Freshness(StrEnum):
+    """How the fresh process of a round is made."""
+
+    fork = "fork"
+    start = "start"
+
+
 class ExportFormat(StrEnum):
     """What `export` writes."""
 

@@ -160,7 +160,7 @@ def _title(run: Run) -> str:
 
 def _machine(run: Run) -> dict[str, Any]:
     """The machine of the first round that got as far as describing it."""
-    described = (one.machine for record in run.records for one in record.rounds if one.machine)
+    described = (one.machine for record in run.records for one in record.sittings if one.machine)
     return next((asdict(machine) for machine in described), {})
 
 
@@ -170,6 +170,9 @@ def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
     several = [f"records of {len(machines)} machines are mixed: {', '.join(sorted(host for host, _ in machines))}; "
                "compare only cases of the same one"] if len(machines) > 1 else []  # fmt: skip
     begun = [f"rounds are left to run of {', '.join(run.begun)}; go on with --resume"] if run.begun else []
+    begun += (
+        [f"MACs or certificate are left to find of {', '.join(run.unexamined)}; go on with --resume"] if run.unexamined else []
+    )
     return {
         "command": run.meta.get("command", ""), "started": run.meta.get("started", ""), "machine": _machine(run),
         "limits": {**run.meta.get("limits", {}), "rounds": run.meta.get("rounds")},

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lipbench import __version__, cases, errors, isolate, progress, records, schedule
-from lipbench.cases import PRESETS, Case, Limits
+from lipbench.cases import PRESETS, TRITON, Case, Limits
 from lipbench.files import from_json, is_own_trace
+from lipbench.isolate import Place, Processes
 from lipbench.plan import Request, plan
 from lipbench.records import Run
+from lipbench.rounds import HARMLESS
+from lipbench.schedule import MEASURED, TIME, Order
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Options:
     out: Path | None = None
     resume: bool = False
     retry_failed: bool = False
+    measure: tuple[str, ...] | None = None
+    """of `schedule.MEASURED`; None: as the run that is gone on with, or all"""
+    fresh: str | None = None
+    """`isolate.FORK` or `isolate.START`; None: as usual on this system"""
 
 
 def profile(options: Options, command: str) -> bool:
@@ -45,28 +52,33 @@ def profile(options: Options, command: str) -> bool:
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     standing = _standing_run(options)
-    planned = _planned(options, standing)
-    limits, rounds = _limits(options, standing)
-    directory = options.out or _new_directory(Path("runs"))
-    meta = {
-        "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
-        "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
-        "cases": [cases.to_dict(case) for case in planned],
-    }  # fmt: skip
-    _save_meta(directory, meta, new=not options.resume)
-    try:
-        with progress.shown(planned) as show:
-            outcome = schedule.run(
-                directory, planned, rounds, limits, retry_failed=options.retry_failed, deadline=deadline, progress=show
-            )
-    except KeyboardInterrupt:
-        print(f"what was measured is stored; go on with lipbench profile --resume --out {directory}")
-        raise
+    with isolate.Processes(options.fresh or isolate.usual_start()) as processes:
+        added, place = _added(options, standing, processes)
+        planned = tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
+        limits, rounds = _limits(options, standing)
+        order = Order(
+            rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
+            ("cpu",) if place.gpu is None else ("cpu", "cuda"),
+        )  # fmt: skip
+        directory = options.out or _new_directory(Path("runs"))
+        meta = {
+            "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
+            "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
+            "measure": _all_measured(order, standing), "fresh": processes.fresh, "gpu": place.gpu,
+            "cases": [cases.to_dict(case) for case in planned],
+        }  # fmt: skip
+        _save_meta(directory, meta, new=not options.resume)
+        try:
+            with progress.shown(planned) as show:
+                outcome = schedule.run(directory, planned, order, processes, show)
+        except KeyboardInterrupt:
+            print(f"what was measured is stored; go on with lipbench profile --resume --out {directory}")
+            raise
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
     print(directory)
-    print(progress.summary(outcome.records, outcome.left, outcome.problems))
-    return bool(outcome.problems) or any(record.status not in records.HARMLESS for record in outcome.records)
+    print(progress.summary(outcome.records, outcome.left, outcome.problems, outcome.elsewhere))
+    return bool(outcome.problems) or any(record.status not in HARMLESS for record in outcome.records)
 
 
 def _standing_run(options: Options) -> Run | None:
@@ -95,22 +107,48 @@ def _is_unused(directory: Path) -> bool:
     return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
-def _planned(options: Options, standing: Run | None) -> tuple[Case, ...]:
-    """The cases of the run gone on with, and those asked for by name; devices and names are checked in a process of its own."""
+def _added(options: Options, standing: Run | None, processes: Processes) -> tuple[tuple[Case, ...], Place]:
+    """The cases asked for by name, and where they are measured; devices and names are checked in a process of its own.
+
+    Raises `LipbenchError` for what cannot be had here, and for a run that was begun on another GPU.
+    """
     request = options.request
     as_it_stands = standing is not None and not request.names_cases
     if as_it_stands and request != Request():
         raise errors.resume_without_cases()
     added = () if as_it_stands else plan(request, "cpu")
     if standing is not None and as_it_stands:
-        device = "cuda" if any(case.device == "cuda" for case in standing.planned) else "cpu"
+        on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
+        device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.planned) else "cuda"
         methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
         implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
+        threads = max((case.threads for case in standing.planned), default=1)
+        if on_cpu:
+            implementations = tuple(name for name in implementations if name != TRITON)
     else:
         device, methods, implementations = options.device, request.method_names, request.implementation_names
-    device = isolate.survey(methods, implementations, device)
-    added = tuple(replace(case, device=device) for case in added)
-    return tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
+        threads = added[0].threads if added else 1
+    place = processes.survey(methods, implementations, device, threads)
+    begun_on = standing.meta.get("gpu") if standing else None
+    if place.gpu and begun_on and begun_on != place.gpu:
+        raise errors.another_gpu(options.out, begun_on, place.gpu)
+    return tuple(replace(case, device=place.device) for case in added), place
+
+
+def _measured(options: Options, standing: Run | None) -> tuple[str, ...]:
+    """What to measure: as asked, else all that the standing run was ever asked for."""
+    if options.measure is not None:
+        unknown = [name for name in options.measure if name not in MEASURED]
+        if unknown:
+            raise errors.unknown_choice("thing to measure", unknown[0], MEASURED)
+        return options.measure
+    return tuple(standing.meta.get("measure", MEASURED)) if standing else MEASURED
+
+
+def _all_measured(order: Order, standing: Run | None) -> list[str]:
+    """What the run was ever asked for, in the order of `MEASURED`."""
+    ever = {*order.measure, *(standing.meta.get("measure", ()) if standing else ())}
+    return [name for name in MEASURED if name in ever]
 
 
 def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
@@ -122,8 +160,10 @@ def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
     try:
         if standing is not None:
             values |= asdict(from_json(Limits, standing.meta.get("limits", {})))
-            rounds = int(standing.meta.get("rounds", rounds))
+            rounds = int(standing.meta.get("rounds", rounds)) or rounds  # 0 of one that was not to be timed
         rounds = asked.pop("rounds", rounds)
+        if TIME not in _measured(options, standing) and standing is None:
+            rounds = 0
         return Limits(**values | asked), rounds
     except (TypeError, ValueError) as error:
         raise errors.unreadable_run(options.out, f"run.json: {error}") from error

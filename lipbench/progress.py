@@ -7,9 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from lipbench import records
 from lipbench.cases import Case
-from lipbench.records import Record
+from lipbench.rounds import STATUSES, Record
 from lipbench.schedule import Progress
 
 REFRESHES_PER_SECOND = 1
@@ -35,20 +34,27 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
     with bar:
         task = bar.add_task("", failed=0)
 
-        def show(done: int, total: int, case: Case, number: int, failed: int) -> None:
-            text = f"case {places[case]}/{len(cases)}, round {number + 1}: {case.spec.slug}"
+        def show(done: int, total: int, case: Case, what: str, failed: int) -> None:
+            text = f"case {places[case]}/{len(cases)}, {what}: {case.spec.slug}"
             bar.update(task, description=text, completed=done, total=total, failed=failed)
 
         yield show
 
 
-def summary(found: Sequence[Record], left: int, problems: Sequence[str] = ()) -> str:
-    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left."""
-    counts = Counter(record.status for record in found if record.rounds)
-    counted = ", ".join(f"{counts[status]} {status}" for status in records.STATUSES if counts[status])
+def summary(found: Sequence[Record], left: int, problems: Sequence[str] = (), elsewhere: int = 0) -> str:
+    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left.
+
+    `left` is what the deadline left, `elsewhere` what needs a GPU that is not here.
+    """
+    counts = Counter(record.status for record in found if record.sittings)
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
     lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
     lines += [f"  left alone: {problem}" for problem in problems]
     if left:
         lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; go on with --resume")
+    if elsewhere:
+        lines.append(
+            f"{elsewhere} left that {'needs' if elsewhere == 1 else 'need'} a GPU; go on with --resume where there is one"
+        )
     return "\n".join(lines)

@@ -8,6 +8,15 @@ TRAINING_PHASES = ("forward", "backward", "step")
 PHASES = ("forward", "backward", "step", "parametrize", "inference", "first_inference")
 """forward: training mode, graph kept · backward · step: forward, backward and SGD update · parametrize: the parameter half
 alone · inference: evaluation mode, cache warm · first_inference: cache cold."""
+GROUPS = {
+    "training": ("forward", "backward"), "step": ("step",), "parametrize": ("parametrize",), "inference": ("inference",),
+    "first_inference": ("first_inference",),
+}  # fmt: skip
+"""Phases that are timed together, by the name of their group."""
+EXAMINED = ("macs", "certificate")
+"""Parts of a measurement that no clock takes part in: they are the same in every round, and may be found elsewhere."""
+PARTS = (*GROUPS, "memory", *EXAMINED)
+"""What a case is measured for. Each part succeeds or fails on its own."""
 
 
 @dataclass(frozen=True)

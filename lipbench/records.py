@@ -17,62 +17,11 @@ from typing import Any
 from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.files import Complaint, from_json, load_json, locked, write_file
-from lipbench.quantities import Certificate, Machine, Macs, Memory, Timing
+from lipbench.quantities import EXAMINED
+from lipbench.rounds import SCHEMA, STATUSES, Record, Round, with_parts
 
-SCHEMA = 1
-
-STATUSES = (
-    "ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped", "predicted",
-)  # fmt: skip
-HARMLESS = ("ok", "skipped", "unsupported", "predicted")
-"""Statuses that do not make a run a failed one."""
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
 """What contents raise that are JSON but not what was written."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """One case in one fresh process."""
-
-    status: str
-    reason: str = ""
-    warnings: tuple[str, ...] = ()
-    started: str = ""
-    """ISO 8601, UTC"""
-    duration_s: float = 0.0
-    machine: Machine | None = None
-    phases: dict[str, Timing] | None = None
-    memory: Memory | None = None
-    """of the first round only: bytes do not vary"""
-    macs: Macs | None = None
-    """of the first round only"""
-    certificate: Certificate | None = None
-    """of the first round only"""
-
-
-@dataclass(frozen=True)
-class Record:
-    """All rounds of one case."""
-
-    case: Case
-    rounds_wanted: int
-    rounds: tuple[Round, ...] = ()
-    schema: int = SCHEMA
-
-    @property
-    def status(self) -> str:
-        """That of the first round that was not ok."""
-        return next((r.status for r in self.rounds if r.status != "ok"), "ok")
-
-    @property
-    def reason(self) -> str:
-        """Why the first round that was not ok was not."""
-        return next((r.reason for r in self.rounds if r.status != "ok"), "")
-
-    @property
-    def finished(self) -> bool:
-        """Nothing is left to run: every round was done, or one failed."""
-        return self.status != "ok" or len(self.rounds) >= self.rounds_wanted
 
 
 @dataclass(frozen=True)
@@ -95,6 +44,12 @@ class Run:
         return tuple(record.case.id for record in self.records if not record.finished)
 
     @property
+    def unexamined(self) -> tuple[str, ...]:
+        """Ids of cases whose rounds are done, and of which something else was asked for and has not run yet."""
+        wanted = [name for name in self.meta.get("measure", ()) if name in EXAMINED]
+        return tuple(record.case.id for record in self.records if record.finished and record.lacks(wanted))
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """All that is missing, one line each: what could not be read, and what has not run yet."""
         found = list(self.unreadable)
@@ -102,6 +57,9 @@ class Run:
             found.append(f"{len(self.unfinished)} of {len(self.planned)} cases have not run yet: {', '.join(self.unfinished)}")
         if self.begun:
             found.append(f"{_cases(len(self.begun))} rounds left to run: {', '.join(self.begun)}")
+        if self.unexamined:
+            what = f"{_cases(len(self.unexamined))} MACs or certificate left to find"
+            found.append(f"{what}: {', '.join(self.unexamined)}")
         return tuple(found)
 
 
@@ -112,10 +70,14 @@ def _cases(count: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
+REPLACED = ("rounds", "limits", "measure", "gpu")
+"""of `run.json`, when a run is gone on with"""
+
+
 def save_meta(directory: Path, meta: Mapping[str, Any], *, new: bool = False) -> None:
     """Write `run.json`, making the directory where it is missing, and keeping what another process has written there.
 
-    Cases planned there stay planned, before those of `meta`; of the rest, only rounds and limits are replaced. Raises
+    Cases planned there stay planned, before those of `meta`; of the rest, only `REPLACED` is. Raises
     `LipbenchError` for a `run.json` that cannot be read, and for any at all if the run is to be a `new` one.
     """
     (directory / "records").mkdir(parents=True, exist_ok=True)
@@ -125,7 +87,7 @@ def save_meta(directory: Path, meta: Mapping[str, Any], *, new: bool = False) ->
             raise errors.run_exists(directory)
         standing, planned = _load_meta(directory) if there else ({}, ())
         planned = tuple(dict.fromkeys((*planned, *_planned_cases(meta))))
-        asked: dict[str, Any] = {name: meta[name] for name in ("rounds", "limits") if name in meta}
+        asked: dict[str, Any] = {name: meta[name] for name in REPLACED if meta.get(name) is not None}
         asked |= {"schema": SCHEMA, "cases": [cases.to_dict(case) for case in planned]}
         values = {"schema": SCHEMA, **meta, **standing, **asked}
         if values != standing:
@@ -137,22 +99,33 @@ def save(directory: Path, record: Record) -> None:
     _write_json(record_path(directory, record.case), {**asdict(record), "schema": SCHEMA, "case": cases.to_dict(record.case)})
 
 
-def add_round(directory: Path, record: Record, one: Round, dropped: Iterable[Round] = ()) -> Record:
-    """Store one more round of a record behind those that are stored already, by whomever; the record as it then is.
+def add_round(
+    directory: Path, record: Record, one: Round, dropped: Iterable[Round] = (), *, examination: bool = False
+) -> Record:
+    """Store one more round or examination of a record behind those that are stored already, by whomever; the record as it is
+    then.
 
-    `dropped` rounds are taken out. A damaged record is replaced; one that is not to be is refused with `NotOursError`.
+    `dropped` rounds and examinations are taken out. A damaged record is replaced; one that is not to be is refused with
+    `NotOursError`.
     """
+    dropped = tuple(dropped)
     with locked(directory):
-        standing = stored(directory, record.case) or record
-        merged = replace(record, rounds=(*without(standing.rounds, dropped), one))
+        standing = without(stored(directory, record.case) or record, dropped)
+        name = "examinations" if examination else "rounds"
+        sittings = {"rounds": standing.rounds, "examinations": standing.examinations}
+        merged = replace(record, **{**sittings, name: (*sittings[name], one)})  # type: ignore[arg-type]  # both are of rounds
         save(directory, merged)
     return merged
 
 
-def without(rounds: Iterable[Round], dropped: Iterable[Round]) -> tuple[Round, ...]:
-    """Rounds less those that say the same as a dropped one."""
+def without(record: Record, dropped: Iterable[Round]) -> Record:
+    """A record less the rounds and examinations that say the same as a dropped one."""
     texts = {_text(one) for one in dropped}
-    return tuple(one for one in rounds if _text(one) not in texts)
+
+    def kept(sittings: Iterable[Round]) -> tuple[Round, ...]:
+        return tuple(one for one in sittings if _text(one) not in texts)
+
+    return replace(record, rounds=kept(record.rounds), examinations=kept(record.examinations))
 
 
 def _text(one: Round) -> str:
@@ -256,7 +229,10 @@ def load_record(path: Path) -> Record:
     try:
         case = cases.from_dict(values["case"])
         rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
-        record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"])
+        examinations = tuple(round_from_dict(entry) for entry in values.get("examinations", ()))
+        if values["schema"] < 2:
+            rounds = tuple(map(with_parts, rounds))
+        record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"], examinations)
     except DAMAGED as error:
         raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
     if path.name != f"{case.id}.json":
@@ -280,6 +256,7 @@ def round_to_dict(one: Round) -> dict[str, Any]:
 def round_from_dict(values: Any) -> Round:
     """The round that `round_to_dict` wrote. Raises `ValueError` or `TypeError` on anything else."""
     one: Round = from_json(Round, values)
-    if one.status not in STATUSES:
-        raise ValueError(f"unknown status {one.status!r}")
+    for status in (one.status, *(part.status for part in one.parts.values())):
+        if status not in STATUSES:
+            raise ValueError(f"unknown status {status!r}")
     return one

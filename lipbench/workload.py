@@ -22,6 +22,8 @@ MOMENTUM = 0.9
 class Group:
     """Stages that are timed together. One iteration is `prepare()`, then each stage in order, timed by itself."""
 
+    name: str
+    """of `quantities.GROUPS`"""
     stages: dict[str, Callable[[], object]]
     prepare: Callable[[], object]
     loop: bool = False
@@ -145,15 +147,24 @@ class Workload:
     def groups(self) -> list[Group]:
         """The phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
         groups = [
-            Group({"forward": self.forward, "backward": self.backward}, self.prepare_training),
-            Group({"step": self.step}, self.prepare_training),
+            Group("training", {"forward": self.forward, "backward": self.backward}, self.prepare_training),
+            Group("step", {"step": self.step}, self.prepare_training),
         ]
         if self.has_halves:
-            groups.append(Group({"parametrize": self.parametrize}, self.prepare_training))
-        groups.append(Group({"inference": self.inference}, self.prepare_inference, loop=True))
+            groups.append(Group("parametrize", {"parametrize": self.parametrize}, self.prepare_training))
+        groups.append(Group("inference", {"inference": self.inference}, self.prepare_inference, loop=True))
         if self.has_halves:
-            groups.append(Group({"first_inference": self.first_inference}, self.prepare_first_inference))
+            groups.append(Group("first_inference", {"first_inference": self.first_inference}, self.prepare_first_inference))
         return groups
+
+    def results(self) -> dict[str, Tensor]:
+        """What the stages since the last `prepare_*()` have left: output, gradients and effective parameters, by name."""
+        mode = "training" if self.module.training else "evaluation"
+        found = {f"output in {mode}": self.output, "gradient of the input": self.x.grad}
+        found |= {f"gradient of {name}": parameter.grad for name, parameter in self.module.named_parameters()}
+        effective = [tensor for half in self.effective for tensor in half]
+        found |= {f"effective parameter {place}": tensor for place, tensor in enumerate(effective)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     # ------------------------------------------------------------------------------------------------------------ the parts
 

@@ -136,6 +136,16 @@ class Segfaults(_Signals):
     number = signal.SIGSEGV
 
 
+class SegfaultsInTraining(Plain):
+    """Works in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(600)
+        return super().forward(x)
+
+
 class Aborts(_Signals):
     number = signal.SIGABRT
 
@@ -211,6 +221,15 @@ class AllocatesInPython(Plain):
         return super().forward(x)
 
 
+class AllocatesInTraining(Plain):
+    """Asks for 4 GiB in training alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            torch.empty(2**30)
+        return super().forward(x)
+
+
 class Allocates(Plain):
     """Asks for 4 GiB and touches none of it."""
 
@@ -260,6 +279,15 @@ class Oversleeps(Plain):
     def forward(self, x: Tensor) -> Tensor:
         time.sleep(600)
         return x
+
+
+class OversleepsInTraining(Plain):
+    """Answers at once in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(600)
+        return super().forward(x)
 
 
 class Deadlocks(Plain):

@@ -9,7 +9,7 @@ from pathlib import Path
 from lipbench import cases, records
 from lipbench.cases import Case, LayerSpec
 from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
-from lipbench.records import Record, Round
+from lipbench.rounds import Record, Round, with_parts
 
 MACHINE = Machine(
     "host", "Linux 6", "a processor", 2, 2**33, "3.11.7", "2.13.0", {"torch": "2.13.0"}, None, flags={"threads": "1"}
@@ -33,7 +33,8 @@ def ok(phases: dict[str, Timing], *, first: bool = True, warnings: tuple[str, ..
         published_phases={"forward": 400, "inference": 390}, fvcore_forward=1233, fvcore_unsupported=("aten::a", "aten::b"),
     )  # fmt: skip
     held, counted, certified = (memory, macs, EXACT) if first else (None, None, None)
-    return Round("ok", "", warnings, "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
+    one = Round("ok", "", warnings, "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
+    return with_parts(one)
 
 
 EXACT = Certificate(
@@ -54,7 +55,7 @@ GROWING = Certificate(NETWORK.evaluation, NETWORK.training, ("4.0", "5.2"))
 def failed(status: str, reason: str, certificate: Certificate | None = None) -> Round:
     """A round that gave no numbers that may be used; its times, if it took any, are there all the same."""
     phases = {name: timing(1e-9) for name in ("forward", "step", "inference")}
-    return replace(ok(phases), status=status, reason=reason, certificate=certificate)
+    return with_parts(replace(ok(phases), status=status, reason=reason, certificate=certificate, parts={}))
 
 
 def save_run(directory: Path, found: Sequence[Record], planned: Sequence[Case] = ()) -> Path:

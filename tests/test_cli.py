@@ -14,7 +14,7 @@ import pytest
 import samples
 
 from lipbench import __version__, cli, printing, records, registry, schedule, table1, verifying
-from lipbench.records import Record, Round
+from lipbench.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
@@ -344,7 +344,7 @@ def test_a_damaged_run_is_read_as_far_as_it_can_be_and_its_damage_named(shell: S
 def test_a_damaged_record_is_measured_again_and_a_newer_one_left_alone(shell: Shell, saved: Path) -> None:
     damaged, newer = (records.record_path(saved, samples.case(method)) for method in ("standard", "aol"))
     damaged.write_bytes(damaged.read_bytes()[:100])
-    later = json.loads(newer.read_text()) | {"schema": records.SCHEMA + 1}
+    later = json.loads(newer.read_text()) | {"schema": SCHEMA + 1}
     newer.write_text(json.dumps(later))
     code, out, err = shell.run("profile", "--out", str(saved), "--resume", "--rounds", "1", "--phase-seconds", "0.01")
     assert (code, err) == (3, "")

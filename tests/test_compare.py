@@ -13,7 +13,8 @@ import samples
 from lipbench import compare
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.quantities import Contention, Timing
-from lipbench.records import Record, Round, Run
+from lipbench.records import Run
+from lipbench.rounds import Part, Record, Round, summed_up
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
@@ -190,6 +191,16 @@ def test_every_bound_is_a_row_the_one_to_quote_first() -> None:
 def test_theory_stands_beside_what_was_counted() -> None:
     row = only_row(samples.timing(1.0), phase="forward")
     assert (row["macs"], row["theory_macs"]) == (1234, 2 * 64 * 16 * 9)
+
+
+def test_of_a_case_that_failed_in_part_the_rest_is_there() -> None:
+    parts = {"training": Part("out_of_memory", "no more"), "inference": Part(), "macs": Part("crashed", "SIGSEGV")}
+    one = summed_up(Round("ok", phases={"inference": samples.timing(2.0)}, parts=parts))
+    frame = compare.rows(as_run(Record(samples.case("lot"), 1, (one,))))
+    assert list(frame["phase"]) == ["forward", "backward", "inference", ""]
+    assert list(frame["status"]) == ["out_of_memory", "out_of_memory", "ok", "crashed"]
+    assert list(frame["reason"]) == ["no more", "no more", "", "macs: SIGSEGV"]
+    assert list(frame["median_s"].notna()) == [False, False, True, False]
 
 
 def test_phases_come_in_their_order_and_a_case_that_failed_has_one_row() -> None:

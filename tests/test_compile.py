@@ -197,7 +197,7 @@ def test_what_makes_a_compiled_time_doubtful_is_noticed() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")  # the compiler's own
 def test_a_compiled_round_runs_code_of_its_own_and_is_certified_uncompiled() -> None:
-    found = conductor.measure(compiled_case("standard"), Limits(phase_seconds=0.02), first=True)
+    found = conductor.measure(compiled_case("standard"), Limits(phase_seconds=0.02))
     assert (found.status, found.reason) == ("ok", "")
     assert found.phases is not None
     assert tuple(found.phases) == PHASES
@@ -221,4 +221,4 @@ def test_without_a_compiler_a_compiled_case_is_unsupported(monkeypatch: pytest.M
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", absent)
     with pytest.raises(UnsupportedError, match="C\\+\\+ compiler"):
-        conductor.measure(compiled_case("standard"), Limits(phase_seconds=0.02), first=True)
+        conductor.measure(compiled_case("standard"), Limits(phase_seconds=0.02))

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lipbench import records
-from lipbench.records import Record, Run
+from lipbench import compare, printing, records
+from lipbench.records import Run
+from lipbench.rounds import STATUSES, Record
 
 HERE = Path(__file__).parent
 SIZES = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--device", "cpu",
@@ -25,7 +26,7 @@ HEADROOM_BYTES = 2**29
 PLAIN = """
 from lipbench import cases, measure
 case = cases.Case(cases.LayerSpec("faulty_layers:Plain", 2, 4), 2)
-print(measure.measure(case, cases.Limits(phase_seconds=0.01), True).status)
+print(measure.measure(case, cases.Limits(phase_seconds=0.01)).status)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")))
 """
 EXPECTED = {
@@ -45,6 +46,7 @@ EXPECTED = {
     "Destroys": ("raised", "ended with exit code 1 and no result: FileNotFoundError"),
     "Refuses": ("unsupported", "give it a million"),
     "Segfaults": ("crashed", "ended by SIGSEGV"),
+    "SegfaultsInTraining": ("crashed", "training, step: ended by SIGSEGV"),
     "Aborts": ("crashed", "ended by SIGABRT"),
     "DividesByZero": ("crashed", "ended by SIGFPE"),
     "IsKilled": ("crashed", "ended by SIGKILL"),
@@ -54,6 +56,7 @@ EXPECTED = {
     "Doubles": ("not_lipschitz", "2"),
     "IsALittleTooSteep": ("not_lipschitz", "1.001"),
     "Allocates": ("out_of_memory", "can't allocate memory"),
+    "AllocatesInTraining": ("out_of_memory", "training, step: RuntimeError: [enforce fail at alloc_cpu.cpp"),
     "AllocatesBitByBit": ("out_of_memory", "can't allocate memory"),
     "AllocatesInNumpy": ("out_of_memory", "Unable to allocate"),
     "AllocatesInPython": ("out_of_memory", "MemoryError"),
@@ -103,13 +106,37 @@ def test_every_layer_has_its_record_with_its_status_and_reason(
     assert run.problems == ()
 
 
+def test_what_does_not_fit_to_train_has_its_inference_in_record_export_and_report(
+    finished: tuple[Run, subprocess.CompletedProcess[str], Path],
+) -> None:
+    run, _, _ = finished
+    record = by_layer(run)["AllocatesInTraining"]
+    assert {name: part.status for name, part in record.parts.items()} == {
+        "training": "out_of_memory", "step": "out_of_memory", "inference": "ok", "memory": "ok", "macs": "out_of_memory",
+        "certificate": "ok",
+    }  # fmt: skip
+    rows = compare.rows(run)
+    own = rows[rows["method"] == "faulty_layers:AllocatesInTraining"].set_index("phase")
+    assert list(own.index) == ["forward", "backward", "step", "inference", ""]
+    assert list(own["status"]) == ["out_of_memory"] * 3 + ["ok", "out_of_memory"]
+    assert own["median_s"].notna().tolist() == [False, False, False, True, False]
+    assert own.loc["inference", "peak_memory_bytes"] > 0
+    assert own["certificate"].notna().all()
+    page = printing.report(run, run.path / "report.html").read_text()
+    failed = page.partition('id="failures"')[2].partition("</section>")[0]
+    assert "forward, backward, step" in failed
+    assert "can&#39;t allocate memory" in failed
+    measured = page.partition('id="failures"')[0]
+    assert "AllocatesInTraining" in measured
+
+
 def test_the_run_ends_and_says_how_each_case_did(finished: tuple[Run, subprocess.CompletedProcess[str], Path]) -> None:
     run, process, _ = finished
     assert (process.returncode, process.stderr) == (3, "")
     directory, counted, *lines = process.stdout.splitlines()
     assert directory == str(run.path)
     statuses = [status for status, _ in EXPECTED.values()]
-    present = [f"{statuses.count(status)} {status}" for status in records.STATUSES if status in statuses]
+    present = [f"{statuses.count(status)} {status}" for status in STATUSES if status in statuses]
     assert counted == f"{len(EXPECTED)} cases: {', '.join(present)}"
     failed = [record for record in run.records if record.status != "ok"]
     assert lines == [f"  {record.status}: {record.case.id}: {record.reason}" for record in failed]
@@ -117,7 +144,7 @@ def test_the_run_ends_and_says_how_each_case_did(finished: tuple[Run, subprocess
 
 def test_every_status_of_a_measurement_has_a_cause_here() -> None:
     """`skipped` needs a smaller size that ran out of memory: see the tests of the command line."""
-    assert {status for status, _ in EXPECTED.values()} == set(records.STATUSES) - {"skipped", "predicted"}
+    assert {status for status, _ in EXPECTED.values()} == set(STATUSES) - {"skipped", "predicted"}
 
 
 def test_what_a_layer_leaves_behind_is_ended(finished: tuple[Run, subprocess.CompletedProcess[str], Path]) -> None:

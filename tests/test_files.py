@@ -14,7 +14,7 @@ import samples
 
 from lipbench import cases, files, records
 from lipbench.cases import Case
-from lipbench.records import Record, Round
+from lipbench.rounds import Record, Round
 
 WRITERS, TURNS = 4, 12
 

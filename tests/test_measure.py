@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import samples
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
 from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
 from lipbench.meters import machine
-from lipbench.quantities import PHASES
+from lipbench.quantities import GROUPS, PARTS, PHASES
+from lipbench.rounds import Part, Round
 from lipbench.workload import Workload
 
 QUICK = Limits(phase_seconds=0.02)
@@ -46,7 +48,7 @@ def case(method: str, **conditions: object) -> Case:
 
 
 def test_a_first_round_has_everything() -> None:
-    found = conductor.measure(case("standard", threads=torch.get_num_threads()), QUICK, first=True)
+    found = conductor.measure(case("standard", threads=torch.get_num_threads()), QUICK)
     assert found.status == "ok"
     assert found.reason == ""
     assert found.phases is not None
@@ -67,7 +69,7 @@ def test_a_first_round_has_everything() -> None:
 
 
 def test_later_rounds_only_take_time() -> None:
-    found = conductor.measure(case("standard"), QUICK, first=False)
+    found = conductor.measure(case("standard"), QUICK, tuple(GROUPS))
     assert found.status == "ok"
     assert found.phases is not None
     assert found.memory is None
@@ -75,7 +77,7 @@ def test_later_rounds_only_take_time() -> None:
 
 
 def test_a_black_box_goes_through_the_same_meters() -> None:
-    found = conductor.measure(case(f"{__name__}:Foreign"), QUICK, first=True)
+    found = conductor.measure(case(f"{__name__}:Foreign"), QUICK)
     assert found.status == "ok"
     assert found.phases is not None
     assert set(found.phases) == {"forward", "backward", "step", "inference"}
@@ -89,15 +91,88 @@ def test_a_black_box_goes_through_the_same_meters() -> None:
     [("BreaksInEvaluation", "output in evaluation"), ("BreaksInBackward", "gradient of the input")],
 )
 def test_what_is_not_finite_is_not_measured(layer: str, reason: str) -> None:
-    found = conductor.measure(case(f"{__name__}:{layer}"), QUICK, first=True)
+    found = conductor.measure(case(f"{__name__}:{layer}"), QUICK)
     assert found.status == "nan"
     assert reason in found.reason
-    assert found.phases is None
+    bad = {name for name, part in found.parts.items() if part.status == "nan"}
+    assert bad == ({"inference"} if layer == "BreaksInEvaluation" else {"training", "step"})
+    assert found.phases is not None
+    assert set(found.phases) == {phase for name in {"training", "step", "inference"} - bad for phase in GROUPS[name]}
     assert found.machine is not None
 
 
+class IsTooLargeToTrain(Foreign):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            torch.empty(2**50)
+        return super().forward(x)
+
+
+class Interrupts(Foreign):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("layer", "status"), [("IsTooLargeToTrain", "out_of_memory"), ("Interrupts", "raised")])
+def test_each_part_fails_for_itself(layer: str, status: str) -> None:
+    found = conductor.measure(case(f"{__name__}:{layer}"), QUICK)
+    assert {name: part.status for name, part in found.parts.items()} == {
+        "training": status, "step": status, "inference": "ok", "memory": "ok", "macs": status, "certificate": "ok",
+    }  # fmt: skip
+    assert found.status == status
+    assert found.reason.startswith("training, step, macs: ")
+    assert found.phases is not None
+    assert set(found.phases) == {"inference"}
+    assert found.memory is not None
+    assert set(found.memory.peaks) == {"inference"}
+    assert found.certificate is not None
+
+
+def test_the_step_is_taken_from_the_iterations_of_training_where_it_can_be() -> None:
+    found = conductor.measure(case("standard"), QUICK, ("training", "step"))
+    assert found.phases is not None
+    assert found.phases["step"].warmup_s == found.phases["forward"].warmup_s
+    steps = zip(found.phases["step"].samples_s, found.phases["forward"].samples_s, found.phases["backward"].samples_s)
+    assert all(step > forward + backward for step, forward, backward in steps)
+    alone = conductor.measure(case("standard"), QUICK, ("step",))
+    assert alone.phases is not None
+    assert set(alone.phases) == {"step"}
+
+
+def test_training_is_measured_though_no_step_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: torch.optim.SGD) -> None:
+        raise torch.OutOfMemoryError("no room for momenta")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", full)
+    found = conductor.measure(case("standard"), QUICK, ("training", "step", "inference"))
+    assert {name: part.status for name, part in found.parts.items()} == {
+        "training": "ok", "step": "out_of_memory", "inference": "ok",
+    }  # fmt: skip
+    assert found.phases is not None
+    assert set(found.phases) == {"forward", "backward", "inference"}
+
+
+def test_what_is_known_is_told_before_each_part() -> None:
+    heard: list[tuple[Round, str | None, tuple[str, ...]]] = []
+    found = conductor.measure(case("standard"), QUICK, ("macs", "inference", "memory"), lambda *told: heard.append(told))
+    assert [doing for _, doing, _ in heard] == ["inference", "memory", "macs", None]
+    assert [left for _, _, left in heard] == [("memory", "macs"), ("macs",), (), ()]
+    assert [set(one.parts) for one, _, _ in heard] == [set(), {"inference"}, {"inference", "memory"}, set(found.parts)]
+    assert heard[-1][0] == found
+
+
+def test_a_device_that_is_of_no_use_any_more_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conductor, "_is_usable", lambda device: False)
+    heard: list[tuple[str, ...]] = []
+    found = conductor.measure(case("standard"), QUICK, PARTS, lambda _, doing, left: heard.append(left))
+    assert found.parts == {"training": Part(), "step": Part()}
+    assert heard[-1] == ("parametrize", "inference", "first_inference", "memory", "macs", "certificate")
+
+
 def test_doubts_are_told() -> None:
-    found = conductor.measure(case("standard", threads=97, precision="tf32"), QUICK, first=False)
+    found = conductor.measure(case("standard", threads=97, precision="tf32"), QUICK, tuple(GROUPS))
     assert any("97" in warning for warning in found.warnings)
     assert any("tf32" in warning for warning in found.warnings)
     assert found.machine is not None
@@ -107,14 +182,14 @@ def test_doubts_are_told() -> None:
 def test_a_gpu_that_is_not_there_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LipbenchError, match="CUDA"):
-        conductor.measure(case("standard", device="cuda"), QUICK, first=True)
+        conductor.measure(case("standard", device="cuda"), QUICK)
 
 
 @pytest.mark.parametrize(("method", "image_size", "kernel_size"), [("cayley", 3, 5), ("aol", 2, 7)])
 def test_a_kernel_too_large_for_the_image_is_unsupported(method: str, image_size: int, kernel_size: int) -> None:
     too_large_a_kernel = Case(LayerSpec(method, 4, image_size, kernel_size), batch_size=2)
     with pytest.raises(UnsupportedError, match="larger image"):
-        conductor.measure(too_large_a_kernel, QUICK, first=True)
+        conductor.measure(too_large_a_kernel, QUICK)
 
 
 # ----------------------------------------------------------------------------------------------------------------- workload
@@ -241,5 +316,5 @@ def test_an_interpreted_round_says_so(monkeypatch: pytest.MonkeyPatch, implement
     found = machine.describe("cpu", 1)
     assert found.flags["triton"] == "interpreter"
     it = Case(LayerSpec("aol", 4, 6, implementation=implementation), 2, threads=torch.get_num_threads())
-    warnings = list(conductor._warnings(it, found, {}))
+    warnings = list(conductor._warnings(it, Round("ok", machine=found, phases={"forward": samples.timing(1.0)})))
     assert any(warning.startswith("interpreted, not a timing") for warning in warnings) == said

@@ -9,7 +9,7 @@ import pytest
 import samples
 
 from lipbench import progress
-from lipbench.records import Record, Round
+from lipbench.rounds import Record, Round
 
 
 class Terminal(io.StringIO):
@@ -26,7 +26,7 @@ def test_a_terminal_sees_the_case_and_failures_and_a_file_sees_nothing(
     monkeypatch.setattr(sys, "stderr", stream)
     cases = [samples.case(), samples.case("aol")]
     with progress.shown(cases) as show:
-        show(1, 4, cases[1], 0, 3)
+        show(1, 4, cases[1], "round 1", 3)
     shown = stream.getvalue()
     if stream.isatty():
         assert "case 2/2, round 1: aol-paper-c4" in shown

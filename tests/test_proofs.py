@@ -19,7 +19,8 @@ from lipbench_reports.tables import prepare
 from report_frames import METHODS, Page, complexity, fitted, predicted, quick, tables, troubled
 
 from lipbench import compare
-from lipbench.records import Record, Run
+from lipbench.records import Run
+from lipbench.rounds import Record
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from test_registry import entry_point
 
 from lipbench import cli, compare, measure, registry
 from lipbench.cases import Case, LayerSpec, Limits
-from lipbench.records import Record, Run
+from lipbench.records import Run
+from lipbench.rounds import Record
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +24,7 @@ def test_the_example_builds_is_measured_and_costs_what_it_says(tmp_path: Path, m
     monkeypatch.delitem(sys.modules, "scaled", raising=False)
     case = Case(LayerSpec("scaled", 4, 6), batch_size=2)
     assert type(registry.build(case.spec)).__name__ == "ScaledConv2d"
-    one = measure.measure(case, Limits(phase_seconds=0.01), True)
+    one = measure.measure(case, Limits(phase_seconds=0.01))
     assert (one.status, one.reason) == ("ok", "")
     rows = compare.rows(Run(tmp_path, {}, (Record(case, 1, (one,)),))).set_index("phase")
     for phase in ("forward", "backward", "step", "parametrize", "inference"):

@@ -17,7 +17,7 @@ from lipbench import benchmark_json, cases, compare, records
 from lipbench.cases import Case, NetworkSpec
 from lipbench.errors import LipbenchError
 from lipbench.quantities import Contention
-from lipbench.records import Record, Round
+from lipbench.rounds import SCHEMA, Record, Round
 
 TIMINGS = {"forward": samples.timing(0.001, 0.0012, 0.0011), "step": samples.timing(0.003, 0.0031, host_s=(0.004, 0.005))}
 RECORD = Record(samples.case(), 2, (samples.ok(TIMINGS, warnings=("one", "two")), samples.ok(TIMINGS, first=False)))
@@ -103,7 +103,7 @@ def test_half_written_records_are_named_and_the_others_read(tmp_path: Path, leng
         {"case": {**cases.to_dict(RECORD.case), "batch_size": 0}},
         {"case": cases.to_dict(samples.case("aol"))},
         {"schema": None},
-        {"schema": records.SCHEMA + 1},
+        {"schema": SCHEMA + 1},
     ],
 )
 def test_damaged_records_are_named_on_one_line(tmp_path: Path, damage: dict[str, object]) -> None:
@@ -148,7 +148,7 @@ def test_what_lies_among_records_and_is_none_is_named_and_not_fatal(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "plan", [None, "", '{"schema": 1, "ca', "[]", '{"cases": []}', '{"schema": 1, "cases": [{"kind": "layer"}]}',
-             '{"schema": 1, "cases": 3}', '{"schema": 1, "limits": []}', f'{{"schema": {records.SCHEMA + 1}}}'],
+             '{"schema": 1, "cases": 3}', '{"schema": 1, "limits": []}', f'{{"schema": {SCHEMA + 1}}}'],
 )  # fmt: skip
 def test_a_run_without_a_plan_is_its_records(tmp_path: Path, plan: str | None) -> None:
     run, bare = samples.save_run(tmp_path / "run", [RECORD]), samples.save_run(tmp_path / "bare", [], [RECORD.case])

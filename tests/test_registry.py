@@ -96,8 +96,9 @@ def test_kernels_need_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
 def test_the_survey_refuses_kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="kernels need triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(errors.LipbenchError, match="implementation triton needs a CUDA device"):
-        isolate.survey(["aol"], ["paper", TRITON], "cpu")
+    needs = pytest.raises(errors.LipbenchError, match="implementation triton needs a CUDA device")
+    with isolate.Processes() as processes, needs:
+        processes.survey(["aol"], ["paper", TRITON], "cpu")
 
 
 def test_without_triton_its_implementation_is_refused_and_paper_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,34 @@ def test_slow_calls_get_five_samples(clock: Clock) -> None:
     assert not found.converged
 
 
+def test_slow_calls_are_not_repeated_to_warm_up(clock: Clock) -> None:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        clock.spend(1.5 * meter.SLOW_S)
+
+    meter.measure({"a": call}, nothing, device="cpu", limit_s=100 * meter.SLOW_S, threads=1, watch=clock.watch)
+    assert calls == 1 + 1 + 10  # first, warm-up, and as many samples as settle
+    calls = 0
+    meter.measure({"a": call}, nothing, device="cpu", limit_s=meter.SLOW_S, threads=1, watch=clock.watch)
+    assert calls == 1 + 1 + 5
+
+
+def test_what_the_first_calls_computed_is_checked_before_anything_is_timed(clock: Clock) -> None:
+    trace: list[str] = []
+
+    def check() -> None:
+        trace.append("check")
+        raise ArithmeticError("not finite")
+
+    group = {"a": lambda: trace.append("a"), "b": lambda: trace.append("b")}
+    with pytest.raises(ArithmeticError):
+        meter.measure(group, nothing, check, device="cpu", limit_s=1, threads=1, watch=clock.watch)
+    assert trace == ["a", "b", "check"]
+
+
 def test_warm_up_lasts_until_medians_agree(clock: Clock) -> None:
     falling = iter([0.05 * 0.9**i for i in range(30)])
 
@@ -184,6 +212,19 @@ def test_stages_run_in_order_after_one_preparation_and_are_timed_apart(clock: Cl
     assert set(rounded(found["forward"].samples_s)) == {0.02}
     assert set(rounded(found["backward"].samples_s)) == {0.04}
     assert len(found["forward"].samples_s) == len(found["backward"].samples_s)
+
+
+def test_the_whole_of_an_iteration_is_timed_beside_its_stages(clock: Clock) -> None:
+    group = {"forward": lambda: clock.spend(0.02), "backward": lambda: clock.spend(0.04)}
+    found = meter.measure(
+        group, lambda: clock.spend(0.5), device="cpu", limit_s=50, threads=1, whole=("step", lambda: clock.spend(0.01)),
+        watch=clock.watch,
+    )  # fmt: skip
+    assert list(found) == ["forward", "backward", "step"]
+    assert set(rounded(found["backward"].samples_s)) == {0.04}
+    assert set(rounded(found["step"].samples_s)) == {0.07}
+    assert rounded([found["step"].first_call_s]) == [0.07]
+    assert len(found["step"].samples_s) == len(found["forward"].samples_s)
 
 
 def test_foreign_time_is_measured_once_more_and_then_marked(clock: Clock) -> None:
@@ -359,3 +400,13 @@ def test_slow_samples_do_not_pile_up_on_the_device(clock: Clock, device: FakeDev
     group = {"a": lambda: device.launch(1.0, 1e-4)}
     found = meter.measure(group, nothing, device="cuda", limit_s=0.5, threads=1, watch=cpu_only(clock))["a"]
     assert 5 <= len(found.samples_s) <= 7
+    assert len(found.host_s) == 1
+
+
+def test_a_device_that_does_not_say_how_large_its_cache_is(
+    clock: Clock, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter.torch.cuda, "get_device_properties", lambda index: object())
+    group = {"a": lambda: device.launch(2e-3, 1e-4)}
+    found = meter.measure(group, nothing, device="cuda", limit_s=1, threads=1, watch=cpu_only(clock))["a"]
+    assert set(rounded(found.samples_s)) == {2e-3}

@@ -139,25 +139,27 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled
     with torch.no_grad():
         offset = apply(torch.zeros_like(like))
     start = _normal(like, 3).flatten()
-    basis = [start / start.norm()]
+    most = min(STEPS, like.numel())
+    basis = start.new_empty(most, start.numel())
+    basis[0] = start / start.norm()
     diagonal: list[float] = []
     beside: list[float] = []
     while True:
-        image = _normal_operator(apply, offset, basis[-1].view_as(like)).flatten()
-        diagonal.append(float(basis[-1] @ image))
-        known = torch.stack(basis)
+        known = basis[: len(diagonal) + 1]
+        image = _normal_operator(apply, offset, known[-1].view_as(like)).flatten()
+        diagonal.append(float(known[-1] @ image))
         for _ in range(2):
             image = image - known.T @ (known @ image)
         length = float(image.norm())
         ritz, vectors = _small_eigenproblem(diagonal, beside)
         top = max(float(ritz[-1]), 1e-300)
         residual = length * abs(float(vectors[-1, -1])) / top
-        exhausted = length <= ROUNDING * top or len(basis) >= min(STEPS, like.numel())
+        exhausted = length <= ROUNDING * top or len(known) >= most
         low_residual = length * abs(float(vectors[-1, 0])) / max(float(ritz[0]), 1e-300)
         if exhausted or (residual <= settled and (low_residual <= settled or not both)):
             break
         beside.append(length)
-        basis.append(image / length)
+        basis[len(known)] = image / length
     largest, smallest = (_gain(apply, offset, (known.T @ vectors[:, end].to(like.device)).view_as(like)) for end in (-1, 0))
     return Bound(
         largest,

@@ -88,7 +88,10 @@ def convolution_backward(
     for_input, for_weight, for_bias = out
     if backend == "onednn":
         first = _onednn_for_input(gradient, weight, for_input)
-        second = _size(for_input) + _onednn_for_weight(gradient, x, for_weight, for_bias)
+        if _block() == 8 and max(settings[2]) > 1 and for_weight is not None:  # dilated: no blocked kernel without AVX-512
+            second = _size(*out) + 2 * _columns(x[:1], weight, gradient)
+        else:
+            second = _size(for_input) + _onednn_for_weight(gradient, x, for_weight, for_bias)
         return _dense_copies(gradient, x, weight) + max(first, second)
     if backend.startswith("Slow") and weight.shape[2:].numel() > 1:
         transposed = backend == "SlowTranspose2d"  # which goes image by image

@@ -1,7 +1,8 @@
 """Seconds per call, with what makes them worth printing: warm-up, a stop rule, and a look at who else used the machine.
 
 A *group* is measured together: one iteration prepares, then runs each stage of the group in order, and each stage is timed by
-itself. So a backward pass is timed right behind the forward pass whose graph it consumes.
+itself. So a backward pass is timed right behind the forward pass whose graph it consumes. On a CPU the *whole* of an iteration
+may be timed beside its stages: a training step, by two more looks at the clock.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ LEAST_WATCH_S = 0.1
 LEAST_WARMUP_S = {"cpu": 0.0, "cuda": 0.15}
 WARMUP_BATCH_S = 0.005
 WARMUP_BATCH_SAMPLES = 3
+SLOW_S = 0.2
+"""One iteration of a group that takes longer is not repeated to warm up or to settle: it is warm after one, and one is
+enough to tell host time."""
 LOOPED_BELOW_S = 1e-3
 HOST_SAMPLES = 5
+UNKNOWN_L2_BYTES = 2**27
+"""more than any GPU has"""
 SAMPLES_AHEAD = 16
 SECONDS_AHEAD = 0.05
 """CUDA: most samples, and most seconds of them, that wait on the device for their turn, but always two samples"""
@@ -44,28 +50,36 @@ SECONDS_AHEAD = 0.05
 Events = tuple[Any, Any]
 """two `torch.cuda.Event`, which PyTorch leaves without types"""
 Stages = Mapping[str, Callable[[], object]]
+Whole = tuple[str, Callable[[], object]]
+"""a name for all stages together, and what completes them"""
 
 
 def measure(
     group: Stages,
     prepare: Callable[[], object],
+    check: Callable[[], object] = lambda: None,
     *,
     device: str,
     limit_s: float,
     threads: int,
     loop: bool = False,
+    whole: Whole | None = None,
     watch: Callable[[str, int], Watch] = Watch,
 ) -> dict[str, Timing]:
     """Time every stage of a group: name → `Timing`, seconds per call.
 
     `limit_s` is the sampling time of one stage, half of it for each of two attempts; it is passed only where fewer than
     `FEWEST_SAMPLES` samples were taken by then. The second attempt is made if other processes used the machine in the first,
-    whose samples it replaces; `Contention.contended` means that they did both times. `loop` lets calls of less than a
-    millisecond be repeated within a sample, for a group of one stage on a CPU.
+    whose samples it replaces; `Contention.contended` means that they did both times. `check` is called once, after the first
+    call of each stage, and may look at what they computed and raise.
+
+    On a CPU, `loop` lets calls of less than a millisecond be repeated within a sample, for a group of one stage; and `whole`
+    names one more phase: all stages of an iteration and what completes them, from the first one's beginning to the end.
     """
-    sampler: _Sampler = _CudaSampler(group, prepare) if device == "cuda" else _CpuSampler(group, prepare)
+    sampler: _Sampler = _CudaSampler(group, prepare) if device == "cuda" else _CpuSampler(group, prepare, whole)
     with _long_lived_objects_set_aside():
         first_call_s = sampler.first_call()
+        check()
         warmup_s = _warm_up(sampler, LEAST_WARMUP_S[device], len(group) * limit_s / 4)
         sampler.calibrate(loop)
         contention = _sample_watched(sampler, len(group) * limit_s / 2, watch(device, threads))
@@ -75,7 +89,7 @@ def measure(
     return {
         name: Timing(
             samples_s=tuple(samples),
-            host_s=tuple(sampler.host_s[name]),
+            host_s=tuple(sampler.host_s.get(name, ())),
             calls_per_sample=sampler.calls,
             converged=is_settled(samples),
             warmup_s=warmup_s,
@@ -119,24 +133,39 @@ def _agree(medians: Sequence[float]) -> bool:
 
 
 def _warm_up(sampler: _Sampler, least_s: float, most_s: float) -> float:
-    """Run until every stage's last three medians agree; returns the seconds it took. At least one call, and no cap before
-    `least_s`."""
-    start = time.perf_counter()
-    medians: dict[str, list[float]] = {name: [] for name in sampler.group}
-    capped = False
-    while not capped:
-        sampler.clear()
-        batch_start, taken = time.perf_counter(), 0
-        while not capped and (taken < WARMUP_BATCH_SAMPLES or time.perf_counter() - batch_start < WARMUP_BATCH_S):
+    """Run until every stage's last three medians agree; returns the seconds it took.
+
+    One iteration is all where that takes longer than `SLOW_S`; elsewhere there is no cap before `least_s`.
+    """
+    start = batch_start = time.perf_counter()
+
+    def is_capped() -> bool:
+        return time.perf_counter() - start >= max(least_s, most_s)
+
+    sampler.clear()
+    sampler.take()
+    sampler.finish()
+    if sampler.sample_s > SLOW_S:
+        return time.perf_counter() - start
+    taken = 1
+    medians: dict[str, list[float]] = {name: [] for name in sampler.samples}
+    while True:
+        while taken == 0 or (not is_capped() and _is_short(taken, batch_start)):
             sampler.take()
             taken += 1
-            capped = time.perf_counter() - start >= max(least_s, most_s)
         sampler.finish()
         for name, samples in sampler.samples.items():
             medians[name].append(statistics.median(samples))
-        if time.perf_counter() - start >= least_s and all(_agree(values) for values in medians.values()):
-            break
-    return time.perf_counter() - start
+        agreed = time.perf_counter() - start >= least_s and all(_agree(values) for values in medians.values())
+        if agreed or is_capped():
+            return time.perf_counter() - start
+        sampler.clear()
+        taken, batch_start = 0, time.perf_counter()
+
+
+def _is_short(taken: int, batch_start: float) -> bool:
+    """Whether a batch of warm-up samples has to grow."""
+    return taken < WARMUP_BATCH_SAMPLES or time.perf_counter() - batch_start < WARMUP_BATCH_S
 
 
 def _sample_watched(sampler: _Sampler, limit_s: float, watch: Watch) -> Contention:
@@ -170,14 +199,17 @@ def _sample(sampler: _Sampler, limit_s: float) -> None:
 def _long_lived_objects_set_aside() -> Iterator[None]:
     """Collect garbage, then keep the collector from walking through all that imports left in memory while the clock runs.
 
-    The collector stays on: a graph in a reference cycle must not pile up.
+    The collector stays on: a graph in a reference cycle must not pile up. What was set aside before stays so: a process that
+    only measures sets its imports aside once, since to walk through them takes a tenth of a second.
     """
+    was_set_aside = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_set_aside:
+            gc.unfreeze()
 
 
 # ---------------------------------------------------------------------------------------------------------- the clocks
@@ -196,6 +228,11 @@ class _Sampler(ABC):
     def clear(self) -> None:
         """Forget the samples."""
         self.samples = {name: [] for name in self.group}
+
+    @property
+    def sample_s(self) -> float:
+        """Seconds of one iteration, all stages together, by the samples that are in."""
+        return sum(statistics.median(self.samples[name]) for name in self.group)
 
     def first_call(self) -> dict[str, float]:
         """Run each stage once, to its end, and return the seconds each took."""
@@ -223,6 +260,25 @@ class _Sampler(ABC):
 class _CpuSampler(_Sampler):
     """The host's clock around one call, or around a loop of calls where that is allowed."""
 
+    def __init__(self, group: Stages, prepare: Callable[[], object], whole: Whole | None = None) -> None:
+        super().__init__(group, prepare)
+        self._whole = whole
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the samples."""
+        super().clear()
+        if self._whole:
+            self.samples[self._whole[0]] = []
+
+    def first_call(self) -> dict[str, float]:
+        """Run each stage once, to its end, and what completes them, and return the seconds each took."""
+        found = super().first_call()
+        if self._whole:
+            name, complete = self._whole
+            found[name] = sum(found.values()) + self._run_once(complete)
+        return found
+
     def calibrate(self, loop: bool) -> None:
         reads = [time.perf_counter_ns() for _ in range(101)]
         self.timer_cost_s = statistics.median(after - before for before, after in pairwise(reads)) * 1e-9
@@ -233,6 +289,7 @@ class _CpuSampler(_Sampler):
     def take(self) -> None:
         calls = self.calls
         self.prepare()
+        begin = time.perf_counter_ns()
         for name, call in self.group.items():
             if calls == 1:
                 start = time.perf_counter_ns()
@@ -245,6 +302,10 @@ class _CpuSampler(_Sampler):
                     call()
                 end = time.perf_counter_ns()
             self.samples[name].append((end - start) * 1e-9 / calls)
+        if self._whole:
+            name, complete = self._whole
+            complete()
+            self.samples[name].append((time.perf_counter_ns() - begin) * 1e-9)
 
     def finish(self) -> None:
         """Every sample is in as soon as it was taken."""
@@ -260,8 +321,9 @@ class _CudaSampler(_Sampler):
 
     def __init__(self, group: Stages, prepare: Callable[[], object]) -> None:
         super().__init__(group, prepare)
-        l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-        self._flush = torch.empty(l2_bytes, dtype=torch.uint8, device="cuda")
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        l2_bytes = getattr(properties, "L2_cache_size", None)  # not in every build
+        self._flush = torch.empty(l2_bytes or UNKNOWN_L2_BYTES, dtype=torch.uint8, device="cuda")
         self._waiting: deque[dict[str, Events]] = deque()
         self._ahead = WARMUP_BATCH_SAMPLES
 
@@ -274,10 +336,9 @@ class _CudaSampler(_Sampler):
 
     def calibrate(self, loop: bool) -> None:
         """Host time per call, each begun on an idle device, so that a full launch queue does not count as host work."""
-        sample_s = sum(statistics.median(samples) for samples in self.samples.values())
-        self._ahead = int(min(SAMPLES_AHEAD, max(2, SECONDS_AHEAD / max(sample_s, 1e-9))))
+        self._ahead = int(min(SAMPLES_AHEAD, max(2, SECONDS_AHEAD / max(self.sample_s, 1e-9))))
         self.host_s = {name: [] for name in self.group}
-        for _ in range(HOST_SAMPLES):
+        for _ in range(1 if self.sample_s > SLOW_S else HOST_SAMPLES):
             self.prepare()
             for name, call in self.group.items():
                 torch.cuda.synchronize()

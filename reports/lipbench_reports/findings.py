@@ -31,24 +31,25 @@ class Doubt:
 
 
 def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
-    """All cases that gave no numbers, with the reason as it was recorded; None if there are none."""
+    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did."""
     failed = failures(rows)
     if failed.empty:
         return None
-    columns = [Column("Method", numeric=False), Column("Case", numeric=False), Column("What happened", numeric=False),
-               Column("Reason", numeric=False)]  # fmt: skip
+    names = ("Method", "Case", "What failed", "What happened", "Reason")
+    columns = [Column(name, numeric=False) for name in names]
     cells = [
         [
             Cell(labels[key], labels[key], series=key),
             Cell(shape, float(place)),
+            Cell(phases or "the case", phases),
             Cell(STATUS_WORDS.get(status, status), status),
             Cell(_in_our_words(reason) or "none was recorded", reason),
         ]
-        for place, (key, shape, status, reason) in enumerate(
-            zip(failed["series"], failed["shape"], failed["status"], failed["reason"])
+        for place, (key, shape, phases, status, reason) in enumerate(
+            zip(failed["series"], failed["shape"], failed["failed"], failed["status"], failed["reason"])
         )
     ]
-    return Table(columns, cells, "Cases without numbers")
+    return Table(columns, cells, "Cases that failed, as a whole or in part")
 
 
 def _in_our_words(reason: str) -> str:

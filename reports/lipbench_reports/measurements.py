@@ -26,7 +26,7 @@ from lipbench_reports.cells import (
     table,
 )  # fmt: skip
 from lipbench_reports.costs import AXES, MEASURES, Costs
-from lipbench_reports.tables import PUBLISHED, YARDSTICK, failures, number, with_columns
+from lipbench_reports.tables import PUBLISHED, YARDSTICK, failed_cases, number, with_columns
 
 PHASE_TITLES = {
     "forward": "forward", "backward": "backward", "step": "training step", "parametrize": "parameter half",
@@ -57,7 +57,7 @@ def summary(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> Tabl
     columns += certificates.in_summary(rows, keys, found.yardsticks)
     shapes = [max((found.of(measure.title, one).shapes for measure in MEASURES), default=0) for one in found.series]
     columns.append((Column("Shapes"), [Cell(str(count), float(count)) for count in shapes]))
-    failed = failures(rows)["series"].value_counts()
+    failed = failed_cases(rows)["series"].value_counts()
     columns.append((Column("Failed cases"), [Cell(str(failed.get(key, 0)), float(failed.get(key, 0))) for key in keys]))
     return table(f"Cost relative to {found.reference.label}", columns)
 

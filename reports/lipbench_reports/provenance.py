@@ -41,6 +41,15 @@ def machine(value: object) -> tuple[list[tuple[str, str]], list[tuple[str, list[
     return pairs, lists
 
 
+def measured(run: Mapping[str, object], on_gpu: bool) -> str:
+    """On what the numbers were measured, and when, in a sentence or two; whether a GPU was among it."""
+    machine = run.get("machine")
+    found = machine if isinstance(machine, Mapping) else {}
+    where, day = as_text(found.get("gpu")) or as_text(found.get("cpu")), as_text(run.get("started"))[:10]
+    said = f"Measured on {where or 'an unknown machine'}{f', {day}' if day else ''}."
+    return said if on_gpu else f"{said} Nothing in this report was measured on a GPU."
+
+
 def command(run: Mapping[str, object]) -> list[str]:
     """The command, each option with its values."""
     text = " ".join(as_texts(run.get("command")))

@@ -193,9 +193,21 @@ def unclaimed(methods: pd.DataFrame) -> set[str]:
 
 
 def failures(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per case that ran and gave no numbers or may not be ranked."""
+    """One row per case and status other than ok: of a case that gave no numbers, may not be ranked, or failed in part.
+
+    One column more, `failed`: the phases that did, as a text; "" for the case as a whole, and for what is no phase.
+    """
     failed = rows[~rows["status"].isin(["ok", "predicted", ""])]  # "": it has not run yet
-    return failed.drop_duplicates(["series", "shape", "status"])
+    keys = ["series", "shape", "status"]
+    phases = failed[failed["phase"] != ""].groupby(keys)["phase"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    first = failed.drop_duplicates(keys)
+    texts = [as_text(phases.get(key, "")).replace("_", " ") for key in zip(*(first[name] for name in keys))]
+    return first.assign(failed=pd.Series(texts, index=first.index, dtype=object))
+
+
+def failed_cases(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first row of `failures` of each case."""
+    return failures(rows).drop_duplicates(["series", "shape"])
 
 
 def reference_shape(rows: pd.DataFrame) -> str | None:

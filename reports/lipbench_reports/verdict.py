@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lipbench_reports.costs import ALIKE, MEASURES, Costs
-from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failures
+from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failed_cases, failures
 
 
 def verdict(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> list[str]:
@@ -50,7 +50,7 @@ def cases(count: int) -> str:
 def _nothing_worked(rows: pd.DataFrame) -> str:
     if rows["interpreted"].any():
         return "Nothing was timed: Triton kernels ran in their interpreter."
-    failed = len(failures(rows))
+    failed = len(failed_cases(rows))
     if failed:
         return "The only case gave no measurement." if failed == 1 else f"None of the {failed} cases gave a measurement."
     return "No case has run yet." if len(rows) else "The run holds no case."
@@ -118,11 +118,14 @@ def _left_out(found: Costs) -> list[str]:
 def _unfit(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     failed = failures(rows)
     sentences = []
-    unfit = failed[failed["status"] == "out_of_memory"].groupby("series", sort=False)["shape"].agg(list)
+    full = failed[failed["status"] == "out_of_memory"]
+    places = [f"{shape}, {phases}" if phases else shape for shape, phases in zip(full["shape"], full["failed"])]
+    unfit = full.assign(place=places).groupby("series", sort=False)["place"].agg(list)
     if len(unfit):
         where = [f"{labels[str(key)]} ({'; '.join(shapes)})" for key, shapes in unfit.items()]
         sentences.append(f"Out of memory: {listing(where)}.")
     others = failed[~failed["status"].isin(["out_of_memory", "skipped", "unsupported", "not_lipschitz"])]
+    others = others.drop_duplicates(["series", "shape"])
     if len(others):
         names = listing(list(dict.fromkeys(labels[key] for key in others["series"])))
         sentences.append(f"{cases(len(others))} crashed, ran out of time or raised an error ({names}).")

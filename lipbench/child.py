@@ -1,0 +1,146 @@
+"""What runs in the process of a round: it reads one question, and writes down what it has found before each part it begins.
+
+The process is forked by `forks`, or started as `python -m lipbench.child ANSWER PARENT` with the question as JSON on stdin.
+Other modules answer questions in processes of their own by `serve`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lipbench import cases, errors, failures
+from lipbench.cases import Case, Limits
+from lipbench.files import write_file
+from lipbench.records import round_to_dict
+from lipbench.rounds import Round, summed_up
+
+Tell = Callable[[dict[str, Any]], None]
+"""writes an answer down, whole, in place of the one before"""
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer the question on stdin and end; for a process that was started by `isolate.ask`."""
+    end_with(int(sys.argv[2]))
+    writer(Path(sys.argv[1]))(answer(json.load(sys.stdin)))
+
+
+def writer(path: Path) -> Tell:
+    """What writes answers to a file."""
+    return lambda answer: write_file(path, json.dumps(answer))
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent dies, so that none is left to disturb a resumed run."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # before that was asked of the kernel
+        raise SystemExit("the parent has ended")
+
+
+def set_imports_aside() -> None:
+    """Put all that there is where no garbage collection looks for garbage, once: what imports leave stays to the end."""
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
+def answer(question: dict[str, Any], tell: Tell) -> None:
+    """Answer a question of `isolate`: a survey, or a round."""
+    if "methods" in question:
+        tell(_survey(question))
+    else:
+        _measure(question, tell)
+
+
+def _measure(question: dict[str, Any], tell: Tell) -> None:
+    """Tell `{"round": …, "doing": …, "left": […]}` before every part, and when all is done.
+
+    `doing` is the part that has been begun, None where none is; `left` are parts that wait for their turn. What is raised
+    before the first part becomes the status of the whole.
+    """
+
+    told: list[tuple[Round, str | None, tuple[str, ...]]] = []
+
+    def note(one: Round, doing: str | None, left: tuple[str, ...]) -> None:
+        told[:] = [(one, doing, left)]
+        tell({"round": round_to_dict(one), "doing": doing, "left": left})
+
+    try:
+        case, limits = cases.from_dict(question["case"]), Limits(**question["limits"])
+        if limits.memory_bytes is not None:
+            _limit_memory(case, limits.memory_bytes)
+        from lipbench import measure
+
+        set_imports_aside()
+        measure.measure(case, limits, question["parts"], note, question["failed"])
+    except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+        failed = failures.of_exception(error)
+        known, doing, left = told[0] if told else (Round(failed.status, failed.reason), None, ())
+        if doing is not None:  # beside the part itself: what was found before stays
+            known = summed_up(replace(known, parts={**known.parts, doing: failed}))
+        note(known, None, left)
+
+
+def _limit_memory(case: Case, memory_bytes: int) -> None:
+    """Address space on a CPU; on a GPU, where mapped addresses say nothing, what PyTorch's allocator may hand out."""
+    if case.device == "cpu":
+        taken = _address_space_bytes()
+        if taken > memory_bytes:
+            raise MemoryError(f"{taken} bytes are mapped before the layer is built; allow more by --memory-limit")
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total))
+
+
+def _address_space_bytes() -> int:
+    """Of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _survey(question: dict[str, Any]) -> dict[str, Any]:
+    """`{"device": …, "gpu": …}`, the GPU by its name, None on a CPU; or `{"error": …}` with the line to print."""
+    import torch
+
+    from lipbench import registry
+
+    try:
+        for name in question["methods"]:
+            registry.title(name)  # raises for a name that nobody has
+        known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
+        offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
+        for implementation in question["implementations"]:
+            if implementation not in offered:
+                raise errors.unknown_choice("implementation", implementation, offered)
+        device = question["device"]
+        if device == "cuda" and not torch.cuda.is_available():
+            raise errors.no_cuda()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        for implementation in question["implementations"]:
+            registry.check_device(implementation, device)
+    except errors.LipbenchError as error:
+        return {"error": str(error)}
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if device == "cuda" else None
+    return {"device": device, "gpu": gpu}
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[2]))
+    answer(json.load(sys.stdin), writer(Path(sys.argv[1])))

@@ -1,0 +1,230 @@
+"""Fresh processes in milliseconds: a server that has imported everything forks one for each question.
+
+A forked child counts as fresh because the server has done nothing but import: it has touched no device, run no operation of
+PyTorch, started no thread (but OpenBLAS's, which it takes down for a fork itself), drawn no random number, and imported no
+external layer. `tests/test_forks.py` holds that, and `python -m bench.fork_agreement` compares forked rounds with started ones.
+
+The parent imports no torch. Run as `python -m lipbench.forks PARENT`, this module is the server. It answers one question at a
+time, in lines of JSON: a question on stdin; on stdout the child's process id, and when it has ended, its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from lipbench import child
+
+IMPORTED = (
+    "lipbench.measure",
+    "torch._dynamo",  # here and below: what PyTorch, lipbench and their libraries import when something is first used
+    "torch.profiler",
+    "torch.utils.flop_counter",
+)
+"""what every round needs"""
+IMPORTED_IF_THERE = ("fvcore.nn",)
+"""a second opinion, without which a round goes on"""
+START_TIMEOUT_S = 300.0
+END_TIMEOUT_S = 10.0
+
+
+class ServerEndedError(RuntimeError):
+    """The server could not be started, or has ended."""
+
+
+# ------------------------------------------------------------------------------------------------------------- the parent
+
+
+class Server:
+    """A process that forks children, each of which answers one question of `child.answer`."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """Start it; `settings` add to its environment. Raises `ServerEndedError` if it cannot import what it needs."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lipbench.forks", str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, **settings, "PYTHONSAFEPATH": "1"},
+            bufsize=0,  # so that no line waits in this process while `select` waits for the pipe
+        )  # fmt: skip
+        self.is_closed = False
+        try:
+            self._read(START_TIMEOUT_S)
+        except TimeoutError as error:
+            self.close()
+            raise ServerEndedError("the server was not ready in time") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, question: dict[str, Any], answer: Path, stderr: Path, scratch: Path, timeout_s: float) -> tuple[int, bool]:
+        """Have a child answer a question into a file: its exit code, negative for a signal, and whether it ran out of time.
+
+        `stderr` takes what it prints, `scratch` is its folder for temporary files. What it started itself ends with it. Raises
+        `ServerEndedError` if the server ends meanwhile.
+        """
+        request = {"question": question, "answer": str(answer), "stderr": str(stderr), "scratch": str(scratch)}
+        try:
+            self._send(request)
+            process_id = self._read(START_TIMEOUT_S)["pid"]
+        except TimeoutError as error:
+            self.close()
+            raise ServerEndedError("the server forked no child in time") from error
+        try:
+            return self._read(timeout_s)["code"], False
+        except TimeoutError:
+            return self._end_child(process_id), True
+        except BaseException:
+            _kill(process_id)
+            self.close()
+            raise
+
+    def _end_child(self, process_id: int) -> int:
+        """Kill a child: its exit code. One that does not end soon, in a call of a driver, is left to the server's end."""
+        _kill(process_id)
+        try:
+            code: int = self._read(END_TIMEOUT_S)["code"]
+            return code
+        except TimeoutError:
+            self.close()
+            return -signal.SIGKILL
+
+    def kill(self) -> None:
+        """End the server, and a child with it; a thread that waits for an answer gets `ServerEndedError`."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """The same, and let go of it."""
+        self.is_closed = True
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self._process.wait()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise ServerEndedError("the server takes no questions") from error
+
+    def _read(self, timeout_s: float) -> dict[str, Any]:
+        """The next line; raises `TimeoutError` where none comes in time."""
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        if not ready:
+            raise TimeoutError
+        line = self._process.stdout.readline()
+        if not line:
+            raise ServerEndedError("the server has ended")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def _kill(process_id: int) -> None:
+    """End a child, and what it has started."""
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            end(process_id, signal.SIGKILL)
+
+
+# ------------------------------------------------------------------------------------------------------------- the server
+
+
+def _serve() -> None:
+    parent = int(sys.argv[1])
+    child.end_with(parent)
+    questions, answers = sys.stdin, sys.stdout
+    prepare()
+    _say(answers, {"ready": True})
+    for line in questions:
+        request = json.loads(line)
+        server = os.getpid()
+        process_id = os.fork()
+        if process_id == 0:
+            _become_a_child(request, server)
+        _say(answers, {"pid": process_id})
+        os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOWAIT)
+        _kill(process_id)  # what it has started; until it is waited for, nobody else has its number
+        _, status = os.waitpid(process_id, 0)
+        _say(answers, {"code": os.waitstatus_to_exitcode(status)})
+
+
+def _say(answers: IO[str], message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def prepare() -> None:
+    """Import all that a round needs, and put it where no garbage collection of a child looks for garbage.
+
+    The environment stays as it was: PyTorch's compiler, when imported, would put a folder for its cache there, one for all.
+    """
+    environment = dict(os.environ)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for name in IMPORTED_IF_THERE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    os.environ.clear()
+    os.environ.update(environment)
+    child.set_imports_aside()
+
+
+def _become_a_child(request: dict[str, Any], server: int) -> NoReturn:
+    """Answer, and end without what a process does at its end: that belongs to the server."""
+    code = 1
+    try:
+        os.setsid()
+        child.end_with(server)
+        _redirect(request["stderr"])
+        os.environ["TMPDIR"] = request["scratch"]
+        tempfile.tempdir = None
+        sys.argv = ["lipbench", request["answer"], str(server)]
+        _seed_anew()
+        child.answer(request["question"], child.writer(Path(request["answer"])))
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _redirect(stderr: str) -> None:
+    """Standard error to a file, the rest to nowhere: the server's own streams are its line to the parent."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nowhere, 0), (nowhere, 1), (errors, 2)):
+        os.dup2(source, target)
+    sys.stdin = os.fdopen(0, closefd=False)  # the server's has read ahead
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, errors="replace", closefd=False) for number in (1, 2))
+
+
+def _seed_anew() -> None:
+    """Random numbers that no seed of a case governs differ from child to child, as they do between started processes."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+if __name__ == "__main__":
+    _serve()
