@@ -48,13 +48,14 @@ def theirs_s(call: Callable[[], object], device: str) -> float:
     return timer.blocked_autorange(min_run_time=TURN_S).median
 
 
-def compare(method: str, device: str) -> dict[str, object]:
+def compare(method: str, device: str, turns_taken: int = TURNS, channels: int | None = None) -> dict[str, object]:
     """Time the inference of a layer by both clocks in turn; the figures are medians over the turns."""
-    batch_size, channels, image_size = SHAPES[device]
+    batch_size, usual_channels, image_size = SHAPES[device]
+    channels = channels or usual_channels
     case = Case(LayerSpec(method, channels, image_size), batch_size, device=device, threads=torch.get_num_threads())
     workload = Workload.build(case, registry.build(case.spec))
     workload.prepare_inference()
-    turns = [(ours_s(workload.inference, device), theirs_s(workload.inference, device)) for _ in range(TURNS)]
+    turns = [(ours_s(workload.inference, device), theirs_s(workload.inference, device)) for _ in range(turns_taken)]
     ours, theirs = (statistics.median(times) for times in zip(*turns))
     ratio = statistics.median(one / other for one, other in turns)
     return {
@@ -70,12 +71,17 @@ def compare(method: str, device: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=sorted(SHAPES), default="cuda" if torch.cuda.is_available() else "cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--channels", type=int, help="fewer, to try it out; calls of some milliseconds by default")
+    given = parser.parse_args()
+    device = given.device
     machine.set_precision("ieee")
-    results = [compare(method, device) for method in METHODS]
-    for result in results:
-        print(json.dumps(result))
-    sys.exit(0 if all(result["agrees"] for result in results) else 1)
+    agreed = True
+    for method in METHODS:
+        result = compare(method, device, given.turns, given.channels)
+        agreed &= bool(result["agrees"])
+        print(json.dumps(result), flush=True)
+    sys.exit(0 if agreed else 1)
 
 
 if __name__ == "__main__":

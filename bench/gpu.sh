@@ -1,147 +1,166 @@
 #!/usr/bin/env bash
-# What only a machine with a GPU can tell: our CUDA clock beside triton's; the paper preset for all methods; every kernel against
-# float64 and against what it replaces, and its time beside it; memory against the count on fake tensors; then the preset with
-# kernels and compiled, and a report.
+# What only a machine with a GPU can tell, in two calls that each are of use alone:
 #
-#   bash bench/gpu.sh     writes under $OUT, or reports/out/gpu, and nowhere else; ends within 10 minutes; needs no network
+#   bash bench/gpu.sh smoke    within 200 s: the machine, imports; every kernel × configuration × precision against float64; each
+#                              method × implementation measured once; our clock beside triton's; memory beside its prediction.
+#                              Ends with at most ten lines that say what is broken. Mend that first.
+#   bash bench/gpu.sh full     within 420 s: times of kernels beside what they replace; layers and networks, one round of each,
+#                              then more rounds until the deadline; then MACs and certificates; a report if time is left.
 #
-# Needs a Python with torch >= 2.11 for CUDA and triton; lipbench itself need not be installed. Where packages are missing, put
-# their wheels into a folder, .whl/ or the one that $WHEELS names: they are unpacked into a temporary folder for this run only.
-# The whole preset takes longer than that. To go on, copy the run.tar.gz that came out and name it by $RESUME.
+# Writes $OUT (reports/out/gpu) and nothing else: MODE.tar.gz, which is renewed after each stage and has all that was found so
+# far, MODE.txt, the lines of the end, and perhaps report.html. Needs no network, and no more than a Python with torch for CUDA,
+# triton and the packages of pyproject.toml. Where some are missing, their wheels are unpacked from .whl/ for this run only. Of
+# two there is no wheel to download, so they are built, beforehand:
 #
-#   BUDGET_S    seconds for everything together (570)
-#   PYTHON      which Python (python3)
-#   STAGES      what is done, of: agreement kernels memory profile (all; with $RESUME, profile)
-#   DEVICE, PRESET, NETWORKS    what is profiled (cuda, paper, XS,S,M,L): networks, then layers, one round of each first
-set -euo pipefail
+#   python -m pip wheel --no-deps --constraint constraints.txt --wheel-dir .whl fvcore iopath yacs termcolor
+#
+# To try the script out without a GPU, at tiny sizes and within the same limits: DEVICE=cpu bash bench/gpu.sh smoke
+#
+#   OUT, WHEELS, PYTHON    where to write to, where wheels are, which Python (reports/out/gpu, .whl, python3)
+#   BUDGET_S               seconds for everything together (195 or 410)
+#   STAGES                 of the stages of the mode, those to run (all)
+#   RESUME                 a full.tar.gz to go on with
+set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-budget=${BUDGET_S:-570}
+mode=${1:-}
+case $mode in
+  smoke) budget=${BUDGET_S:-195} stages=${STAGES:-machine kernels methods agreement memory} ;;
+  full) budget=${BUDGET_S:-410} stages=${STAGES:-machine kernels layers networks rounds certificates report} ;;
+  *) echo "bench/gpu.sh: say which mode: got ${mode:-nothing}; give smoke or full" >&2 && exit 2 ;;
+esac
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 wheels=${WHEELS:-.whl}
-report_s=110 # kept back for the report
-round_s=100  # a round begun just before the deadline may last as long
-kernels_s=230 memory_s=40 # kept back for these stages
-stages=${STAGES:-$([ -n "${RESUME:-}" ] && echo profile || echo agreement kernels memory profile)}
 out=${OUT:-reports/out/gpu}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-run="$out/run"
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-export PYTHONPATH="$PWD:$PWD/kernels:$PWD/reports${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-export MPLCONFIGDIR="$scratch/matplotlib" TRITON_CACHE_DIR="$scratch/triton" TORCHINDUCTOR_CACHE_DIR="$scratch/inductor"
-if compgen -G "$wheels/*.whl" >/dev/null; then
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/site" "$wheels"/*.whl
-  export PYTHONPATH="$PYTHONPATH:$scratch/site"
+# ------------------------------------------------------------------------------------------------------------ what is measured
+
+if [ "$device" = cpu ]; then # a rehearsal
+  export TRITON_INTERPRET=1
+  check=(--hot-spot aol --precision ieee)
+  times=(--hot-spot aol --shapes 4x5x3 --batch-size 2)
+  smoke_sizes=(--channels 4 --image-size 6 --batch-size 2)
+  layer_sizes=("4 6" "6,8 4") networks=(XS) network_methods=(--method standard,aol) batch=2 with_kernels=aol
+  agreed=(--turns 3 --channels 16) predicted=(--channels 16 --method standard,cayley)
+else
+  check=() times=(--precision ieee,tf32x3)
+  smoke_sizes=(--channels 32 --image-size 16 --batch-size 32)
+  layer_sizes=("64 32" "256,512 8") networks=(S M XS L) network_methods=(--method standard,aol,bcop,cayley,cpl,lot,sll,soc) batch=256 with_kernels=
+  agreed=(--turns 3) predicted=(--channels 64 --method standard,cayley,lot)
 fi
 
-{
-  nvidia-smi || echo "nvidia-smi: no answer"
-  "$python" - <<'CODE'
-import importlib.metadata as metadata
-import platform
+# -------------------------------------------------------------------------------------------------------- where it is kept
 
-import torch
+scratch=$(mktemp -d)
+work="$scratch/$mode"
+mkdir "$work"
+least=12 # seconds that a stage is begun with
+run="$work/run"
+codes="$work/stages.txt"
+trap 'rm -rf "$scratch"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; archive; exit 143' TERM INT
+export PYTHONPATH="$PWD:$PWD/kernels:$PWD/reports${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export MPLCONFIGDIR="$scratch/matplotlib" TRITON_CACHE_DIR="$scratch/triton" TORCHINDUCTOR_CACHE_DIR="$scratch/inductor"
 
-print("python", platform.python_version())
-for name in ("torch", "triton", "numpy", "pandas", "fvcore", "nvidia-ml-py", "pytest-benchmark", "seaborn", "typer"):
-    try:
-        print(name, metadata.version(name))
-    except metadata.PackageNotFoundError:
-        print(name, "is missing")
-print("cuda", torch.version.cuda, torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device")
-CODE
-} 2>&1 | tee "$out/machine.txt"
-
-wrong=0
-staged() { # whether a stage is to be done
-  [[ " $stages " == *" $1 "* ]]
+archive() { # written whole under another name and renamed, so that one archive is good at any moment
+  tar -cf - -C "$scratch" "$mode" 2>/dev/null | gzip -1 >"$out/.new" && mv "$out/.new" "$out/$mode.tar.gz"
 }
-left() { # seconds until the report has to be begun, at most so many
-  local s=$((budget - report_s - SECONDS))
-  echo $((s < 1 ? 1 : s < $1 ? s : $1))
+left() { # whole seconds until all is to be over, less what is kept for later stages
+  echo $((budget - SECONDS - ${1:-0}))
 }
-within() { # seconds, a name, a command: its standard output goes to $OUT; what fails is named at the end, and nothing stops
-  local code=0 limit name=$2
-  limit=$(left "$1")
+stage() { # name, seconds kept for what comes later, a command: run within the time, its output kept and shown, its end noted
+  local name=$1 limit job waited begin=$SECONDS
+  limit=$(left "$2")
   shift 2
-  [ "$limit" -gt 5 ] || { : >"$out/$name" && echo "$name: no time left" && return; }
-  timeout -k 5 "$limit" "$@" >"$out/$name" || code=$?
-  [ "$code" -eq 0 ] || { wrong=1 && echo "$name: exit code $code after at most $limit s"; }
+  if [ "$limit" -lt $least ]; then
+    echo "$name: not begun, $limit s were left" | tee -a "$codes"
+    return
+  fi
+  echo "== $name, at most $limit s"
+  { # in the background, so that the archive is renewed meanwhile, and a TERM is heard
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$work/$name.txt"
+    echo "${PIPESTATUS[0]}" >"$scratch/code"
+  } &
+  job=$!
+  waited=0
+  while kill -0 "$job" 2>/dev/null; do
+    sleep 1
+    waited=$((waited + 1))
+    [ $((waited % 20)) -ne 0 ] || archive
+  done
+  wait "$job"
+  echo "$name: exit code $(cat "$scratch/code") after $((SECONDS - begin)) s" >>"$codes"
+  archive
 }
-failed=0
-profile() { # seconds, then what to profile; exit code 3, some case failed, is no reason to stop
-  local code=0 deadline=$1
-  shift
-  "$python" -m lipbench.cli profile --preset "${PRESET:-paper}" --device "$device" --phase-seconds 0.2 \
-    --timeout "$round_s" --deadline "$deadline" --out "$run" --resume "$@" || code=$?
-  [ "$code" -eq 0 ] || failed=$code
-  [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || wrong=1
-}
-share() { # of the seconds that no later stage and no last round needs, one part in so many, at least one
-  local s=$(((budget - report_s - round_s - $2 - SECONDS) / $1))
+until_deadline() { # seconds for what a stage begins, if so many are kept for later ones, and some to end in
+  local s=$(($(left "$1") - 8))
   echo $((s > 1 ? s : 1))
 }
-methods_with() { # the methods that have an implementation
+wanted() { # whether a stage is to be run
+  [[ " $stages " == *" $1 "* ]]
+}
+profile() { # name of the stage, seconds kept, then what to profile, in the one run directory
+  local name=$1 kept=$2
+  shift 2
+  stage "$name" "$kept" "$python" -m lipbench.cli profile --device "$device" --out "$run" --resume \
+    --deadline "$(until_deadline "$kept")" "$@"
+}
+methods_with() { # the methods that have an implementation, or those to rehearse with
+  [ -z "$with_kernels" ] || { echo "$with_kernels" && return; }
   "$python" -c "from lipbench import registry
 print(','.join(name for name, method in registry.METHODS.items() if '$1' in method.implementations))"
 }
 
-rm -rf "$run"
-[ -z "${RESUME:-}" ] || tar -xzf "$RESUME" -C "$out"
-networks=${NETWORKS:-XS,S,M,L}
-if staged agreement; then
-  within 120 agreement.jsonl "$python" bench/agreement.py --device "$device"
-  cut -c -240 "$out/agreement.jsonl"
+if compgen -G "$wheels/*.whl" >/dev/null; then
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/site" "$wheels"/*.whl ||
+    echo "wheels of $wheels: pip failed; going on without them" | tee -a "$codes"
+  export PYTHONPATH="$PYTHONPATH:$scratch/site"
 fi
-if staged profile && [ -z "${RESUME:-}" ]; then # one round of all methods before anything else
-  later=$(($(staged kernels && echo $kernels_s || echo 0) + $(staged memory && echo $memory_s || echo 0)))
-  profile "$(share 3 $later)" --rounds 1 --network "$networks"
-  profile "$(share 2 $later)" --rounds 1
-fi
-if staged kernels; then
-  # First whether they are right, all at once: that compiles them too, on all cores. Then their times, with the GPU to itself.
-  checks=()
-  for spot in aol sll soc-step soc bjorck newton; do
-    for precision in ieee tf32x3 tf32; do
-      timeout "$(left 110)" "$python" -m bench.kernels --check-only --hot-spot "$spot" --precision "$precision" --deadline 45 \
-        >"$out/equal-$spot-$precision.jsonl" &
-      checks+=("$!:$spot-$precision")
-    done
-  done
-  for check in "${checks[@]}"; do
-    code=0
-    wait "${check%%:*}" || code=$?
-    [ "$code" -ne 124 ] || { echo "equality of ${check#*:}: out of time, what it had found counts" && continue; }
-    [ "$code" -eq 0 ] || { wrong=1 && echo "equality of ${check#*:}: exit code $code"; }
-  done
-  cat "$out"/equal-*.jsonl >"$out/equality.jsonl"
-  rm "$out"/equal-*.jsonl
-  cut -c -240 "$out/equality.jsonl"
-  within 120 kernels.jsonl "$python" -m bench.kernels --deadline 60
-  cut -c -400 "$out/kernels.jsonl"
-fi
-implementations=paper # on a CPU, where this script can only be tried out
-[ "$device" = cpu ] || implementations=paper,triton
-if staged memory; then
-  within 60 memory.txt "$python" -m bench.memory_agreement --device "$device" --network "" --channels 64 \
-    --implementation "$implementations"
-  cat "$out/memory.txt"
-fi
-if staged profile; then # kernels, compiled code and second rounds, as far as time allows
-  [ "$device" = cpu ] || profile "$(share 3 0)" --rounds 1 --method "$(methods_with triton)" --implementation triton
-  profile "$(share 2 0)" --rounds 2 --network "$networks"
-  profile "$(share 1 0)" --rounds 2 --compile
+if [ -n "${RESUME:-}" ]; then # the records; what the stages said is said anew
+  tar -xzf "$RESUME" -C "$scratch" && rm -f "$work"/*.txt
 fi
 
-if [ -e "$run/run.json" ]; then # the archive first: it must not be lost if the report takes too long
-  tar -czf "$out/run.tar.gz" -C "$out" run
-  timeout -k 5 $((budget > SECONDS + 30 ? budget - SECONDS : 30)) "$python" -m lipbench.cli report "$run" -o "$out/report.html" || wrong=1
-  rm -rf "$run" # its files are in the archive, which is easier to fetch than hundreds of them
+# --------------------------------------------------------------------------------------------------------------- the stages
+
+wanted machine && stage machine "$([ "$mode" = smoke ] && echo 150 || echo 330)" "$python" -m bench.gpu_machine
+
+if [ "$mode" = smoke ]; then
+  wanted kernels && stage kernels 110 "$python" -m bench.kernels --check --deadline "$(until_deadline 110)" ${check[@]+"${check[@]}"}
+  if wanted methods; then
+    quickly=("${smoke_sizes[@]}" --rounds 1 --phase-seconds 0.05 --timeout 40)
+    profile methods 70 --method standard,aol,bcop,cayley,cpl,lot,sll,soc --measure time,memory "${quickly[@]}"
+    profile methods 45 --method "$(methods_with triton)" --implementation triton --measure time,memory "${quickly[@]}"
+    profile methods 28 --measure macs,certificate
+  fi
+  wanted agreement && stage agreement 14 "$python" bench/agreement.py --device "$device" "${agreed[@]}"
+  wanted memory && stage memory 2 "$python" -m bench.memory_agreement --device "$device" --network "" "${predicted[@]}"
+else
+  wanted kernels && stage kernels 310 "$python" -m bench.kernels --time --deadline "$(until_deadline 310)" "${times[@]}"
+  later=110 # for networks, more rounds, certificates
+  briefly=(--batch-size "$batch" --phase-seconds 0.1 --timeout 60 --measure time,memory)
+  for sizes in "${layer_sizes[@]}"; do
+    read -r channels image <<<"$sizes"
+    shape=(--channels "$channels" --image-size "$image" --rounds 1)
+    wanted layers || continue
+    profile layers $later --method standard,aol,bcop,cayley,cpl,lot,sll,soc "${shape[@]}" "${briefly[@]}"
+    profile layers $later --method "$(methods_with triton)" --implementation triton "${shape[@]}" "${briefly[@]}"
+  done
+  for network in "${networks[@]}"; do
+    wanted networks && profile networks 70 "${network_methods[@]}" --network "$network" --rounds 1 "${briefly[@]}"
+  done
+  wanted rounds && profile rounds 60 --rounds 5 --measure time
+  wanted certificates && profile certificates 25 --measure macs,certificate
 fi
-echo "checks: exit code $wrong; profile: exit code $failed; $SECONDS s"
-ls -l "$out"
+
+if [ -e "$run/run.json" ] && [ "$mode" = full ] && wanted report; then
+  stage report 4 "$python" -m lipbench.cli report "$run" -o "$work/report.html"
+  [ ! -e "$work/report.html" ] || cp "$work/report.html" "$out/report.html"
+fi
+"$python" -m bench.gpu_summary "$work" | tee "$work/summary.txt" "$out/$mode.txt"
+wrong=${PIPESTATUS[0]}
+archive
+echo "$mode: $SECONDS s; $(cd "$out" && ls -m)"
 exit "$wrong"

@@ -1,0 +1,81 @@
+"""What is broken after a GPU run, in at most ten lines: `python -m bench.gpu_summary FOLDER`; exit code 1 if anything is.
+
+FOLDER is what `bench/gpu.sh` has made: `stages.txt` with a line for each stage, what each stage printed, and the run directory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from lipbench import errors, records
+from lipbench.records import Run
+from lipbench.rounds import HARMLESS
+
+MOST_LINES = 10
+WIDTH = 240
+
+
+def stages(folder: Path, begun: bool) -> Iterator[str]:
+    """Stages that did not end well, or were not `begun`; of those that profile, exit code 3 is said by their records."""
+    path = folder / "stages.txt"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        late = "not begun" in line or line.startswith("report: exit code 124")  # which can be made later, of the archive
+        if late != begun and not line.split(": exit code")[-1].startswith((" 0 ", " 3 ")):
+            yield line
+
+
+def kernels(folder: Path) -> Iterator[str]:
+    """Lines of `bench.kernels` and of the agreements that say that something is wrong."""
+    signs = {"kernels": '"equal": false', "agreement": '"agrees": false', "memory": "too far"}
+    for name, sign in signs.items():
+        path = folder / f"{name}.txt"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        bad = [line for line in text.splitlines() if sign in line]
+        if bad:
+            yield f"{name}: {len(bad)} lines, the first: {bad[0]}"
+
+
+def cases(run: Run) -> Iterator[str]:
+    """Failures of cases, those of one status and reason together, the most frequent first."""
+    failed = [record for record in run.records if record.status not in HARMLESS]
+    reasons = Counter((record.status, record.reason) for record in failed)
+    for (status, reason), count in reasons.most_common():
+        first = next(record.case.id for record in failed if (record.status, record.reason) == (status, reason))
+        yield f"{count} × {status}: {reason} (as {first})"
+    yield from run.unreadable
+
+
+def notes(folder: Path, run: Run | None) -> Iterator[str]:
+    """What time was too short for."""
+    yield from stages(folder, begun=False)
+    for count, what in ((len(run.begun), "rounds"), (len(run.unexamined), "MACs or certificates")) if run else ():
+        if count:
+            yield f"{count} cases have {what} left"
+
+
+def summary(folder: Path) -> tuple[list[str], list[str]]:
+    """All that is broken, most telling first, cut to `MOST_LINES` lines, and notes."""
+    found, run = [*stages(folder, begun=True), *kernels(folder)], None
+    if (folder / "run").is_dir():
+        try:
+            run = records.load_run(folder / "run")
+            found += cases(run)
+        except errors.LipbenchError as error:
+            found.append(str(error))
+    kept = [line[:WIDTH] for line in found[: MOST_LINES - 1]]
+    if len(found) > len(kept):
+        kept.append(f"and {len(found) - len(kept)} more: see the archive")
+    return kept, list(notes(folder, run))
+
+
+def main() -> None:
+    found, noted = summary(Path(sys.argv[1]))
+    print("\n".join([*(f"not done: {line}" for line in noted), *(found or ["nothing is broken"])]))
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
