@@ -98,8 +98,9 @@ def _ended(server: forks.Server, timeout_s: float) -> dict[str, object]:
 
 def test_a_server_answers_again_after_a_child_that_died_and_one_that_was_late(tmp_path: Path) -> None:
     with Processes(FORK) as processes:
+        processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
         endings = [
-            processes.run_round(Case(LayerSpec(name, 2, 4), 2), Limits(0.01, timeout_s=5.0), ("inference",)).status
+            processes.run_round(Case(LayerSpec(name, 2, 4), 2), Limits(0.01, timeout_s=15.0), ("inference",)).status
             for name in ("faulty_layers:Segfaults", "faulty_layers:Oversleeps", "aol")
         ]
     assert endings == ["crashed", "timeout", "ok"]

@@ -206,7 +206,8 @@ def test_parts_that_no_child_gets_to_end_as_the_last_child_did(monkeypatch: pyte
 
 def test_time_that_is_used_up_is_used_up_for_what_comes_after() -> None:
     case = Case(LayerSpec("faulty_layers:OversleepsInTraining", 2, 4), 2)
-    with Processes(FORK) as processes:  # which is soon as far as that, on a busy machine too
+    with Processes(FORK) as processes:
+        processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
         one = processes.run_round(case, Limits(0.01, timeout_s=8.0), tuple(GROUPS))
     assert (one.status, one.reason) == ("timeout", "no result within 8 s; allow more by --timeout")
     assert one.parts["step"].reason == one.parts["inference"].reason == "not begun within 8 s; allow more by --timeout"
