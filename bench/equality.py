@@ -136,7 +136,7 @@ def lines(spot: HotSpot, shape: Shape, precision: str, device: str) -> Iterator[
     about = {"hot_spot": spot.name, **vars(shape), "precision": precision, "device": device}
     try:
         held = expected(spot, shape, precision, device)
-    except Exception as error:
+    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
         yield about | {"configs": {}} | raised(error)
         return
     met: set[tuple[str, str]] = set()
@@ -144,7 +144,7 @@ def lines(spot: HotSpot, shape: Shape, precision: str, device: str) -> Iterator[
         with launching.turn(number) as launched:
             try:
                 found = compared(spot, precision, held)
-            except Exception as error:
+            except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
                 found = raised(error)
         if launched <= met and "raised" not in found:  # all have come round
             return
@@ -215,6 +215,6 @@ def compile_before(names: Sequence[str], precisions: Sequence[str], processes: i
         major, minor = torch.cuda.get_device_capability()
         within_s = timeout_s if math.isfinite(timeout_s) else None
         found["compiled"] = resources.compile_all(wanted, f"sm_{major}{minor}", processes, within_s)
-    except Exception as error:
+    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
         found["raised"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     return found | {"compiled_s": time.monotonic() - start}

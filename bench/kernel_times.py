@@ -136,7 +136,7 @@ def line(spot: HotSpot, shape: Shape, precision: str, device: str) -> dict[str, 
         else:
             found |= timing(compared)
             found |= dict(against_roofline(spot, shape, precision, found))
-    except Exception as error:
+    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
         found |= equality.raised(error)
     taken = launching.tuning_s()
     new = {key: name for key, name in launching.chosen().items() if key not in before}
