@@ -28,8 +28,13 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: under another name in the same directory, then renamed.
 
-    The other name is random: on a directory that hosts share, two processes may well have the same number.
+    The other name is random: on a directory that hosts share, two processes may well have the same number. A link is followed.
+    What is no file, such as a pipe or /dev/null, is written to as it stands: renaming would put a file in its place.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         with temporary.open("xb") as file:

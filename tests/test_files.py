@@ -87,6 +87,20 @@ def test_two_writers_of_one_number_do_not_share_a_name(tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    pipe, target, link = tmp_path / "pipe", tmp_path / "target", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_file(pipe, "into the pipe")
+    assert os.read(reader, 100) == b"into the pipe"
+    assert pipe.is_fifo()
+    os.close(reader)
+    link.symlink_to(target)
+    for content in ("new", "newer"):
+        files.write_file(link, content)
+        assert (link.is_symlink(), target.read_text()) == (True, content)
+
+
 @pytest.mark.parametrize(("number", "goes_on"), [(errno.ENOLCK, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)])
 def test_file_systems_without_locks_do_for_one_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, goes_on: bool

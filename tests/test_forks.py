@@ -106,12 +106,12 @@ def test_a_server_answers_again_after_a_child_that_died_and_one_that_was_late(tm
     assert endings == ["crashed", "timeout", "ok"]
 
 
-def test_answers_that_come_at_once_do_not_wait_for_each_other() -> None:
+def test_answers_that_come_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
     """A child that ends before the parent looks: both lines of the server lie in the pipe."""
     server = forks.Server({"OMP_NUM_THREADS": "1"})
     try:
-        server._send({"question": {"methods": ["nope"], "implementations": [], "device": "cpu"}, "answer": os.devnull,
-                      "stderr": os.devnull, "scratch": "/"})  # fmt: skip
+        server._send({"question": {"methods": ["nope"], "implementations": [], "device": "cpu"}, "answer": str(tmp_path / "answer"),
+                      "stderr": str(tmp_path / "stderr"), "scratch": str(tmp_path)})  # fmt: skip
         time.sleep(3)
         assert set(server._read(0.0)) == {"pid"}
         assert set(server._read(60.0)) == {"code"}
