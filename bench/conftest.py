@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from lipbench.plan import usable_cores
+from lipbench.cores import usable_cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from lipbench import isolate
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.quantities import GROUPS, PHASES
+from lipbench.run import isolate
 
 LEVEL = 0.002
 """probability of calling equals different; ten turns can show it, at 2 of 2^10 changes of sign"""

@@ -15,7 +15,7 @@ PACKAGES = (
     "torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "sympy", "fvcore", "iopath", "yacs", "termcolor", "nvidia-ml-py",
     "psutil", "pytest", "pytest-benchmark", "matplotlib", "seaborn", "jinja2", "rich", "typer",
 )  # fmt: skip
-IMPORTED = ("torch", "lipbench.measure", "lipbench.printing")
+IMPORTED = ("torch", "lipbench.run.measure", "lipbench.analysis.document")
 TIMEOUT_S = 20
 
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lipbench import errors, records
-from lipbench.records import Run
-from lipbench.rounds import HARMLESS
+from lipbench import errors
+from lipbench.store import records
+from lipbench.store.records import Run
+from lipbench.store.rounds import HARMLESS
 
 MOST_LINES = 10
 WIDTH = 240

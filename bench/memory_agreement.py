@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from lipbench import predict, registry
+from lipbench import registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.meters import machine
 from lipbench.meters import memory as memory_meter
+from lipbench.predict import memory as predict
 from lipbench.quantities import Memory
 from lipbench.workload import Workload
 

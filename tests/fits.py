@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 
-from lipbench import complexity, registry
+from lipbench import registry
+from lipbench.predict import complexity
 
 
 def main() -> None:

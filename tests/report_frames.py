@@ -1,4 +1,4 @@
-"""Synthetic frames of a run, drawn from a seed by the columns that `lipbench.compare` promises. They are no measurement."""
+"""Synthetic frames of a run, drawn from a seed by the columns that `analysis.rows` promises. They are no measurement."""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lipbench import cases, records
+from lipbench import cases
 from lipbench.cases import Case, LayerSpec
 from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
-from lipbench.rounds import Record, Round, with_parts
+from lipbench.store import records
+from lipbench.store.rounds import Record, Round, with_parts
 
 MACHINE = Machine(
     "host", "Linux 6", "a processor", 2, 2**33, "3.11.7", "2.13.0", {"torch": "2.13.0"}, None, flags={"threads": "1"}

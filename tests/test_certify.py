@@ -10,13 +10,16 @@ import torch
 from conftest import Variant
 from torch import Tensor, nn
 
-from lipbench import certify, cli, records, registry, verifying
+from lipbench import certify, registry
 from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
+from lipbench.cli import main as cli
 from lipbench.layers.cpl import PublishedCPLConv2d
 from lipbench.layers.sll import SLLConv2d
 from lipbench.meters import lipschitz, machine
 from lipbench.quantities import GROUPS
-from lipbench.rounds import Record, Round
+from lipbench.run import verifying
+from lipbench.store import records
+from lipbench.store.rounds import Record, Round
 from lipbench.workload import Workload
 
 DIVISIBLE = 9
@@ -163,7 +166,7 @@ def test_a_network_with_one_steep_layer_is_caught_twice() -> None:
 
 @pytest.mark.parametrize(("method", "status"), [("aol", "ok"), ("standard", "ok"), (f"{__name__}:Scaled", "not_lipschitz")])
 def test_a_round_carries_its_certificate(method: str, status: str) -> None:
-    from lipbench import measure
+    from lipbench.run import measure
 
     case = Case(LayerSpec(method, 2, 4, 1), batch_size=2)
     found = measure.measure(case, Limits(phase_seconds=0.01))

@@ -13,8 +13,14 @@ import pandas as pd
 import pytest
 import samples
 
-from lipbench import __version__, cli, printing, records, registry, schedule, table1, verifying
-from lipbench.rounds import SCHEMA, Record, Round
+from lipbench import __version__, registry
+from lipbench.analysis import document
+from lipbench.cli import main as cli
+from lipbench.cli import terminal
+from lipbench.predict import table1
+from lipbench.run import schedule, verifying
+from lipbench.store import records
+from lipbench.store.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
@@ -136,7 +142,7 @@ def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -
 def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = samples.case("soc")
     run = records.load_run(samples.save_run(saved, [], [missing]))
-    provenance = printing._provenance(run, ["a doubt"])
+    provenance = document._provenance(run, ["a doubt"])
     assert (provenance["planned"], provenance["unfinished"], provenance["problems"]) == (3, [missing.id], [])
     assert provenance["warnings"] == ["a doubt"]
 
@@ -168,7 +174,7 @@ def test_tables_fit_a_terminal_and_no_number_is_cut(capsys: pytest.CaptureFixtur
         table1.complexity_table().drop(columns=["exact_mathml", "published_mathml"]),
         certificates,
     ):
-        printing.print_table(table, width)
+        terminal.print_table(table, width)
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= width
         assert "…" not in out

@@ -13,13 +13,13 @@ from conftest import Variant
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from lipbench import measure as conductor
 from lipbench import registry
 from lipbench.cases import PAPER_METHODS, Case, LayerSpec, Limits, NetworkSpec
 from lipbench.compiled import CompiledWorkload
 from lipbench.errors import UnsupportedError
 from lipbench.layers.base import TwoHalves
 from lipbench.quantities import PHASES
+from lipbench.run import measure as conductor
 from lipbench.workload import Workload
 
 STEPS, REFRESH_STEP = 250, 200

@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lipbench import complexity, fitting, notation, registry, theory
-from lipbench.cli import main
-from lipbench.complexity import Fitted
-from lipbench.fitting import Factor, Sum, Term
-from lipbench.notation import text
+from lipbench import registry, theory
+from lipbench.cli.main import main
+from lipbench.predict import complexity, fitting, notation
+from lipbench.predict.complexity import Fitted
+from lipbench.predict.fitting import Factor, Sum, Term
+from lipbench.predict.notation import text
 
 SMALLER: dict[str, dict[str, tuple[int, ...]]] = {
     "soc": {"s": (16, 32), "c": (4, 8, 16, 32), "k": (1, 3, 5, 7), "b": (2, 3)},

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lipbench import compare, printing, records
-from lipbench.records import Run
-from lipbench.rounds import STATUSES, Record
+from lipbench.analysis import document
+from lipbench.analysis.rows import measured_rows
+from lipbench.store import records
+from lipbench.store.records import Run
+from lipbench.store.rounds import STATUSES, Record
 
 HERE = Path(__file__).parent
 SIZES = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--device", "cpu",
@@ -24,7 +26,8 @@ SIZES = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads
 HEADROOM_BYTES = 2**29
 """address space that a layer may take: what takes it all is soon stopped"""
 PLAIN = """
-from lipbench import cases, measure
+from lipbench import cases
+from lipbench.run import measure
 case = cases.Case(cases.LayerSpec("faulty_layers:Plain", 2, 4), 2)
 print(measure.measure(case, cases.Limits(phase_seconds=0.01)).status)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")))
@@ -115,14 +118,14 @@ def test_what_does_not_fit_to_train_has_its_inference_in_record_export_and_repor
         "training": "out_of_memory", "step": "out_of_memory", "inference": "ok", "memory": "ok", "macs": "out_of_memory",
         "certificate": "ok",
     }  # fmt: skip
-    rows = compare.rows(run)
+    rows = measured_rows(run)
     own = rows[rows["method"] == "faulty_layers:AllocatesInTraining"].set_index("phase")
     assert list(own.index) == ["forward", "backward", "step", "inference", ""]
     assert list(own["status"]) == ["out_of_memory"] * 3 + ["ok", "out_of_memory"]
     assert own["median_s"].notna().tolist() == [False, False, False, True, False]
     assert own.loc["inference", "peak_memory_bytes"] > 0
     assert own["certificate"].notna().all()
-    page = printing.report(run, run.path / "report.html").read_text()
+    page = document.document(run)
     failed = page.partition('id="failures"')[2].partition("</section>")[0]
     assert "forward, backward, step" in failed
     assert "can&#39;t allocate memory" in failed

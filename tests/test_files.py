@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import samples
 
-from lipbench import cases, files, records
+from lipbench import cases
 from lipbench.cases import Case
-from lipbench.rounds import Record, Round
+from lipbench.store import files, records
+from lipbench.store.rounds import Record, Round
 
 WRITERS, TURNS = 4, 12
 

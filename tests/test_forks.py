@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from bench import fork_agreement
-from lipbench import forks, isolate
 from lipbench.cases import Case, LayerSpec, Limits
-from lipbench.isolate import FORK, START, Processes
 from lipbench.quantities import GROUPS, PARTS
-from lipbench.rounds import Round
+from lipbench.run import forks, isolate
+from lipbench.run.isolate import FORK, START, Processes
+from lipbench.store.rounds import Round
 
 HERE = Path(__file__).parent
 QUICKLY = Limits(phase_seconds=0.01, timeout_s=120.0)
@@ -110,8 +110,9 @@ def test_answers_that_come_at_once_do_not_wait_for_each_other(tmp_path: Path) ->
     """A child that ends before the parent looks: both lines of the server lie in the pipe."""
     server = forks.Server({"OMP_NUM_THREADS": "1"})
     try:
-        server._send({"question": {"methods": ["nope"], "implementations": [], "device": "cpu"}, "answer": str(tmp_path / "answer"),
-                      "stderr": str(tmp_path / "stderr"), "scratch": str(tmp_path)})  # fmt: skip
+        question = {"methods": ["nope"], "implementations": [], "device": "cpu"}
+        paths = {"answer": str(tmp_path / "answer"), "stderr": str(tmp_path / "stderr"), "scratch": str(tmp_path)}
+        server._send({"question": question, **paths})
         time.sleep(3)
         assert set(server._read(0.0)) == {"pid"}
         assert set(server._read(60.0)) == {"code"}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lipbench import files
 from lipbench.meters import gpu
 from lipbench.quantities import Contention, Machine
+from lipbench.store import files
 
 IDLE, POWER, HARDWARE, HOT_BY_SOFTWARE, HOT_BY_HARDWARE, BRAKE = 0x1, 0x4, 0x8, 0x20, 0x40, 0x80
 

@@ -18,7 +18,7 @@ import pytest
 import samples
 
 from bench import gpu_summary
-from lipbench.rounds import Part, Record, Round, summed_up
+from lipbench.store.rounds import Part, Record, Round, summed_up
 
 ROOT = Path(__file__).parents[1]
 TINY = {"DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "BUDGET_S": "900"}

@@ -101,9 +101,16 @@ from lipbench.meters import time
 if TYPE_CHECKING:
     import torch
 def verb():
-    from lipbench.measure import measure
+    from lipbench.run.measure import measure
 """
-    assert imports(source) == {"os.path", "lipbench.errors", "lipbench", "lipbench.meters.time", "torch", "lipbench.measure"}
+    assert imports(source) == {
+        "os.path",
+        "lipbench.errors",
+        "lipbench",
+        "lipbench.meters.time",
+        "torch",
+        "lipbench.run.measure",
+    }
     assert imports(source, when_imported=True) == {"os.path", "lipbench.errors", "lipbench", "lipbench.meters.time"}
 
 
@@ -157,7 +164,19 @@ def test_reports_know_neither_torch_nor_lipbench(module: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cases", "errors", "quantities", "theory", "records", "plan", "isolate", "schedule", "progress", "profiling", "cli"],
+    [
+        "cases",
+        "errors",
+        "quantities",
+        "theory",
+        "store.records",
+        "run.plan",
+        "run.isolate",
+        "run.schedule",
+        "run.profiling",
+        "cli.progress",
+        "cli.main",
+    ],
 )
 def test_planning_and_reading_load_no_torch(name: str) -> None:
     assert "torch" not in loaded_with(f"lipbench.{name}")
@@ -166,7 +185,7 @@ def test_planning_and_reading_load_no_torch(name: str) -> None:
 def test_help_loads_nothing_heavy() -> None:
     program = """
 import sys
-from lipbench.cli import main
+from lipbench.cli.main import main
 try:
     main(["--help"])
 except SystemExit as stop:

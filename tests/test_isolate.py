@@ -17,12 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lipbench import cases, isolate
+from lipbench import cases
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.errors import LipbenchError
-from lipbench.isolate import FORK, START, Processes
 from lipbench.quantities import GROUPS, PARTS
-from lipbench.rounds import Part, Round
+from lipbench.run import isolate
+from lipbench.run.isolate import FORK, START, Processes
+from lipbench.store.rounds import Part, Round
 
 HERE = Path(__file__).parent
 QUICKLY = Limits(phase_seconds=0.01, timeout_s=120.0)
@@ -129,7 +130,7 @@ def test_the_child_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_child_whose_parent_is_gone_already_measures_nothing(tmp_path: Path) -> None:
     question = {"case": cases.to_dict(Case(LayerSpec("aol", 2, 4), 2)), "limits": {}, "parts": ["step"], "failed": []}
-    command = [sys.executable, "-m", "lipbench.child", str(tmp_path / "answer.json"), str(2**22 + 1)]  # above any process
+    command = [sys.executable, "-m", "lipbench.run.child", str(tmp_path / "answer.json"), str(2**22 + 1)]  # above any process
     child = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True)
     assert (child.returncode, child.stderr) == (1, "the parent has ended\n")
     assert not (tmp_path / "answer.json").exists()
@@ -229,6 +230,6 @@ def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch
 
 
 def test_the_process_that_plans_and_stores_imports_no_torch() -> None:
-    program = "import sys, lipbench.profiling; print(sorted({'torch', 'pandas', 'sympy'} & set(sys.modules)))"
+    program = "import sys, lipbench.run.profiling; print(sorted({'torch', 'pandas', 'sympy'} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert printed == "[]\n"

@@ -9,14 +9,14 @@ import samples
 import torch
 from torch import Tensor, nn
 
-from lipbench import measure as conductor
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec, Limits, NetworkSpec
 from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
 from lipbench.meters import machine
 from lipbench.quantities import GROUPS, PARTS, PHASES
-from lipbench.rounds import Part, Round
+from lipbench.run import measure as conductor
+from lipbench.store.rounds import Part, Round
 from lipbench.workload import Workload
 
 QUICK = Limits(phase_seconds=0.02)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import files, registry
+from lipbench import registry
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import memory, peaks
 from lipbench.quantities import Memory
+from lipbench.store import files
 from lipbench.workload import Workload
 
 BATCH, CHANNELS, SIZE = 4, 4, 16

@@ -8,8 +8,9 @@ import pytest
 
 from lipbench import cases
 from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench.cores import usable_cores
 from lipbench.errors import LipbenchError
-from lipbench.plan import Request, plan, usable_cores
+from lipbench.run.plan import Request, plan
 
 
 def shapes(request: Request) -> list[tuple[int, int, int]]:

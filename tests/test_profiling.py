@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from lipbench import isolate, profiling, records, schedule
 from lipbench.errors import LipbenchError
-from lipbench.isolate import Place
-from lipbench.plan import Request
-from lipbench.profiling import LimitOptions, Options
-from lipbench.rounds import Part, Record, Round, summed_up
+from lipbench.run import isolate, profiling, schedule
+from lipbench.run.isolate import Place
+from lipbench.run.plan import Request
+from lipbench.run.profiling import LimitOptions, Options
+from lipbench.store import records
+from lipbench.store.rounds import Part, Record, Round, summed_up
 
 SIZES: dict[str, Any] = {"channels": (2,), "image_sizes": (4,), "batch_sizes": (2,), "threads": 1}
 

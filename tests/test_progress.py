@@ -8,8 +8,9 @@ import sys
 import pytest
 import samples
 
-from lipbench import progress
-from lipbench.rounds import Record, Round
+from lipbench.cli import progress
+from lipbench.run.schedule import Outcome
+from lipbench.store.rounds import Record, Round
 
 
 class Terminal(io.StringIO):
@@ -44,7 +45,7 @@ def test_the_summary_counts_and_names_failures_with_their_reason() -> None:
         Record(samples.case("soc"), 1, (Round("crashed", "ended by SIGSEGV"),)),
         Record(samples.case("lot"), 1),
     ]
-    first, *others = progress.summary(found, left=2).splitlines()
+    first, *others = progress.summary(Outcome(tuple(found), left=2)).splitlines()
     assert first == "4 cases: 2 ok, 1 crashed"
     assert others == [
         f"  crashed: {samples.case('soc').id}: ended by SIGSEGV",

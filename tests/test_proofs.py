@@ -18,9 +18,9 @@ from lipbench_reports.html import render
 from lipbench_reports.tables import prepare
 from report_frames import METHODS, Page, complexity, fitted, predicted, quick, tables, troubled
 
-from lipbench import compare
-from lipbench.records import Run
-from lipbench.rounds import Record
+from lipbench.analysis.rows import certificate_rows, measured_rows
+from lipbench.store.records import Run
+from lipbench.store.rounds import Record
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,8 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     broken = [Record(samples.case("cpl", c), 1, (samples.failed("not_lipschitz", "constant 1.02", samples.VIOLATING),))
               for c in (4, 8)]  # fmt: skip
     run = Run(tmp_path, {}, (*found, *broken))
-    rows = compare.rows(run)
-    given = tables(rows, certificates=compare.certificates(run), fitted=pd.DataFrame())
+    rows = measured_rows(run)
+    given = tables(rows, certificates=certificate_rows(run), fitted=pd.DataFrame())
     costed = costs(prepare(rows), given.methods)
     for measure, comparison in costed.comparisons.items():
         assert {one.method for one, _ in costed.ranking(measure)} <= {"aol", "soc"}

@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 import samples
 
-from lipbench import benchmark_json, cases, compare, records
+from lipbench import cases
+from lipbench.analysis.rows import measured_rows
 from lipbench.cases import Case, NetworkSpec
 from lipbench.errors import LipbenchError
 from lipbench.quantities import Contention
-from lipbench.rounds import SCHEMA, Record, Round
+from lipbench.store import benchmark_json, records
+from lipbench.store.rounds import SCHEMA, Record, Round
 
 TIMINGS = {"forward": samples.timing(0.001, 0.0012, 0.0011), "step": samples.timing(0.003, 0.0031, host_s=(0.004, 0.005))}
 RECORD = Record(samples.case(), 2, (samples.ok(TIMINGS, warnings=("one", "two")), samples.ok(TIMINGS, first=False)))
@@ -240,7 +242,7 @@ def test_benchmark_files_are_runs(benchmark_file: Path) -> None:
     assert {phase: len(timing.samples_s) for phase, timing in one.phases.items()} == {"forward": 7, "step": 5}
     assert (one.memory, one.macs, one.machine) == (RECORD.rounds[0].memory, RECORD.rounds[0].macs, samples.MACHINE)
     assert {phase: timing.contention for phase, timing in one.phases.items()} == {"forward": None, "step": SEEN}
-    contended = compare.rows(run).set_index("phase")["contended"]
+    contended = measured_rows(run).set_index("phase")["contended"]
     assert pd.isna(contended["forward"])  # nobody looked, which is not the same as nobody there
     assert contended["step"]
     assert one.warnings == (benchmark_json.ONE_PROCESS,)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import errors, isolate, registry
+from lipbench import errors, registry
 from lipbench.cases import TRITON
+from lipbench.run import isolate
 
 
 def test_a_module_that_fails_to_import_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from lipbench import records
+from lipbench.store import records
 
 COMMAND = [sys.executable, "-m", "lipbench.cli", "profile"]
 SIZES = ["--method", "standard,aol,sll", "--channels", "2,3", "--image-size", "4", "--batch-size", "2", "--threads", "1",

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import samples
 
-from lipbench import records, schedule
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.errors import LipbenchError
 from lipbench.quantities import GROUPS
-from lipbench.rounds import SCHEMA, Part, Record, Round, summed_up
+from lipbench.run import schedule
+from lipbench.store import records
+from lipbench.store.rounds import SCHEMA, Part, Record, Round, summed_up
 
 Answer = Callable[[Case], Round]
 SMALL, MIDDLE, LARGE = (samples.case("aol", channels) for channels in (2, 4, 8))

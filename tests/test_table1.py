@@ -11,9 +11,10 @@ import pytest
 import sympy
 import torch
 
-from lipbench import registry, table1, theory
+from lipbench import registry, theory
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.meters import macs
+from lipbench.predict import table1
 from lipbench.theory import C, M, P, b, c, k, s
 
 LAYER = {"b": 2, "s": 8, "c": 4, "k": 3}

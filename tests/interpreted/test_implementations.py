@@ -11,10 +11,12 @@ import torch
 from lipbench_kernels import bjorck, newton
 from torch import Tensor
 
-from lipbench import certify, measure, predict, registry
+from lipbench import certify, registry
 from lipbench.cases import TRITON, Case, LayerSpec
 from lipbench.layers.base import LipschitzConv2d, WithKernel
 from lipbench.meters import lipschitz, macs
+from lipbench.predict import memory as predict
+from lipbench.run import measure
 from lipbench.workload import Workload
 
 METHODS = [name for name, method in registry.METHODS.items() if TRITON in method.implementations]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import compare, records
+from lipbench.analysis.rows import measured_rows
 from lipbench.cases import TRITON
+from lipbench.store import records
 
 SMALL = ("--method", "aol", "--channels", "4", "--image-size", "4", "--batch-size", "2", "--phase-seconds", "0.01",
          "--rounds", "1", "--threads", "1", "--implementation", f"paper,{TRITON}")  # fmt: skip
@@ -32,7 +33,7 @@ def test_a_run_says_that_it_was_interpreted(tmp_path: Path) -> None:
     assert (paper.status, triton.status) == ("ok", "ok")
     assert not any("interpreted" in line for line in paper.rounds[0].warnings)
     assert any(line.startswith("interpreted, not a timing") for line in triton.rounds[0].warnings)
-    rows = compare.rows(run)
+    rows = measured_rows(run)
     assert dict(zip(rows["implementation"], rows["interpreted"])) == {"paper": False, TRITON: True}
     certificates = dict(zip(rows["implementation"], rows["certificate"]))
     assert certificates[TRITON] == pytest.approx(certificates["paper"], abs=1e-5)

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import samples
 
-from lipbench import compare
+from lipbench.analysis.exponents import exponents
+from lipbench.analysis.rows import CERTIFICATE_COLUMNS, certificate_rows, measured_rows
+from lipbench.analysis.statistics import power_law
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.quantities import Contention, Timing
-from lipbench.records import Run
-from lipbench.rounds import Part, Record, Round, summed_up
+from lipbench.store.records import Run
+from lipbench.store.rounds import Part, Record, Round, summed_up
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
@@ -36,13 +38,13 @@ def rounds(*timings: Timing, phase: str = "step", warnings: tuple[str, ...] = ()
 
 
 def only_row(*timings: Timing, phase: str = "step") -> pd.Series:
-    frame = compare.rows(as_run(Record(samples.case(), len(timings), rounds(*timings, phase=phase))))
+    frame = measured_rows(as_run(Record(samples.case(), len(timings), rounds(*timings, phase=phase))))
     assert len(frame) == 1
     return frame.iloc[0]
 
 
 def test_columns_are_those_that_readers_count_on() -> None:
-    frame = compare.rows(as_run())
+    frame = measured_rows(as_run())
     assert list(frame.columns) == [name.strip() for name in CONTRACT.split(",")]
     assert len(frame) == 0
 
@@ -124,7 +126,7 @@ def test_what_no_measured_phase_made_is_missing_and_workspaces_stand_apart() -> 
         one.memory, gradient_bytes=None, optimizer_bytes=None, saved_bytes=None, saved_per_image_bytes=None,
         saved_constant_bytes=None, workspace_bytes=2**26,
     )  # fmt: skip
-    row = compare.rows(as_run(Record(samples.case(), 1, (replace(one, memory=memory),)))).iloc[0]
+    row = measured_rows(as_run(Record(samples.case(), 1, (replace(one, memory=memory),)))).iloc[0]
     missing = [
         "gradient_bytes",
         "optimizer_bytes",
@@ -149,7 +151,7 @@ def test_the_certificate_of_the_round_that_has_one_stands_beside_every_phase() -
     bare, first = (
         samples.ok({"step": samples.timing(1.0), "forward": samples.timing(1.0)}, first=one) for one in (False, True)
     )
-    frame = compare.rows(as_run(Record(samples.case(), 2, (bare, first))))
+    frame = measured_rows(as_run(Record(samples.case(), 2, (bare, first))))
     assert len(frame) == 2
     for _, row in frame.iterrows():
         assert (row["certificate"], row["certificate_smallest"]) == (1.0, 0.99999)
@@ -159,7 +161,7 @@ def test_the_certificate_of_the_round_that_has_one_stands_beside_every_phase() -
 
 def test_a_case_that_is_not_1_lipschitz_has_one_row_without_numbers_and_keeps_its_certificate() -> None:
     one = samples.failed("not_lipschitz", "Lipschitz constant = 1.02", samples.VIOLATING)
-    row = compare.rows(as_run(Record(samples.case("cpl"), 1, (one,)))).iloc[[0]]
+    row = measured_rows(as_run(Record(samples.case("cpl"), 1, (one,)))).iloc[[0]]
     assert list(row["phase"]) == [""]
     assert list(row["status"]) == ["not_lipschitz"]
     assert list(row["certificate"]) == [1.02]
@@ -167,7 +169,7 @@ def test_a_case_that_is_not_1_lipschitz_has_one_row_without_numbers_and_keeps_it
 
 
 def test_without_a_certificate_its_columns_are_empty() -> None:
-    row = compare.rows(as_run(Record(samples.case(), 1, (Round("timeout", "too long"),)))).iloc[0]
+    row = measured_rows(as_run(Record(samples.case(), 1, (Round("timeout", "too long"),)))).iloc[0]
     assert math.isnan(row["certificate"])
     assert math.isnan(row["certificate_training"])
     assert (row["certificate_kind"], row["certificate_how"], row["certificate_training_kind"]) == ("", "", "")
@@ -180,12 +182,12 @@ def test_every_bound_is_a_row_the_one_to_quote_first() -> None:
         Record(network, 1, (samples.failed("not_lipschitz", "grows", samples.GROWING),)),
         Record(samples.case("aol"), 1, (Round("timeout"),)),
     )
-    frame = compare.certificates(run)
-    assert tuple(frame.columns) == compare.CERTIFICATE_COLUMNS
+    frame = certificate_rows(run)
+    assert tuple(frame.columns) == CERTIFICATE_COLUMNS
     assert list(frame["mode"]) == ["evaluation", "evaluation", "training"] * 2
     assert list(frame["how"]) == ["fourier", "lanczos", "fourier", "product", "lanczos", "product"]
     assert list(frame.loc[frame["case"] == network.id, "growing"].unique()) == ["4.0, 5.2"]
-    assert compare.certificates(as_run()).empty
+    assert certificate_rows(as_run()).empty
 
 
 def test_theory_stands_beside_what_was_counted() -> None:
@@ -196,7 +198,7 @@ def test_theory_stands_beside_what_was_counted() -> None:
 def test_of_a_case_that_failed_in_part_the_rest_is_there() -> None:
     parts = {"training": Part("out_of_memory", "no more"), "inference": Part(), "macs": Part("crashed", "SIGSEGV")}
     one = summed_up(Round("ok", phases={"inference": samples.timing(2.0)}, parts=parts))
-    frame = compare.rows(as_run(Record(samples.case("lot"), 1, (one,))))
+    frame = measured_rows(as_run(Record(samples.case("lot"), 1, (one,))))
     assert list(frame["phase"]) == ["forward", "backward", "inference", ""]
     assert list(frame["status"]) == ["out_of_memory", "out_of_memory", "ok", "crashed"]
     assert list(frame["reason"]) == ["no more", "no more", "", "macs: SIGSEGV"]
@@ -206,7 +208,7 @@ def test_of_a_case_that_failed_in_part_the_rest_is_there() -> None:
 def test_phases_come_in_their_order_and_a_case_that_failed_has_one_row() -> None:
     good = Record(samples.case(), 1, (samples.ok({name: samples.timing(1.0) for name in ("step", "forward", "inference")}),))
     bad = Record(samples.case("aol"), 2, (good.rounds[0], Round("timeout", "took too long", warnings=("slow",))))
-    frame = compare.rows(as_run(good, bad))
+    frame = measured_rows(as_run(good, bad))
     assert list(frame["phase"]) == ["forward", "step", "inference", ""]
     last = frame.iloc[-1]
     assert (last["method"], last["title"], last["status"], last["reason"]) == ("aol", "AOL", "timeout", "took too long")
@@ -217,7 +219,7 @@ def test_phases_come_in_their_order_and_a_case_that_failed_has_one_row() -> None
 def test_networks_and_layers_of_others_have_names_too() -> None:
     network = Record(Case(NetworkSpec("soc", "S"), 2), 1, rounds(samples.timing(1.0)))
     other = Record(samples.case("package.module:Special"), 1, rounds(samples.timing(1.0), warnings=("a", "b", "a")))
-    frame = compare.rows(as_run(network, other))
+    frame = measured_rows(as_run(network, other))
     assert list(frame["network"]) == ["S", ""]
     assert list(frame["channels"]) == [32, 4]
     assert list(frame["title"]) == ["SOC", "Special"]
@@ -230,7 +232,7 @@ def test_compiling_took_what_the_first_call_took_beyond_the_median() -> None:
     rerun = Record(
         replace(samples.case("aol"), compile=True), 1, rounds(samples.timing(1.0))
     )  # a step behind its backward pass
-    frame = compare.rows(as_run(compiled, rerun, Record(samples.case(), 3, rounds(*timings))))
+    frame = measured_rows(as_run(compiled, rerun, Record(samples.case(), 3, rounds(*timings))))
     assert list(frame["compiled"]) == [True, True, False]
     assert list(frame["compile_s"][:2]) == [8.0, 0.0]
     assert math.isnan(frame["compile_s"][2])
@@ -244,7 +246,7 @@ def interpreted(implementation: str, channels: int = 4) -> Record:
 
 def test_only_what_runs_kernels_is_interpreted() -> None:
     run = as_run(interpreted("triton"), interpreted("paper"), Record(samples.case(), 1, rounds(samples.timing(1.0))))
-    assert list(compare.rows(run)["interpreted"]) == [True, False, False]
+    assert list(measured_rows(run)["interpreted"]) == [True, False, False]
 
 
 # -------------------------------------------------------------------------------------------------------------- exponents
@@ -261,7 +263,7 @@ def power_run(method: str, channels: tuple[int, ...], exponent: float, factors: 
 
 
 def fitted(run: Run) -> pd.DataFrame:
-    return compare.exponents(run, compare.rows(run)).set_index("quantity")
+    return exponents(run, measured_rows(run)).set_index("quantity")
 
 
 def test_an_exact_power_law_is_found_with_a_narrow_interval() -> None:
@@ -286,7 +288,7 @@ def test_the_interval_is_that_of_a_textbook() -> None:
     slope = sum((a - 2) * b for a, b in zip(x, y)) / 10
     intercept = sum(y) / 5 - 2 * slope
     spread = math.sqrt(sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y)) / 3 / 10)
-    fit = compare.power_law([math.exp(value) for value in x], [math.exp(value) for value in y])
+    fit = power_law([math.exp(value) for value in x], [math.exp(value) for value in y])
     assert fit.exponent == pytest.approx(slope)
     assert (fit.low, fit.high) == pytest.approx((slope - 3.182446 * spread, slope + 3.182446 * spread), rel=1e-6)
 
@@ -315,7 +317,7 @@ def test_compiled_times_are_fitted_apart_and_interpreted_ones_not_at_all() -> No
         replace(record, case=replace(record.case, compile=True)) for record in power_run("standard", (4, 8, 16), 1.0).records
     ]
     run = as_run(*run.records, *compiled, *(interpreted("triton", channels) for channels in (4, 8, 16)))
-    found = compare.exponents(run, compare.rows(run))
+    found = exponents(run, measured_rows(run))
     times = found[found["quantity"] == "time: forward"]
     assert list(times["compiled"]) == [False, True]
     assert list(times["exponent"]) == [pytest.approx(2.0), pytest.approx(1.0)]
@@ -332,8 +334,8 @@ def test_what_is_counted_has_local_slopes_and_no_interval() -> None:
 
 def test_local_slopes_are_those_between_neighbours() -> None:
     run = power_run("aol", (4, 8, 16), 2.0)
-    rows = compare.rows(run)
+    rows = measured_rows(run)
     rows.loc[rows["phase"] == "forward", "macs"] = [16 * 4, 16 * 4 * 2, 16 * 4 * 2 * 8]
-    counted = compare.exponents(run, rows).set_index("quantity").loc["MACs: forward"]
+    counted = exponents(run, rows).set_index("quantity").loc["MACs: forward"]
     assert (counted["least_slope"], counted["greatest_slope"]) == pytest.approx((1.0, 3.0))
     assert counted["exponent"] == pytest.approx(2.0)

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lipbench.cases import Case
-from lipbench.rounds import STATUSES, Record
-from lipbench.schedule import Progress
+from lipbench.run.schedule import Outcome, Progress
+from lipbench.store.rounds import STATUSES
 
 REFRESHES_PER_SECOND = 1
 """seldom, so that drawing does not disturb what is being timed"""
@@ -41,16 +41,14 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
         yield show
 
 
-def summary(found: Sequence[Record], left: int, problems: Sequence[str] = (), elsewhere: int = 0) -> str:
-    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left.
-
-    `left` is what the deadline left, `elsewhere` what needs a GPU that is not here.
-    """
+def summary(outcome: Outcome) -> str:
+    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left."""
+    found, left, elsewhere = outcome.records, outcome.left, outcome.elsewhere
     counts = Counter(record.status for record in found if record.sittings)
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
     lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
-    lines += [f"  left alone: {problem}" for problem in problems]
+    lines += [f"  left alone: {problem}" for problem in outcome.problems]
     if left:
         lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; go on with --resume")
     if elsewhere:

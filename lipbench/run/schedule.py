@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from lipbench import errors, records
+from lipbench import errors
 from lipbench.cases import TRITON, Case, Limits
-from lipbench.isolate import Processes
-from lipbench.plan import usable_cores
+from lipbench.cores import usable_cores
 from lipbench.quantities import EXAMINED, GROUPS
-from lipbench.rounds import HARMLESS, Part, Record, Round, summed_up
+from lipbench.run.isolate import Processes
+from lipbench.store import records
+from lipbench.store.rounds import HARMLESS, Part, Record, Round, summed_up
 
 TIME = "time"
 MEASURED = (TIME, "memory", *EXAMINED)

@@ -16,9 +16,9 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.files import Complaint, from_json, load_json, locked, write_file
 from lipbench.quantities import EXAMINED
-from lipbench.rounds import SCHEMA, STATUSES, Record, Round, with_parts
+from lipbench.store.files import Complaint, from_json, load_json, locked, write_file
+from lipbench.store.rounds import SCHEMA, STATUSES, Record, Round, with_parts
 
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
 """What contents raise that are JSON but not what was written."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lipbench import __version__, errors
-from lipbench.options import (
+from lipbench.cli.options import (
     DeviceName,
     ExportFormat,
     Freshness,
@@ -101,9 +101,10 @@ def _lipbench(
 @app.command()
 def methods() -> None:
     """List the methods, their sources and what they claim."""
-    from lipbench import printing, table1
+    from lipbench.cli import terminal
+    from lipbench.predict import table1
 
-    printing.print_table(table1.methods_table().rename(columns={"lipschitz": "claims 1-Lipschitz"}))
+    terminal.print_table(table1.methods_table().rename(columns={"lipschitz": "claims 1-Lipschitz"}))
 
 
 @app.command()
@@ -112,7 +113,9 @@ def theory(
     format: Annotated[TheoryFormat, typer.Option(help="csv has the layout of the published table.")] = TheoryFormat.table,
 ) -> None:
     """Print Table 1 of the paper (arXiv 2311.16833) and, beside it, the exact costs of this code."""
-    from lipbench import printing, registry, table1
+    from lipbench import registry
+    from lipbench.cli import terminal
+    from lipbench.predict import table1
 
     chosen = [registry.find(name).name for name in method or registry.methods()]
     table = table1.complexity_table()
@@ -122,7 +125,7 @@ def theory(
         return
     for kind in ("published", "exact"):
         table[kind] = table[kind].map(table1.in_print)
-    printing.print_table(table[["title", "half", "quantity", "operations", "published", "exact"]])
+    terminal.print_table(table[["title", "half", "quantity", "operations", "published", "exact"]])
     print("\nC = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t.")
     print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
 
@@ -133,13 +136,14 @@ def kernels(
     format: Annotated[RowsFormat, typer.Option(help="json has every figure unrounded.")] = RowsFormat.table,
 ) -> None:
     """Compile every Triton kernel without a GPU, and say what it takes of one; exit code 3 if one cannot ship."""
-    from lipbench import kernel_report, printing
+    from lipbench.cli import terminal
+    from lipbench.predict import kernels as kernel_report
 
     rows = kernel_report.rows(arch)
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1, force_ascii=False))
     else:
-        printing.print_table(kernel_report.readable(rows))
+        terminal.print_table(kernel_report.readable(rows))
         for line in ("", *kernel_report.remarks(rows)):
             print(line)
     if not rows["ships"].all():
@@ -163,7 +167,9 @@ def verify(
     format: Annotated[RowsFormat, typer.Option(help="json has singular values unrounded.")] = RowsFormat.table,
 ) -> None:
     """Find Lipschitz constants, on random weights and after 100 SGD steps; exit code 3 if one in evaluation is above 1."""
-    from lipbench import printing, records, verifying
+    from lipbench.cli import terminal
+    from lipbench.run import verifying
+    from lipbench.store import records
 
     runs = [Path(name) for name in what or () if Path(name).is_dir()]
     layers = [name for name in what or () if not Path(name).is_dir()] + list(method or ())
@@ -175,7 +181,7 @@ def verify(
     if format is RowsFormat.json:
         print(rows.to_json(orient="records", indent=1))
     else:
-        printing.print_table(verifying.readable(rows))
+        terminal.print_table(verifying.readable(rows))
         print(
             "\nσ: singular values, or the Lipschitz constant of a layer that is not linear; ≥: a lower bound, found by search."
         )
@@ -193,14 +199,15 @@ def complexity(
     format: Annotated[RowsFormat, typer.Option(help="json has every term and its exponents.")] = RowsFormat.table,
 ) -> None:
     """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed."""
-    from lipbench import complexity, printing
+    from lipbench.cli import terminal
+    from lipbench.predict import complexity
 
     sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
     rows = [row for one in split("NAME", name, str) for row in complexity.fit_layer(one, complexity.given(sizes))]
     if format is RowsFormat.json:
         print(json.dumps(complexity.as_json(rows), indent=1, ensure_ascii=False))
         return
-    printing.print_table(complexity.as_table(rows))
+    terminal.print_table(complexity.as_table(rows))
     for line in (*complexity.remarks(rows), "", *complexity.LEGEND):
         print(line)
 
@@ -221,8 +228,9 @@ def predict(
     format: Annotated[TableFormat, typer.Option(help="csv and json are in bytes.")] = TableFormat.table,
 ) -> None:
     """Say how much memory training and inference will take, from shapes alone: nothing is computed. Does it fit?"""
-    from lipbench import predict, printing
-    from lipbench.plan import Request, plan
+    from lipbench.cli import terminal
+    from lipbench.predict import memory as predict
+    from lipbench.run.plan import Request, plan
 
     request = Request(preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype)
     frame, problems = predict.table(plan(request, str(device)), memory)
@@ -231,7 +239,7 @@ def predict(
     elif format is TableFormat.json:
         print(frame.to_json(orient="records", indent=1))
     else:
-        printing.print_table(predict.readable(frame))
+        terminal.print_table(predict.readable(frame))
         print(f"\n{predict.NOTES[str(device)]}")
     _name_problems(problems)
     if problems:
@@ -276,8 +284,9 @@ def profile(
     ] = None,
 ) -> None:
     """Measure methods over shapes, each case in fresh processes, and keep the records in a run directory."""
-    from lipbench import profiling
-    from lipbench.plan import Request
+    from lipbench.cli import progress
+    from lipbench.run import profiling
+    from lipbench.run.plan import Request
 
     request = Request(
         preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype, precision, threads,
@@ -287,7 +296,14 @@ def profile(
     options = profiling.Options(
         request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh)
     )
-    if profiling.profile(options, command=shlex.join(["lipbench", *sys.argv[1:]])):
+    try:
+        finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
+    except profiling.InterruptedRunError as error:
+        print(f"what was measured is stored; go on with lipbench profile --resume --out {error.directory}")
+        raise
+    print(finished.directory)
+    print(progress.summary(finished.outcome))
+    if finished.failed:
         raise typer.Exit(FAILED)
 
 
@@ -303,7 +319,8 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
     """Write one tidy row per case and phase, theory beside measurement."""
-    from lipbench import benchmark_json, printing
+    from lipbench.cli import printing
+    from lipbench.store import benchmark_json
 
     found = benchmark_json.load(run)
     printing.export(found, str(format), output)
@@ -316,7 +333,8 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
 ) -> None:
     """Write a report as one HTML file that needs nothing else, and print its path."""
-    from lipbench import benchmark_json, printing
+    from lipbench.cli import printing
+    from lipbench.store import benchmark_json
 
     found = benchmark_json.load(run)
     if sys.stderr.isatty():

@@ -20,12 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lipbench import cases, errors, failures, forks
+from lipbench import cases, errors
 from lipbench.cases import Case, Limits
-from lipbench.files import load_json
 from lipbench.quantities import PARTS
-from lipbench.records import round_from_dict
-from lipbench.rounds import Part, Round, summed_up
+from lipbench.run import failures, forks
+from lipbench.store.files import load_json
+from lipbench.store.records import round_from_dict
+from lipbench.store.rounds import Part, Round, summed_up
 
 STDERR_TAIL_BYTES = 8192
 SURVEY_TIMEOUT_S = 300.0
@@ -125,7 +126,7 @@ class Processes:
                 timeout_s = max(0.0, timeout_s - (time.monotonic() - clock))
         if self._stopped:
             raise StoppedError
-        ending = ask("lipbench.child", question, timeout_s, settings, self._started)
+        ending = ask("lipbench.run.child", question, timeout_s, settings, self._started)
         if self._stopped:
             raise StoppedError
         return ending

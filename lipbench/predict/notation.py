@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lipbench.fitting import Sum, Term
+from lipbench.predict.fitting import Sum, Term
 
 SHORTHANDS = {"C": {"b": 1, "s": 2, "c": 2, "k": 2}, "M": {"b": 1, "s": 2, "c": 1}, "P": {"c": 2, "k": 2}}
 """One convolution, one activation, one kernel"""

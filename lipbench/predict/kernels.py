@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lipbench import errors
-from lipbench.plan import usable_cores
+from lipbench.cores import usable_cores
 
 if TYPE_CHECKING:
     from lipbench_kernels.launching import Kernel

@@ -4,8 +4,8 @@ A forked child counts as fresh because the server has done nothing but import: i
 PyTorch, started no thread (but OpenBLAS's, which it takes down for a fork itself), drawn no random number, and imported no
 external layer. `tests/test_forks.py` holds that, and `python -m bench.fork_agreement` compares forked rounds with started ones.
 
-The parent imports no torch. Run as `python -m lipbench.forks PARENT`, this module is the server. It answers one question at a
-time, in lines of JSON: a question on stdin; on stdout the child's process id, and when it has ended, its exit code.
+The parent imports no torch. Run as `python -m lipbench.run.forks PARENT`, this module is the server. It answers one question at
+a time, in lines of JSON: a question on stdin; on stdout the child's process id, and when it has ended, its exit code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from lipbench import child
+from lipbench.run import child
 
 IMPORTED = (
-    "lipbench.measure",
+    "lipbench.run.measure",
     "torch._dynamo",  # here and below: what PyTorch, lipbench and their libraries import when something is first used
     "torch.profiler",
     "torch.utils.flop_counter",
@@ -53,7 +53,7 @@ class Server:
     def __init__(self, settings: Mapping[str, str]) -> None:
         """Start it; `settings` add to its environment. Raises `ServerEndedError` if it cannot import what it needs."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lipbench.forks", str(os.getpid())],
+            [sys.executable, "-m", "lipbench.run.forks", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, **settings, "PYTHONSAFEPATH": "1"},
             bufsize=0,  # so that no line waits in this process while `select` waits for the pipe

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pandas as pd
 import sympy
 
-from lipbench import networks, registry, theory
-from lipbench.cases import Case, LayerSpec
+from lipbench import registry, theory
 from lipbench.layers.base import Method
-from lipbench.theory import Complexity
 
 HALVES = ("input", "parameters")
 QUANTITIES = ("macs", "memory")
@@ -138,95 +134,3 @@ def _layout(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
             prefix = "" if kind == "published" else "exact_"
             yield f"{prefix}{short}_macs", cells[half, "macs"][kind]
             yield f"{prefix}{short}_memory_elements", cells[half, "memory"][kind]
-
-
-# ---------------------------------------------------------------------------------------------------------------- numbers
-
-
-def expected(case: Case, phase: str) -> dict[str, float]:
-    """What theory says of one phase of a case; NaN where it says nothing.
-
-    `theory_*` are exact, of the `paper` implementation; `published_*` are the leading terms of Table 1, whose complex numbers
-    count as one. MACs are of forward, parametrize and inference, exact ones also of backward and of step (an update has
-    none); elements are those kept for the backward pass, of forward and step. A network has the sum of its layers' MACs; what
-    its activations keep is in no formula, so its elements are NaN.
-    """
-    nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
-    method = registry.methods().get(case.spec.method)
-    if method is None:
-        return nothing
-    found: dict[str, float] = {}
-    if case.spec.implementation == "paper":
-        found |= _numbers("theory", case, phase, method, method.exact)
-    if method.published is not None:
-        found |= _numbers("published", case, phase, method, method.published)
-    return {**nothing, **found}
-
-
-_MAC_HALVES = {"forward": HALVES, "backward": HALVES, "step": HALVES, "parametrize": ("parameters",), "inference": ("input",)}
-"""Evaluation may find its parameters in another way than training, so that no formula is known for its first call."""
-_MAC_PASSES = {"backward": ("backward",), "step": ("macs", "backward")}
-"""which fields of a `Cost` a phase is made of, where not of the forward pass alone"""
-_MEMORY_PHASES = ("forward", "step")
-
-
-def _numbers(convention: str, case: Case, phase: str, method: Method, complexity: Complexity) -> dict[str, float]:
-    iterations = {**method.iterations, **(method.evaluation_iterations if phase == "inference" else {})}
-    found: dict[str, float] = {}
-    terms = [
-        (getattr(getattr(layer, half), name), sizes)
-        for layer, sizes in _layers(case, method, complexity)
-        for half in _MAC_HALVES.get(phase, ())
-        for name in _MAC_PASSES.get(phase, ("macs",))
-    ]
-    if terms and all(expression is not None for expression, _ in terms):
-        found[f"{convention}_macs"] = round(math.fsum(_evaluate(expression, sizes, iterations) for expression, sizes in terms))
-    if phase in _MEMORY_PHASES and isinstance(case.spec, LayerSpec):
-        elements = complexity.input.memory + complexity.parameters.memory
-        found[f"{convention}_memory_elements"] = round(_evaluate(elements, _sizes(case, case.spec), iterations))
-    return found
-
-
-def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> float:
-    return _evaluate_once(sympy.sympify(expression), tuple({**sizes, **iterations}.items()))
-
-
-@functools.lru_cache(maxsize=4096)  # a network repeats its layers, and a run its cases
-def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> float:
-    return theory.evaluate_unrounded(expression, **dict(values))
-
-
-def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tuple[Complexity, dict[str, int]]]:
-    """The layers of a case: whose formulas, and at which sizes."""
-    spec = case.spec
-    if isinstance(spec, LayerSpec):
-        yield complexity, _sizes(case, spec)
-        return
-    for channels, image_size, kernel_size in networks.convolution_shapes(spec):
-        yield complexity, {"b": case.batch_size, "c": channels, "s": image_size, "k": kernel_size}
-    yield _head(method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}
-
-
-def _head(method: Method, complexity: Complexity) -> Complexity:
-    """Costs of a network's head: of its own linear layer where the method has one, else of its 1 × 1 convolution.
-
-    Table 1 has no row for linear layers; their exact cost serves for both conventions, being real numbers throughout.
-    """
-    return method.head.exact if method.head is not None else complexity
-
-
-def _sizes(case: Case, spec: LayerSpec) -> dict[str, int]:
-    return {"b": case.batch_size, "c": spec.channels, "s": spec.image_size, "k": spec.kernel_size}
-
-
-def leading_exponent(method_name: str, quantity: str, phase: str) -> float:
-    """Exponent in c of Table 1's formula for `macs` or `memory`: of one half in parametrize and inference, of both elsewhere.
-
-    A backward pass and a training step cost a constant times the forward pass. NaN for a method that Table 1 does not have.
-    """
-    method = registry.methods().get(method_name)
-    if method is None or method.published is None:
-        return math.nan
-    halves = HALVES if phase not in ("parametrize", "inference") else _MAC_HALVES[phase]
-    total = sum((getattr(getattr(method.published, half), quantity) for half in halves), sympy.Integer(0))
-    return float(theory.exponent(total, theory.c))

@@ -8,10 +8,10 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.files import from_json, load_json
 from lipbench.quantities import Contention, Machine, Macs, Memory, Timing
-from lipbench.records import DAMAGED, Run, load_run
-from lipbench.rounds import Record, Round, with_parts
+from lipbench.store.files import from_json, load_json
+from lipbench.store.records import DAMAGED, Run, load_run
+from lipbench.store.rounds import Record, Round, with_parts
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what entries say of their case as a whole"""

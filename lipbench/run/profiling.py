@@ -1,21 +1,32 @@
-"""The verb `profile`: from options to a run directory, new or gone on with, and what is said at its end."""
+"""From options to measured rounds in a run directory, which is new or resumed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lipbench import __version__, cases, errors, isolate, progress, records, schedule
+from lipbench import __version__, cases, errors
 from lipbench.cases import PRESETS, TRITON, Case, Limits
-from lipbench.files import from_json, is_own_trace
-from lipbench.isolate import Place, Processes
-from lipbench.plan import Request, plan
-from lipbench.records import Run
-from lipbench.rounds import HARMLESS
-from lipbench.schedule import MEASURED, TIME, Order
+from lipbench.run import isolate, schedule
+from lipbench.run.isolate import Place, Processes
+from lipbench.run.plan import Request, plan
+from lipbench.run.schedule import MEASURED, TIME, Order, Outcome, Progress
+from lipbench.store import records
+from lipbench.store.files import from_json, is_own_trace
+from lipbench.store.records import Run
+from lipbench.store.rounds import HARMLESS
+
+Shown = Callable[[Sequence[Case]], AbstractContextManager[Progress]]
+"""Planned cases → a block in which a run's progress is shown."""
+
+
+def _unseen(planned: Sequence[Case]) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,32 @@ class Options:
     """`isolate.FORK` or `isolate.START`; None: as usual on this system"""
 
 
-def profile(options: Options, command: str) -> bool:
-    """Measure, print the run directory and the summary, and return whether some case failed or could not be stored.
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end, or to its deadline."""
 
-    Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
+    directory: Path
+    outcome: Outcome
+
+    @property
+    def failed(self) -> bool:
+        """Whether some case failed or could not be stored."""
+        return bool(self.outcome.problems) or any(record.status not in HARMLESS for record in self.outcome.records)
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """Ctrl-C while a run was measured; what was measured is stored."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(str(directory))
+        self.directory = directory
+
+
+def profile(options: Options, command: str, shown: Shown = _unseen) -> Finished:
+    """Measure, and store each round in the run directory as soon as it is there.
+
+    `command` is kept in the run; `shown` shows progress. Raises `LipbenchError` for wrong use, before anything is written, and
+    afterwards if not a single case could run; `InterruptedRunError` for Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     standing = _standing_run(options)
@@ -69,16 +102,13 @@ def profile(options: Options, command: str) -> bool:
         }  # fmt: skip
         _save_meta(directory, meta, new=not options.resume)
         try:
-            with progress.shown(planned) as show:
+            with shown(planned) as show:
                 outcome = schedule.run(directory, planned, order, processes, show)
-        except KeyboardInterrupt:
-            print(f"what was measured is stored; go on with lipbench profile --resume --out {directory}")
-            raise
+        except KeyboardInterrupt as error:
+            raise InterruptedRunError(directory) from error
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
-    print(directory)
-    print(progress.summary(outcome.records, outcome.left, outcome.problems, outcome.elsewhere))
-    return bool(outcome.problems) or any(record.status not in HARMLESS for record in outcome.records)
+    return Finished(directory, outcome)
 
 
 def _standing_run(options: Options) -> Run | None:

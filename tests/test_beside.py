@@ -9,21 +9,23 @@ import pandas as pd
 import pytest
 import samples
 
-from lipbench import complexity, estimates, registry, theory
+from lipbench import registry, theory
+from lipbench.analysis import beside
+from lipbench.predict import complexity
 
 UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1}, {"b": 3, "s": 42, "c": 26, "k": 5})
 
 
 @pytest.mark.parametrize("method", ["standard", "aol", "cpl", "sll"])
 def test_shipped_formulas_are_those_that_are_found(method: str) -> None:
-    assert estimates.shipped()[method] == complexity.fit_layer(method)
+    assert beside.shipped()[method] == complexity.fit_layer(method)
 
 
-@pytest.mark.parametrize("method", sorted(estimates.shipped()))
+@pytest.mark.parametrize("method", sorted(beside.shipped()))
 def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
     """Which other tests hold against counts. Run `python tests/fits.py > lipbench/fits.json` where this fails."""
     entry = registry.METHODS[method]
-    for row in estimates.shipped()[method]:
+    for row in beside.shipped()[method]:
         exact = getattr(getattr(entry.exact, row.half), row.quantity)
         for sizes in UNSEEN:
             if method == "eco" and sizes["k"] > 3:
@@ -39,25 +41,25 @@ def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
 
 
 def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "shipped", dict)
-    counted = estimates.estimate(["standard", "aol"], []).fitted
+    monkeypatch.setattr(beside, "shipped", dict)
+    counted = beside.estimate(["standard", "aol"], []).fitted
     monkeypatch.undo()
     assert list(counted["method"].unique()) == ["standard", "aol"]
-    pd.testing.assert_frame_equal(counted, estimates.estimate(["standard", "aol"], []).fitted)
+    pd.testing.assert_frame_equal(counted, beside.estimate(["standard", "aol"], []).fitted)
 
 
 def test_what_nobody_knows_survives_being_stored() -> None:
     (row, *_) = complexity.fit_layer("foreign_layers:OneImage", complexity.given({"s": (8,)}))
     (stored,) = complexity.as_json([row])
-    again = estimates._fitted(stored | {"residual": None})
+    again = beside._fitted(stored | {"residual": None})
     assert math.isnan(again.residual)
     assert (again.text, again.note) == (row.text, row.note)
 
 
 def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(estimates, "FOREIGN_LIMIT_S", 3.0)
-    found = estimates.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
+    monkeypatch.setattr(beside, "FOREIGN_LIMIT_S", 3.0)
+    found = beside.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
     assert found.fitted["note"].str.contains("no result within 3 s").all()
     assert len(found.fitted) == 4
     assert found.predicted.empty

@@ -18,10 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench import cases, child, complexity, isolate, predict, registry
+from lipbench import cases, registry
 from lipbench.cases import Case
-from lipbench.complexity import Fitted
-from lipbench.fitting import Factor, Sum, Term
+from lipbench.predict import complexity
+from lipbench.predict import memory as predict
+from lipbench.predict.complexity import Fitted
+from lipbench.predict.fitting import Factor, Sum, Term
+from lipbench.run import child, isolate
 
 PREDICTION_LIMIT_S = 60.0
 """seconds for the memory of all cases of registered methods, and of each layer of somebody else's"""
@@ -72,7 +75,7 @@ def _registered(method: str) -> list[complexity.Row]:
 @functools.cache
 def shipped() -> Mapping[str, tuple[Fitted, ...]]:
     """The formulas of our own methods, as `python tests/fits.py` found them."""
-    rows = json.loads((files("lipbench") / "fits.json").read_text())
+    rows = json.loads((files("lipbench.predict") / "fits.json").read_text())
     found = {method: tuple(map(_fitted, own)) for method, own in itertools.groupby(rows, key=lambda row: str(row["method"]))}
     return {method: own for method, own in found.items() if method in registry.METHODS}
 

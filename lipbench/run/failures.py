@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lipbench import errors
-from lipbench.rounds import Part
+from lipbench.store.rounds import Part
 
 REASON_CHARACTERS = 500
 OUT_OF_MEMORY_SIGNS = (

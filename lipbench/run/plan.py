@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lipbench import errors
 from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,3 @@ def _product(request: Request, shapes: Sequence[tuple[int, int, int]]) -> list[t
     channels, image_sizes, kernel_sizes = (tuple(sorted(set(values))) for values in zip(*shapes))
     axes = (request.channels or channels, request.image_sizes or image_sizes, request.kernel_sizes or kernel_sizes)
     return list(itertools.product(*axes))
-
-
-def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its container where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max", which is no limit
-        return cores

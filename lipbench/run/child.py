@@ -1,6 +1,6 @@
 """What runs in the process of a round: it reads one question, and writes down what it has found before each part it begins.
 
-The process is forked by `forks`, or started as `python -m lipbench.child ANSWER PARENT` with the question as JSON on stdin.
+The process is forked by `forks`, or started as `python -m lipbench.run.child ANSWER PARENT` with the question as JSON on stdin.
 Other modules answer questions in processes of their own by `serve`.
 """
 
@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lipbench import cases, errors, failures
+from lipbench import cases, errors
 from lipbench.cases import Case, Limits
-from lipbench.files import write_file
-from lipbench.records import round_to_dict
-from lipbench.rounds import Round, summed_up
+from lipbench.run import failures
+from lipbench.store.files import write_file
+from lipbench.store.records import round_to_dict
+from lipbench.store.rounds import Round, summed_up
 
 Tell = Callable[[dict[str, Any]], None]
 """writes an answer down, whole, in place of the one before"""
@@ -80,7 +81,7 @@ def _measure(question: dict[str, Any], tell: Tell) -> None:
         case, limits = cases.from_dict(question["case"]), Limits(**question["limits"])
         if limits.memory_bytes is not None:
             _limit_memory(case, limits.memory_bytes)
-        from lipbench import measure
+        from lipbench.run import measure
 
         set_imports_aside()
         measure.measure(case, limits, question["parts"], note, question["failed"])

@@ -13,14 +13,15 @@ from datetime import UTC, datetime
 
 import torch
 
-from lipbench import certify, errors, failures, registry
+from lipbench import certify, errors, registry
 from lipbench.cases import TRITON, Case, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import EXAMINED, GROUPS, PARTS, Certificate, Machine, Timing
-from lipbench.rounds import Part, Round, summed_up
+from lipbench.run import failures
+from lipbench.store.rounds import Part, Round, summed_up
 from lipbench.workload import Group, Workload
 
 Tell = Callable[[Round, str | None, tuple[str, ...]], object]

@@ -18,10 +18,10 @@ import pandas as pd
 
 from lipbench import errors, registry
 from lipbench.cases import LayerSpec
-from lipbench.counting import DEFAULTS, OPTIONS, QUANTITIES, Counter, Plan, plan
 from lipbench.errors import LipbenchError
-from lipbench.fitting import Factor, Sizes, Sum, fit, power_law
-from lipbench.notation import mathml, text
+from lipbench.predict.counting import DEFAULTS, OPTIONS, QUANTITIES, Counter, Plan, plan
+from lipbench.predict.fitting import Factor, Sizes, Sum, fit, power_law
+from lipbench.predict.notation import mathml, text
 
 HALVES = ("input", "parameters")
 LONGEST = 6

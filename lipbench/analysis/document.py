@@ -1,0 +1,76 @@
+"""The report of a run: its frames, and what is set beside them, as one HTML document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from lipbench_reports import html
+from lipbench_reports.tables import Tables
+
+from lipbench import __version__, errors
+from lipbench.analysis import beside
+from lipbench.analysis.exponents import exponents
+from lipbench.analysis.rows import certificate_rows, measured_rows
+from lipbench.cases import Case
+from lipbench.predict import table1
+from lipbench.store.records import Run
+
+
+def document(run: Run) -> str:
+    """The report of a run, one HTML document. Raises `LipbenchError` for a run without records."""
+    if not run.records:
+        raise errors.unreadable_run(run.path, "no case has run yet")
+    rows = measured_rows(run)
+    estimated = beside.estimate(list(dict.fromkeys(rows["method"])), _predictable(run))
+    return html.render(
+        Tables(
+            title=_title(run),
+            rows=rows,
+            methods=table1.methods_table(),
+            complexity=table1.complexity_table(),
+            exponents=exponents(run, rows),
+            published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
+            run=_provenance(run, estimated.problems),
+            certificates=certificate_rows(run),
+            fitted=estimated.fitted,
+            predicted=estimated.predicted,
+        )
+    )
+
+
+def _predictable(run: Run) -> list[Case]:
+    """What ran as it stands: a compiled graph frees and fuses what nobody counts on shapes."""
+    return [record.case for record in run.records if record.status == "ok" and not record.case.compile]
+
+
+def _title(run: Run) -> str:
+    machine = _machine(run)
+    where = machine.get("gpu") or machine.get("cpu") or "an unknown machine"
+    return f"1-Lipschitz layers on {where}"
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    """The machine of the first round that got as far as describing it."""
+    described = (one.machine for record in run.records for one in record.sittings if one.machine)
+    return next((asdict(machine) for machine in described), {})
+
+
+def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
+    machines = {(one.machine.hostname, one.machine.gpu or one.machine.cpu)
+                for record in run.records for one in record.rounds if one.machine}  # fmt: skip
+    several = [f"records of {len(machines)} machines are mixed: {', '.join(sorted(host for host, _ in machines))}; "
+               "compare only cases of the same one"] if len(machines) > 1 else []  # fmt: skip
+    begun = [f"rounds are left to run of {', '.join(run.begun)}; go on with --resume"] if run.begun else []
+    begun += (
+        [f"MACs or certificate are left to find of {', '.join(run.unexamined)}; go on with --resume"] if run.unexamined else []
+    )
+    return {
+        "command": run.meta.get("command", ""), "started": run.meta.get("started", ""), "machine": _machine(run),
+        "limits": {**run.meta.get("limits", {}), "rounds": run.meta.get("rounds")},
+        "version": run.meta.get("version", __version__), "problems": list(run.unreadable),
+        "planned": len(run.planned), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
+    }  # fmt: skip

@@ -1,0 +1,183 @@
+"""A run beside theory: one tidy row per case and phase, and one per bound of a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from lipbench import registry
+from lipbench.analysis.expected import expected
+from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
+from lipbench.cases import TRITON, NetworkSpec
+from lipbench.quantities import GROUPS, TRAINING_PHASES, Certificate
+from lipbench.store.records import Run
+from lipbench.store.rounds import Part, Record
+
+_COLUMNS = {
+    "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
+    "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
+    "compiled": "boolean", "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
+    "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
+    "contended": "boolean", "foreign_share": "float64", "gpu_clock_share": "float64", "gpu_clock_limited_by": "str",
+    "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
+    "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64",
+    "reserved_memory_bytes": "Int64", "process_memory_bytes": "Int64", "saved_memory_bytes": "Int64",
+    "saved_input_half_bytes": "float64", "saved_parameter_half_bytes": "float64", "parameter_bytes": "Int64",
+    "buffer_bytes": "Int64", "gradient_bytes": "Int64", "optimizer_bytes": "Int64", "input_bytes": "Int64",
+    "output_bytes": "Int64", "workspace_bytes": "Int64", "macs": "Int64",
+    "theory_macs": "float64", "theory_memory_elements": "float64", "published_macs": "float64",
+    "published_memory_elements": "float64", "published_convention_macs": "Int64", "fvcore_macs": "Int64",
+    "fvcore_unsupported": "str", "macs_unsupported": "str", "images_per_s": "float64", "compile_s": "float64",
+    "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str", "certificate_how": "str",
+    "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str", "case": "str",
+}  # fmt: skip
+COLUMNS = tuple(_COLUMNS)
+CERTIFICATE_COLUMNS = (
+    "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
+)  # fmt: skip
+"""mode: evaluation or training; growing: a network's layers that let the variance over a batch grow; else as in `Bound`"""
+
+
+def measured_rows(run: Run) -> pd.DataFrame:
+    """One row per case and phase, in `COLUMNS`.
+
+    A phase that failed has its status and reason in the place of times. One row with phase "" stands for a case that failed as
+    a whole, is not 1-Lipschitz or has not run yet, and for what failed of a case beside its phases.
+
+    Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
+    `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
+    as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`,
+    which no peak includes, are known on CUDA. What no measured phase makes, such as gradients where training did not fit, is
+    missing.
+    `foreign_share`, `gpu_clock_share` and `timer_cost_s` are the worst of all rounds; `gpu_clock_limited_by` has all that the
+    GPU gave as a reason for a lower clock. `warnings` has one line each.
+    `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
+    determined. It stands beside every phase, and beside a failure.
+    `compile_s` is the first call of a compiled phase less its median: what compiling took, as far as no phase before it had
+    paid for it. `interpreted` times say nothing: Triton kernels ran in their interpreter.
+    """
+    found = [row for record in run.records for row in _case_rows(record)]
+    frame = pd.DataFrame(found, columns=list(COLUMNS))
+    frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
+    return frame.fillna({name: "" for name, kind in _COLUMNS.items() if kind == "str"})
+
+
+def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
+    conditions = _conditions(record)
+    timings = timings_by_phase(record)
+    broken = record.parts.get("certificate", Part())
+    if broken.status == "not_lipschitz" or record.is_broken or not timings:
+        ending = broken if broken.status == "not_lipschitz" else Part(record.status if record.sittings else "", record.reason)
+        yield {**conditions, "phase": "", "status": ending.status, "reason": ending.reason, "rounds": len(record.rounds)}
+        return
+    endings = _endings(record)
+    for phase in in_order((*timings, *(phase for phase in endings if phase))):
+        row = {**conditions, "phase": phase, **endings.get(phase, {"status": "ok", "reason": ""})}
+        if phase in timings and row["status"] == "ok":
+            row |= time_columns(timings[phase], record.case)
+        else:
+            row["rounds"] = len(record.rounds)
+        yield {**row, **_memory(record, phase), **_macs(record, phase), **expected(record.case, phase)}
+    if "" in endings:
+        yield {**conditions, "phase": "", **endings[""], "rounds": len(record.rounds)}
+
+
+def _endings(record: Record) -> dict[str, dict[str, str]]:
+    """Phase → status and reason of what failed of a case; "" for parts that are no phases."""
+    found: dict[str, dict[str, str]] = {}
+    for name, part in record.parts.items():
+        if part.status != "ok":
+            reason = part.reason if name in GROUPS else f"{name}: {part.reason}"
+            for phase in GROUPS.get(name, ("",)):
+                found.setdefault(phase, {"status": part.status, "reason": reason})
+    return found
+
+
+def _conditions(record: Record) -> dict[str, Any]:
+    case, spec = record.case, record.case.spec
+    known = registry.methods().get(spec.method)
+    return {
+        "method": spec.method,
+        "title": known.title if known else spec.method.rpartition(":")[2],
+        "implementation": spec.implementation,
+        "network": spec.size if isinstance(spec, NetworkSpec) else "",
+        "channels": spec.channels,
+        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
+        "precision": case.precision, "device": case.device, "threads": case.threads,
+        "compiled": case.compile, "interpreted": _is_interpreted(record),
+        **_certificate(record.certificate),
+        "warnings": "\n".join(dict.fromkeys(line for one in record.sittings for line in one.warnings)), "case": case.id,
+    }  # fmt: skip
+
+
+def _is_interpreted(record: Record) -> bool:
+    """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
+    machines = [one.machine for one in record.rounds if one.machine]
+    return record.case.spec.implementation == TRITON and any(one.flags.get("triton") == "interpreter" for one in machines)
+
+
+def _certificate(found: Certificate | None) -> dict[str, Any]:
+    """The bounds to quote, one of each mode."""
+    quoted: dict[str, Any] = {}
+    if found and found.evaluation:
+        bound = found.evaluation[0]
+        quoted |= {"certificate": bound.largest, "certificate_smallest": bound.smallest, "certificate_kind": bound.kind,
+                   "certificate_how": bound.how}  # fmt: skip
+    if found and found.training:
+        quoted |= {"certificate_training": found.training[0].largest, "certificate_training_kind": found.training[0].kind}
+    return quoted
+
+
+def certificate_rows(run: Run) -> pd.DataFrame:
+    """One row per case, mode and bound, in `CERTIFICATE_COLUMNS`; the first of a case and mode is the one to quote."""
+    found = [
+        {"case": record.case.id, "mode": mode, **asdict(bound), "growing": ", ".join(certificate.growing)}
+        for record in run.records if (certificate := record.certificate)
+        for mode, bounds in (("evaluation", certificate.evaluation), ("training", certificate.training)) for bound in bounds
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=list(CERTIFICATE_COLUMNS))
+
+
+_HELD = (
+    "parameter_bytes", "buffer_bytes", "gradient_bytes", "optimizer_bytes", "input_bytes", "output_bytes", "workspace_bytes",
+)  # fmt: skip
+
+
+def _memory(record: Record, phase: str) -> dict[str, Any]:
+    memory = record.memory
+    if memory is None:
+        return {}
+    found: dict[str, Any] = {name: getattr(memory, name) for name in _HELD}
+    if phase in memory.peaks:
+        peak = memory.peaks[phase]
+        found |= {
+            "peak_memory_bytes": peak.total_bytes, "peak_above_baseline_bytes": peak.above_baseline_bytes,
+            "reserved_memory_bytes": peak.reserved_bytes, "process_memory_bytes": peak.process_bytes,
+        }  # fmt: skip
+    if phase in TRAINING_PHASES:
+        found |= {
+            "saved_memory_bytes": memory.saved_bytes,
+            "saved_input_half_bytes": _times(memory.saved_per_image_bytes, record.case.batch_size),
+            "saved_parameter_half_bytes": memory.saved_constant_bytes,
+        }
+    return found
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
+
+
+def _macs(record: Record, phase: str) -> dict[str, Any]:
+    macs = record.macs
+    if macs is None:
+        return {}
+    found: dict[str, Any] = {
+        "macs": macs.phases.get(phase), "published_convention_macs": macs.published_phases.get(phase),
+        "macs_unsupported": ", ".join(macs.unsupported),
+    }  # fmt: skip
+    if phase == "forward":
+        found |= {"fvcore_macs": macs.fvcore_forward, "fvcore_unsupported": ", ".join(macs.fvcore_unsupported)}
+    return found

@@ -1,0 +1,5 @@
+"""`python -m lipbench.cli`."""
+
+from lipbench.cli.main import main
+
+main()
