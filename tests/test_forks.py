@@ -53,7 +53,7 @@ def test_a_forked_process_has_the_state_of_a_started_one(tmp_path: Path, monkeyp
 
 def test_the_server_only_imports() -> None:
     program = (
-        "import os, sys, json; from lipbench import forks; forks.prepare()\n"
+        "import os, sys, json; from lipbench.run import forks; forks.prepare()\n"
         "import torch\n"
         "names = [open(f'/proc/self/task/{one}/comm').read().strip() for one in os.listdir('/proc/self/task')]\n"
         "drivers = sorted({line.split('/')[-1].strip() for line in open('/proc/self/maps') if 'libcuda.so' in line})\n"
