@@ -53,7 +53,7 @@ def main() -> None:
     print(", ".join(f"{package} {version(package)}" for package in PACKAGES), flush=True)
     for module in IMPORTED:
         print(f"import {module}: {imported(module)}", flush=True)
-    code = "from lipbench import forks; forks.prepare(); print(sorted({line.split('/')[-1].strip() "
+    code = "from lipbench.run import forks; forks.prepare(); print(sorted({line.split('/')[-1].strip() "
     code += "for line in open('/proc/self/maps') if 'libcuda.so' in line}), 'mapped by a server of forks')"
     print(say(sys.executable, "-c", code))
     code = "import torch; print('cuda', torch.version.cuda, torch.cuda.is_available() and torch.cuda.get_device_name())"

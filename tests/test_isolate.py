@@ -113,7 +113,8 @@ def test_the_child_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.Monk
     pids = tmp_path / "pids"
     monkeypatch.setenv("LIPBENCH_TEST_PIDS", str(pids))
     program = (
-        "from lipbench import cases, isolate\n"
+        "from lipbench import cases\n"
+        "from lipbench.run import isolate\n"
         "case = cases.Case(cases.LayerSpec('faulty_layers:Sleeps', 2, 4), 2)\n"
         f"isolate.Processes({fresh!r}).run_round(case, cases.Limits(timeout_s=500), ['inference'])\n"
     )
