@@ -23,7 +23,8 @@ from scipy import stats
 
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.quantities import GROUPS, PHASES
-from lipbench.run import isolate
+from lipbench.run.local import Local
+from lipbench.run.processes import FORK, START
 
 LEVEL = 0.002
 """probability of calling equals different; ten turns can show it, at 2 of 2^10 changes of sign"""
@@ -41,8 +42,8 @@ def measure(case: Case, turns: int, limits: Limits = LIMITS, kinds: Sequence[str
     for turn in range(turns):
         first = turn % len(kinds)
         for kind in (*kinds[first:], *kinds[:first]):
-            with isolate.Processes(isolate.FORK if kind == "forked" else isolate.START) as processes:
-                one = processes.run_round(case, limits, tuple(GROUPS))
+            with Local(FORK if kind == "forked" else START) as local:
+                one = local.run_round(case, limits, tuple(GROUPS))
             if one.status != "ok" or not one.phases:
                 raise RuntimeError(f"{case.id}: {one.status}: {one.reason}")
             for phase, timing in one.phases.items():

@@ -17,7 +17,8 @@ from bench import fork_agreement
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.quantities import GROUPS, PARTS
 from lipbench.run import forks, isolate
-from lipbench.run.isolate import FORK, START, Processes
+from lipbench.run.executor import StoppedError
+from lipbench.run.processes import FORK, START, Processes
 from lipbench.store.rounds import Round
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ def states(folder: Path, monkeypatch: pytest.MonkeyPatch, fresh: str, rounds: in
     case = Case(LayerSpec("probing_layer:Probe", 2, 4), 2)
     with Processes(fresh) as processes:
         for _ in range(rounds):
-            assert processes.run_round(case, QUICKLY, ("inference",)).status == "ok"
+            assert isolate.run_round(processes, case, QUICKLY, ("inference",)).status == "ok"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -75,7 +76,7 @@ def test_forked_rounds_find_what_started_ones_find(method: str) -> None:
     found: list[Round] = []
     for fresh, rounds in ((START, 1), (FORK, 2)):
         with Processes(fresh) as processes:
-            found += [processes.run_round(case, QUICKLY, PARTS) for _ in range(rounds)]
+            found += [isolate.run_round(processes, case, QUICKLY, PARTS) for _ in range(rounds)]
     assert [one.status for one in found] == ["ok"] * 3
     for one in found[1:]:
         assert (one.memory, one.macs, one.certificate) == (found[0].memory, found[0].macs, found[0].certificate)
@@ -87,9 +88,9 @@ def test_forked_rounds_find_what_started_ones_find(method: str) -> None:
 
 def test_a_server_that_ends_is_replaced_by_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "IMPORTED", ("no.such.module",))
-    monkeypatch.setattr(isolate.forks.Server, "_read", _ended)
+    monkeypatch.setattr(forks.Server, "_read", _ended)
     with Processes(FORK) as processes:
-        assert processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",)).status == "ok"
+        assert isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",)).status == "ok"
 
 
 def _ended(server: forks.Server, timeout_s: float) -> dict[str, object]:
@@ -98,9 +99,9 @@ def _ended(server: forks.Server, timeout_s: float) -> dict[str, object]:
 
 def test_a_server_answers_again_after_a_child_that_died_and_one_that_was_late(tmp_path: Path) -> None:
     with Processes(FORK) as processes:
-        processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
+        isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
         endings = [
-            processes.run_round(Case(LayerSpec(name, 2, 4), 2), Limits(0.01, timeout_s=15.0), ("inference",)).status
+            isolate.run_round(processes, Case(LayerSpec(name, 2, 4), 2), Limits(0.01, timeout_s=15.0), ("inference",)).status
             for name in ("faulty_layers:Segfaults", "faulty_layers:Oversleeps", "aol")
         ]
     assert endings == ["crashed", "timeout", "ok"]
@@ -125,16 +126,16 @@ def test_a_child_that_does_not_end_is_left_to_the_end_of_its_server(monkeypatch:
     monkeypatch.setattr(forks, "END_TIMEOUT_S", 0.1)
     case = Case(LayerSpec("faulty_layers:Oversleeps", 2, 4), 2)
     with Processes(FORK) as processes:
-        assert processes.run_round(case, Limits(0.01, timeout_s=1.0), ("inference",)).status == "timeout"
+        assert isolate.run_round(processes, case, Limits(0.01, timeout_s=1.0), ("inference",)).status == "timeout"
         monkeypatch.undo()
-        assert processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",)).status == "ok"
+        assert isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",)).status == "ok"
 
 
 def test_what_is_stopped_asks_nothing_more() -> None:
     with Processes(FORK) as processes:
         processes.stop()
-        with pytest.raises(isolate.StoppedError):
-            processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))
+        with pytest.raises(StoppedError):
+            isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))
 
 
 # ------------------------------------------------------------------------------------------------------------- as long as it

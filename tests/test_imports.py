@@ -171,6 +171,8 @@ def test_reports_know_neither_torch_nor_lipbench(module: str) -> None:
         "theory",
         "store.records",
         "run.plan",
+        "run.executor",
+        "run.local",
         "run.isolate",
         "run.schedule",
         "run.profiling",

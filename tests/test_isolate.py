@@ -19,10 +19,12 @@ import pytest
 
 from lipbench import cases
 from lipbench.cases import Case, LayerSpec, Limits
+from lipbench.cores import usable_cores
 from lipbench.errors import LipbenchError
 from lipbench.quantities import GROUPS, PARTS
 from lipbench.run import isolate
-from lipbench.run.isolate import FORK, START, Processes
+from lipbench.run.executor import Place
+from lipbench.run.processes import FORK, START, Ending, Processes
 from lipbench.store.rounds import Part, Round
 
 HERE = Path(__file__).parent
@@ -34,7 +36,7 @@ Run = Callable[..., Round]
 
 @pytest.fixture(autouse=True)
 def _layers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
 @pytest.fixture(params=[FORK, START])
@@ -44,7 +46,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
         def measured(layer: str, limits: Limits = QUICKLY, parts: tuple[str, ...] = tuple(GROUPS), **sizes: int) -> Round:
             spec = LayerSpec(layer, **{"channels": 2, "image_size": 4, **sizes})
-            return processes.run_round(Case(spec, batch_size=2), limits, parts)
+            return isolate.run_round(processes, Case(spec, batch_size=2), limits, parts)
 
         yield measured
 
@@ -113,10 +115,9 @@ def test_the_child_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.Monk
     pids = tmp_path / "pids"
     monkeypatch.setenv("LIPBENCH_TEST_PIDS", str(pids))
     program = (
-        "from lipbench import cases\n"
-        "from lipbench.run import isolate\n"
+        "from lipbench import cases\nfrom lipbench.run import local\n"
         "case = cases.Case(cases.LayerSpec('faulty_layers:Sleeps', 2, 4), 2)\n"
-        f"isolate.Processes({fresh!r}).run_round(case, cases.Limits(timeout_s=500), ['inference'])\n"
+        f"local.Local({fresh!r}).run_round(case, cases.Limits(timeout_s=500), ['inference'])\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:
@@ -161,7 +162,7 @@ def _wait_for(condition: object, seconds: float = 120.0) -> None:
 def test_a_process_without_a_result_is_judged_by_how_it_ended(
     code: int, stderr: str, killed_for_memory: bool, status: str
 ) -> None:
-    ending = isolate.Ending(code, timed_out=False, answer=None, stderr=stderr)
+    ending = Ending(code, timed_out=False, answer=None, stderr=stderr)
     one, left = isolate.judge(ending, Limits(), killed_for_memory)
     assert (one.status, left) == (status, ())
 
@@ -172,13 +173,13 @@ def test_a_process_without_a_result_is_judged_by_how_it_ended(
 )
 def test_an_answer_that_is_no_round_is_none(told: dict[str, object], places: dict[str, object]) -> None:
     answer = {"round": told, **places}
-    one, left = isolate.judge(isolate.Ending(0, timed_out=False, answer=answer, stderr=""), Limits(), False)
+    one, left = isolate.judge(Ending(0, timed_out=False, answer=answer, stderr=""), Limits(), False)
     assert (one.status, one.reason, left) == ("raised", "ended with exit code 0 and no result", ())
 
 
 def test_what_a_process_found_before_its_end_stays_known() -> None:
     told = {"round": {"status": "ok", "parts": {"training": {}}}, "doing": "step", "left": ["inference"]}
-    one, left = isolate.judge(isolate.Ending(-signal.SIGSEGV, timed_out=False, answer=told, stderr=""), Limits(), False)
+    one, left = isolate.judge(Ending(-signal.SIGSEGV, timed_out=False, answer=told, stderr=""), Limits(), False)
     assert one.parts == {"training": Part(), "step": Part("crashed", "ended by SIGSEGV")}
     assert (one.status, one.reason, left) == ("crashed", "step: ended by SIGSEGV", ("inference",))
 
@@ -198,9 +199,9 @@ def test_what_a_layer_cannot_do_costs_it_nothing_else(run: Run) -> None:
 def test_parts_that_no_child_gets_to_end_as_the_last_child_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first child dies of its first part, and the second cannot build the layer any more."""
     told = {"round": {"status": "ok", "parts": {}}, "doing": "training", "left": ["step", "inference"]}
-    endings = [isolate.Ending(-11, False, told, ""), isolate.Ending(1, False, None, "MemoryError")]
-    monkeypatch.setattr(Processes, "_ask", lambda *_: endings.pop(0))
-    one = Processes().run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("training", "step", "inference"))
+    endings = [Ending(-11, False, told, ""), Ending(1, False, None, "MemoryError")]
+    monkeypatch.setattr(Processes, "ask", lambda *_: endings.pop(0))
+    one = isolate.run_round(Processes(), Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("training", "step", "inference"))
     assert {name: part.status for name, part in one.parts.items()} == {
         "training": "crashed", "step": "out_of_memory", "inference": "out_of_memory",
     }  # fmt: skip
@@ -209,8 +210,8 @@ def test_parts_that_no_child_gets_to_end_as_the_last_child_did(monkeypatch: pyte
 def test_time_that_is_used_up_is_used_up_for_what_comes_after() -> None:
     case = Case(LayerSpec("faulty_layers:OversleepsInTraining", 2, 4), 2)
     with Processes(FORK) as processes:
-        processes.run_round(Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
-        one = processes.run_round(case, Limits(0.01, timeout_s=8.0), tuple(GROUPS))
+        isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
+        one = isolate.run_round(processes, case, Limits(0.01, timeout_s=8.0), tuple(GROUPS))
     assert (one.status, one.reason) == ("timeout", "no result within 8 s; allow more by --timeout")
     assert one.parts["step"].reason == one.parts["inference"].reason == "not begun within 8 s; allow more by --timeout"
 
@@ -218,7 +219,9 @@ def test_time_that_is_used_up_is_used_up_for_what_comes_after() -> None:
 def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Processes() as processes:
-        assert processes.survey(["aol", "faulty_layers:Plain"], ["paper"], "auto") == isolate.Place("cpu")
+        assert isolate.survey(processes, ["aol", "faulty_layers:Plain"], ["paper"], "auto") == Place(
+            "cpu", None, usable_cores(), FORK
+        )
         for methods, implementations, device, named in (
             (["nope"], ["paper"], "cpu", "nope"),
             (["faulty_layers:Absent"], ["paper"], "cpu", "Absent"),
@@ -227,7 +230,7 @@ def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch
             (["aol"], ["paper"], "cuda", "CUDA"),
         ):
             with pytest.raises(LipbenchError, match=named):
-                processes.survey(methods, implementations, device)
+                isolate.survey(processes, methods, implementations, device)
 
 
 def test_the_process_that_plans_and_stores_imports_no_torch() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lipbench import errors, registry
 from lipbench.cases import TRITON
-from lipbench.run import isolate
+from lipbench.run.local import Local
 
 
 def test_a_module_that_fails_to_import_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +98,8 @@ def test_the_survey_refuses_kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("triton", reason="kernels need triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     needs = pytest.raises(errors.LipbenchError, match="implementation triton needs a CUDA device")
-    with isolate.Processes() as processes, needs:
-        processes.survey(["aol"], ["paper", TRITON], "cpu")
+    with Local() as local, needs:
+        local.survey(["aol"], ["paper", TRITON], "cpu")
 
 
 def test_without_triton_its_implementation_is_refused_and_paper_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import samples
 from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.errors import LipbenchError
 from lipbench.quantities import GROUPS
-from lipbench.run import schedule
-from lipbench.store import records
+from lipbench.run import examinations, schedule
+from lipbench.run.book import MEASURED, Order, Progress
+from lipbench.store import claims, records
+from lipbench.store.claims import Owner
 from lipbench.store.rounds import SCHEMA, Part, Record, Round, summed_up
 
 Answer = Callable[[Case], Round]
@@ -23,9 +27,7 @@ OTHER = samples.case("soc", 8)
 
 
 class Rounds:
-    """Stands for the processes: notes what was asked for, and answers."""
-
-    fresh = "fork"
+    """Stands for the executor: notes what was asked for, and answers."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Case, bool]] = []
@@ -33,12 +35,9 @@ class Rounds:
         self.parts: list[tuple[str, ...]] = []
         self.examined: list[tuple[Case, tuple[str, ...]]] = []
         self.limits: list[Limits] = []
-        self.servers = 0
+        self.stopped = False
         self.answer: Answer = lambda case: timed(1.0)
         self.examination: Answer = lambda case: Round("ok", parts={"macs": Part(), "certificate": Part()})
-
-    def __call__(self, fresh: str) -> Rounds:
-        return self
 
     def run_round(self, case: Case, limits: Limits, parts: tuple[str, ...], failed: Iterable[str]) -> Round:
         self.limits.append(limits)
@@ -49,17 +48,13 @@ class Rounds:
         self.parts.append(tuple(parts))
         return self.answer(case)
 
-    def renew(self) -> None:
-        self.servers += 1
-
-    stop = renew
+    def stop(self) -> None:
+        self.stopped = True
 
 
 @pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch) -> Rounds:
-    fake = Rounds()
-    monkeypatch.setattr(schedule, "Processes", fake)
-    return fake
+def rounds() -> Rounds:
+    return Rounds()
 
 
 ROUNDS = ("time", "memory")
@@ -77,14 +72,14 @@ def run(
     planned: list[Case],
     rounds: Rounds,
     known: Iterable[Record] = (),
-    progress: schedule.Progress = lambda *_: None,
+    progress: Progress = lambda *_: None,
     **order: object,
 ) -> schedule.Outcome:
     """A run of two rounds, by default of nothing else, that finds `known` records on disk."""
     (directory / "records").mkdir(exist_ok=True)
     for record in known:
         records.save(directory, record)
-    asked = schedule.Order(2, Limits(), **{"measure": ROUNDS, **order})  # type: ignore[arg-type]
+    asked = Order(2, Limits(), **{"measure": ROUNDS, **order})  # type: ignore[arg-type]
     return schedule.run(directory, planned, asked, rounds, progress)  # type: ignore[arg-type]
 
 
@@ -94,7 +89,6 @@ def stored(directory: Path) -> dict[Case, Record]:
 
 def test_rounds_are_interleaved_and_only_the_first_takes_memory(tmp_path: Path, rounds: Rounds) -> None:
     outcome = run(tmp_path, [SMALL, OTHER], rounds)
-    assert rounds.servers == 2  # another for each round
     assert rounds.asked == [(SMALL, True), (OTHER, True), (SMALL, False), (OTHER, False)]
     assert stored(tmp_path) == {record.case: record for record in outcome.records}
     assert all(len(record.rounds) == 2 for record in outcome.records)
@@ -102,25 +96,25 @@ def test_rounds_are_interleaved_and_only_the_first_takes_memory(tmp_path: Path, 
 
 def test_what_is_no_time_comes_last_and_from_other_processes(tmp_path: Path, rounds: Rounds) -> None:
     rounds.examination = lambda case: Round("ok", parts={"macs": Part(), "certificate": Part()})
-    outcome = run(tmp_path, [SMALL, OTHER], rounds, measure=schedule.MEASURED)
+    outcome = run(tmp_path, [SMALL, OTHER], rounds, measure=MEASURED)
     assert sorted(rounds.examined) == [(SMALL, ("macs", "certificate")), (OTHER, ("macs", "certificate"))]
     assert [len(record.examinations) for record in outcome.records] == [1, 1]
     assert stored(tmp_path) == {record.case: record for record in outcome.records}
     rounds.examined.clear()
-    run(tmp_path, [SMALL, OTHER], rounds, measure=schedule.MEASURED)
+    run(tmp_path, [SMALL, OTHER], rounds, measure=MEASURED)
     assert rounds.examined == []
 
 
 def test_what_an_examination_finds_wrong_is_the_status_of_the_case(tmp_path: Path, rounds: Rounds) -> None:
     violated = {"macs": Part(), "certificate": Part("not_lipschitz", "2")}
     rounds.examination = lambda case: summed_up(Round("ok", parts=violated))
-    (record,) = run(tmp_path, [SMALL], rounds, measure=schedule.MEASURED).records
+    (record,) = run(tmp_path, [SMALL], rounds, measure=MEASURED).records
     assert (record.status, record.reason, len(record.rounds)) == ("not_lipschitz", "2", 2)
 
 
 def test_nothing_is_examined_of_which_nothing_could_be_timed(tmp_path: Path, rounds: Rounds) -> None:
     rounds.answer = lambda case: Round("unsupported", "give it a million")
-    run(tmp_path, [SMALL], rounds, measure=schedule.MEASURED)
+    run(tmp_path, [SMALL], rounds, measure=MEASURED)
     assert rounds.examined == []
     run(tmp_path, [OTHER], rounds, measure=("certificate",))  # nobody has tried to
     assert rounds.examined == [(OTHER, ("certificate",))]
@@ -137,14 +131,15 @@ def test_on_a_gpu_certificates_are_left_to_the_cpu_where_no_kernel_computes(
     implementation: str, places: dict[str, tuple[str, int]]
 ) -> None:
     case = Case(LayerSpec("aol", 4, 8, implementation=implementation), 2, device="cuda", threads=2, compile=True)
-    jobs = schedule._jobs(case, list(places))
+    jobs = examinations.jobs(case, list(places))
     assert {part: (job.place.device, job.place.threads) for job in jobs for part in job.parts} == places
     assert all(job.case == case and job.place.compile == ("memory" in job.parts) for job in jobs)
 
 
 def test_what_needs_a_gpu_is_left_where_there_is_none(tmp_path: Path, rounds: Rounds) -> None:
     case = replace(SMALL, device="cuda")
-    outcome = run(tmp_path, [case], rounds, [Record(case, 2, (timed(), timed()))], measure=schedule.MEASURED, devices=("cpu",))
+    rounds.examination = lambda case: Round("ok", parts={"certificate": Part()})
+    outcome = run(tmp_path, [case], rounds, [Record(case, 2, (timed(), timed()))], measure=MEASURED, devices=("cpu",))
     assert [parts for _, parts in rounds.examined] == [("certificate",)]
     assert (outcome.left, outcome.elsewhere) == (0, 1)
 
@@ -249,6 +244,7 @@ def test_a_round_that_the_deadline_ends_is_forgotten(tmp_path: Path, rounds: Rou
     assert rounds.limits == [Limits(timeout_s=15.0)] * 2
     assert outcome.left == 2
     assert stored(tmp_path) == {}
+    assert not (tmp_path / "claims").exists()
     outcome = run(tmp_path, [SMALL], rounds, deadline=10 + 2 * Limits().timeout_s)  # it had all the time that it may have
     assert [record.status for record in outcome.records] == ["timeout"]
 
@@ -264,19 +260,17 @@ def test_a_round_whose_worst_part_is_not_the_deadlines_is_forgotten_too(
 
 def test_an_examination_that_could_not_begin_is_how_its_parts_ended(tmp_path: Path, rounds: Rounds) -> None:
     rounds.examination = lambda case: Round("out_of_memory", "full")
-    (record,) = run(tmp_path, [SMALL], rounds, measure=schedule.MEASURED).records
+    (record,) = run(tmp_path, [SMALL], rounds, measure=MEASURED).records
     assert record.parts["certificate"] == Part("out_of_memory", "full")
     rounds.examined.clear()
-    run(tmp_path, [SMALL], rounds, measure=schedule.MEASURED)
+    run(tmp_path, [SMALL], rounds, measure=MEASURED)
     assert rounds.examined == []
     rounds.examination = lambda case: Round("ok", parts={"macs": Part(), "certificate": Part()})
-    (record,) = run(tmp_path, [SMALL], rounds, measure=schedule.MEASURED, retry_failed=True).records
+    (record,) = run(tmp_path, [SMALL], rounds, measure=MEASURED, retry_failed=True).records
     assert record.status == "ok"
 
 
-def test_what_another_process_has_examined_meanwhile_is_not_examined_again(
-    tmp_path: Path, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_process_has_examined_meanwhile_is_not_examined_again(tmp_path: Path, rounds: Rounds) -> None:
     done = Round("ok", parts={"macs": Part(), "certificate": Part()})
 
     def meanwhile(case: Case) -> Round:
@@ -286,8 +280,7 @@ def test_what_another_process_has_examined_meanwhile_is_not_examined_again(
         return done
 
     rounds.examination = meanwhile
-    monkeypatch.setattr(schedule, "usable_cores", lambda: 1)
-    outcome = run(tmp_path, [SMALL, OTHER], rounds, measure=schedule.MEASURED)
+    outcome = run(tmp_path, [SMALL, OTHER], rounds, measure=MEASURED)
     assert len(rounds.examined) == 1
     assert [len(record.examinations) for record in outcome.records] == [1, 1]
 
@@ -357,6 +350,103 @@ def test_two_that_retry_a_failed_case_keep_what_the_other_measured(tmp_path: Pat
     (record,) = run(tmp_path, [SMALL], rounds, [Record(SMALL, 2, (failed,))], retry_failed=True).records
     assert rounds.asked == [(SMALL, True)]
     assert record.rounds == (other, timed())
+
+
+def claim(directory: Path, case: Case, owner: Owner) -> Path:
+    """A claim that another worker holds."""
+    path = directory / "claims" / f"{case.id}.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(owner)))
+    return path
+
+
+def test_a_case_that_another_worker_has_claimed_is_waited_for_and_others_come_first(tmp_path: Path, rounds: Rounds) -> None:
+    claim(tmp_path, SMALL, Owner("elsewhere", 1, "1", time.time() + 1.0))
+    outcome = run(tmp_path, [SMALL, OTHER], rounds)
+    assert [case for case, _ in rounds.asked] == [OTHER, OTHER, SMALL, SMALL]
+    assert (outcome.left, [len(record.rounds) for record in outcome.records]) == (0, [2, 2])
+    assert not (tmp_path / "claims").exists()
+
+
+def test_what_another_worker_has_measured_is_reported_and_not_measured(tmp_path: Path, rounds: Rounds) -> None:
+    path = claim(tmp_path, SMALL, Owner("elsewhere", 1, "1", time.time() + 1000))
+    others = [timed(5.0), Round("crashed", "SIGSEGV")]
+
+    def meanwhile(case: Case) -> Round:
+        if path.exists():
+            for one in others:
+                records.add_round(tmp_path, Record(SMALL, 2), one)
+            path.unlink()
+        return timed()
+
+    rounds.answer = meanwhile
+    outcome = run(tmp_path, [SMALL, OTHER], rounds)
+    assert [case for case, _ in rounds.asked] == [OTHER, OTHER]
+    assert outcome.records[0].rounds == tuple(others)
+
+
+def test_what_another_worker_has_retried_is_reported_as_it_is_now(tmp_path: Path, rounds: Rounds) -> None:
+    failed = Round("timeout", "slow")
+
+    def meanwhile(case: Case) -> Round:
+        for _ in range(2):
+            records.add_round(tmp_path, Record(SMALL, 2), timed(), [failed])
+        return timed()
+
+    rounds.answer = meanwhile
+    known = [Record(case, 2, (failed,)) for case in (OTHER, SMALL)]
+    outcome = run(tmp_path, [OTHER, SMALL], rounds, known, retry_failed=True)
+    assert [case for case, _ in rounds.asked] == [OTHER, OTHER]
+    assert [record.status for record in outcome.records] == ["ok", "ok"]
+
+
+def test_nobody_waits_for_another_worker_after_the_deadline(tmp_path: Path, rounds: Rounds) -> None:
+    path = claim(tmp_path, SMALL, Owner("elsewhere", 1, "1", time.time() + 1000))
+    outcome = run(tmp_path, [SMALL], rounds, deadline=time.monotonic() + 0.1)
+    assert (rounds.asked, outcome.left) == ([], 2)
+    assert path.exists()
+
+
+def test_nothing_is_examined_while_another_worker_of_this_machine_measures(tmp_path: Path, rounds: Rounds) -> None:
+    with claims.claimed(tmp_path, OTHER, 1000):
+        outcome = run(tmp_path, [SMALL], rounds, measure=MEASURED, deadline=time.monotonic() + 1.0)
+        assert (len(rounds.asked), rounds.examined, outcome.left) == (2, [], 1)
+    assert run(tmp_path, [SMALL], rounds, measure=MEASURED).left == 0
+    assert rounds.examined == [(SMALL, ("macs", "certificate"))]
+
+
+def test_a_worker_elsewhere_keeps_nobody_from_examining(tmp_path: Path, rounds: Rounds) -> None:
+    claim(tmp_path, OTHER, Owner("elsewhere", 1, "1", time.time() + 1000))
+    assert run(tmp_path, [SMALL], rounds, measure=MEASURED).left == 0
+    assert len(rounds.examined) == 1
+
+
+def test_a_smaller_size_that_ran_out_of_memory_elsewhere_is_known(tmp_path: Path, rounds: Rounds) -> None:
+    path = claim(tmp_path, SMALL, Owner("elsewhere", 1, "1", time.time() + 1000))
+
+    def meanwhile(case: Case) -> Round:
+        if path.exists():
+            records.add_round(tmp_path, Record(SMALL, 2), Round("out_of_memory", "no more"))
+            path.unlink()
+        return timed()
+
+    rounds.answer = meanwhile
+    outcome = run(tmp_path, [SMALL, OTHER, LARGE], rounds)
+    assert [case for case, _ in rounds.asked] == [OTHER, OTHER]
+    assert [record.status for record in outcome.records] == ["out_of_memory", "ok", "skipped"]
+
+
+@pytest.mark.parametrize("what", ["answer", "examination"])
+def test_an_interruption_leaves_no_claim_and_stops_what_runs(tmp_path: Path, rounds: Rounds, what: str) -> None:
+    def interrupted(case: Case) -> Round:
+        assert (tmp_path / "claims" / f"{case.id}.json").exists()
+        raise KeyboardInterrupt
+
+    setattr(rounds, what, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [SMALL], rounds, measure=MEASURED)
+    assert not (tmp_path / "claims").exists()
+    assert rounds.stopped == (what == "examination")
 
 
 def test_a_record_of_another_case_in_its_place_is_measured_again(tmp_path: Path, rounds: Rounds) -> None:

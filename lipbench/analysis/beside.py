@@ -24,7 +24,7 @@ from lipbench.predict import complexity
 from lipbench.predict import memory as predict
 from lipbench.predict.complexity import Fitted
 from lipbench.predict.fitting import Factor, Sum, Term
-from lipbench.run import child, isolate
+from lipbench.run import child, processes
 
 PREDICTION_LIMIT_S = 60.0
 """seconds for the memory of all cases of registered methods, and of each layer of somebody else's"""
@@ -112,7 +112,7 @@ def _foreign(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
             "problems": [],
         }
     question = {"layer": layer, "cases": [cases.to_dict(case) for case in ran]}
-    ending = isolate.ask(__name__, question, FOREIGN_LIMIT_S)
+    ending = processes.ask(__name__, question, FOREIGN_LIMIT_S)
     if ending.answer is not None and set(ending.answer) == {"fitted", "peaks", "problems"}:
         return ending.answer
     reason = f"no result within {FOREIGN_LIMIT_S:g} s" if ending.timed_out else ending.reason

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lipbench.cases import Case
-from lipbench.run.schedule import Outcome, Progress
+from lipbench.run.book import Progress
+from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
 
 REFRESHES_PER_SECOND = 1

@@ -20,6 +20,7 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case, Limits
+from lipbench.cores import usable_cores
 from lipbench.run import failures
 from lipbench.store.files import write_file
 from lipbench.store.records import round_to_dict
@@ -30,7 +31,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer the question on stdin and end; for a process that was started by `isolate.ask`."""
+    """Answer the question on stdin and end; for a process that was started by `processes.ask`."""
     end_with(int(sys.argv[2]))
     writer(Path(sys.argv[1]))(answer(json.load(sys.stdin)))
 
@@ -116,7 +117,7 @@ def _address_space_bytes() -> int:
 
 
 def _survey(question: dict[str, Any]) -> dict[str, Any]:
-    """`{"device": …, "gpu": …}`, the GPU by its name, None on a CPU; or `{"error": …}` with the line to print."""
+    """`{"device": …, "gpu": …, "cores": …}`, the GPU by its name, None on a CPU; or `{"error": …}` with the line to print."""
     import torch
 
     from lipbench import registry
@@ -139,7 +140,7 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
     except errors.LipbenchError as error:
         return {"error": str(error)}
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if device == "cuda" else None
-    return {"device": device, "gpu": gpu}
+    return {"device": device, "gpu": gpu, "cores": usable_cores()}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import EXAMINED, GROUPS, PARTS, Certificate, Machine, Timing
 from lipbench.run import failures
-from lipbench.store.rounds import Part, Round, summed_up
+from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload
 
 Tell = Callable[[Round, str | None, tuple[str, ...]], object]
@@ -117,7 +117,7 @@ class _Sitting:
 
     def _measured(self, found: Round, parts: tuple[str, ...]) -> Round:
         part = parts[0]
-        bad = {*self.failed, *(name for name, known in found.parts.items() if known.status != "ok")}
+        bad = {*self.failed, *not_ok(found.parts)}
         if part == "memory":
             fitting = [phase for name, phases in GROUPS.items() if name not in bad for phase in phases]
             return replace(found, memory=memory.measure(self.workload, self.compiled, fitting))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from lipbench import errors
 from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
-from lipbench.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,10 @@ class Request:
         return self.implementations or ("paper",)
 
 
-def plan(request: Request, device: str) -> tuple[Case, ...]:
+def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
     """The cases of a request on a device, each once. Raises `LipbenchError` for sizes no case can have.
 
+    Cases have the threads that are asked for, else one for each of the `cores` where they will be measured.
     Shape by shape, all methods at one before the next, compiled beside uncompiled: a run cut short by its deadline has
     comparable cases.
     """
@@ -58,7 +58,7 @@ def plan(request: Request, device: str) -> tuple[Case, ...]:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
     batch_sizes = request.batch_sizes or (PRESETS[request.preset_name].batch_size,)
     conditions = list(itertools.product(batch_sizes, request.dtypes or ("float32",), request.precisions or ("ieee",)))
-    threads = usable_cores() if request.threads is None else request.threads
+    threads = cores if request.threads is None else request.threads
     series = [
         _specs(request, method, implementation)
         for method in request.method_names

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lipbench import __version__, cases, errors
 from lipbench.cases import PRESETS, TRITON, Case, Limits
-from lipbench.run import isolate, schedule
-from lipbench.run.isolate import Place, Processes
+from lipbench.run import schedule
+from lipbench.run.book import MEASURED, TIME, Order, Progress
+from lipbench.run.executor import Executor, Place
+from lipbench.run.local import Local
 from lipbench.run.plan import Request, plan
-from lipbench.run.schedule import MEASURED, TIME, Order, Outcome, Progress
+from lipbench.run.schedule import Outcome
 from lipbench.store import records
 from lipbench.store.files import from_json, is_own_trace
 from lipbench.store.records import Run
@@ -51,9 +53,9 @@ class Options:
     resume: bool = False
     retry_failed: bool = False
     measure: tuple[str, ...] | None = None
-    """of `schedule.MEASURED`; None: as the run that is gone on with, or all"""
+    """of `book.MEASURED`; None: as the run that is gone on with, or all"""
     fresh: str | None = None
-    """`isolate.FORK` or `isolate.START`; None: as usual on this system"""
+    """`processes.FORK` or `processes.START`; None: as usual on this system"""
 
 
 @dataclass(frozen=True)
@@ -77,33 +79,35 @@ class InterruptedRunError(KeyboardInterrupt):
         self.directory = directory
 
 
-def profile(options: Options, command: str, shown: Shown = _unseen) -> Finished:
+def profile(options: Options, command: str, shown: Shown = _unseen, executor: Executor | None = None) -> Finished:
     """Measure, and store each round in the run directory as soon as it is there.
 
-    `command` is kept in the run; `shown` shows progress. Raises `LipbenchError` for wrong use, before anything is written, and
-    afterwards if not a single case could run; `InterruptedRunError` for Ctrl-C.
+    `command` is kept in the run; `shown` shows progress; `executor` measures, by default on this machine. Raises
+    `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run;
+    `InterruptedRunError` for Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     standing = _standing_run(options)
-    with isolate.Processes(options.fresh or isolate.usual_start()) as processes:
-        added, place = _added(options, standing, processes)
+    with ExitStack() as stack:
+        executor = executor or stack.enter_context(Local(options.fresh))
+        added, place = _added(options, standing, executor)
         planned = tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
         limits, rounds = _limits(options, standing)
         order = Order(
             rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
-            ("cpu",) if place.gpu is None else ("cpu", "cuda"),
+            ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores,
         )  # fmt: skip
         directory = options.out or _new_directory(Path("runs"))
         meta = {
             "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
             "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
-            "measure": _all_measured(order, standing), "fresh": processes.fresh, "gpu": place.gpu,
+            "measure": _all_measured(order, standing), "fresh": place.fresh, "gpu": place.gpu,
             "cases": [cases.to_dict(case) for case in planned],
         }  # fmt: skip
         _save_meta(directory, meta, new=not options.resume)
         try:
             with shown(planned) as show:
-                outcome = schedule.run(directory, planned, order, processes, show)
+                outcome = schedule.run(directory, planned, order, executor, show)
         except KeyboardInterrupt as error:
             raise InterruptedRunError(directory) from error
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
@@ -137,32 +141,32 @@ def _is_unused(directory: Path) -> bool:
     return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
-def _added(options: Options, standing: Run | None, processes: Processes) -> tuple[tuple[Case, ...], Place]:
-    """The cases asked for by name, and where they are measured; devices and names are checked in a process of its own.
+def _added(options: Options, standing: Run | None, executor: Executor) -> tuple[tuple[Case, ...], Place]:
+    """The cases asked for by name, and where they are measured; the executor checks devices and names.
 
-    Raises `LipbenchError` for what cannot be had here, and for a run that was begun on another GPU.
+    Raises `LipbenchError` for what cannot be had there, and for a run that was begun on another GPU.
     """
     request = options.request
     as_it_stands = standing is not None and not request.names_cases
     if as_it_stands and request != Request():
         raise errors.resume_without_cases()
-    added = () if as_it_stands else plan(request, "cpu")
     if standing is not None and as_it_stands:
         on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
         device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.planned) else "cuda"
         methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
         implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
-        threads = max((case.threads for case in standing.planned), default=1)
+        threads: int | None = max((case.threads for case in standing.planned), default=1)
         if on_cpu:
             implementations = tuple(name for name in implementations if name != TRITON)
     else:
+        plan(request, "cpu")  # refuses wrong sizes before anything is started
         device, methods, implementations = options.device, request.method_names, request.implementation_names
-        threads = added[0].threads if added else 1
-    place = processes.survey(methods, implementations, device, threads)
+        threads = request.threads
+    place = executor.survey(methods, implementations, device, threads)
     begun_on = standing.meta.get("gpu") if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)
-    return tuple(replace(case, device=place.device) for case in added), place
+    return (() if as_it_stands else plan(request, place.device, place.cores)), place
 
 
 def _measured(options: Options, standing: Run | None) -> tuple[str, ...]:

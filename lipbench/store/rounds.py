@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lipbench.cases import Case
@@ -67,6 +67,11 @@ def summed_up(one: Round) -> Round:
     reason = one.parts[bad[0]].reason
     is_prefixed = len(bad) < len(one.parts) and bad != ["certificate"]
     return replace(one, status=status, reason=f"{', '.join(bad)}: {reason}" if is_prefixed else reason)
+
+
+def not_ok(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Names of the parts that ended otherwise than well."""
+    return tuple(name for name, part in parts.items() if part.status != "ok")
 
 
 def worst(statuses: Iterable[str]) -> str:

@@ -1,0 +1,86 @@
+"""Examinations: what no clock takes part in. Several run at once, since they need the machine's cores and not its quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+from lipbench.cases import TRITON, Case
+from lipbench.run.book import Book, Progress
+from lipbench.run.executor import Executor
+from lipbench.store.rounds import Part, not_ok
+
+
+@dataclass(frozen=True)
+class Job:
+    """Parts of a case that no clock takes part in, and the case as it is built for them."""
+
+    case: Case
+    place: Case
+    parts: tuple[str, ...]
+
+
+def jobs(case: Case, parts: Sequence[str]) -> list[Job]:
+    """Memory and, on a GPU, MACs where the case is timed; on a CPU, MACs and certificate by one thread each.
+
+    Weights are drawn on the CPU, so that a certificate found there is that of the same weights; only what a Triton kernel
+    computes has to be certified where it runs.
+    """
+    aside = replace(case, device="cpu", threads=1, compile=False)
+    on_cpu = case.device == "cpu"
+    places = {"memory": case, "macs": aside if on_cpu else replace(case, compile=False)}
+    places["certificate"] = replace(case, compile=False) if case.spec.implementation == TRITON and not on_cpu else aside
+    found: dict[Case, list[str]] = {}
+    for part in parts:
+        found.setdefault(places[part], []).append(part)
+    return [Job(case, place, tuple(own)) for place, own in found.items()]
+
+
+def jobs_left(book: Book, planned: Sequence[Case], *, elsewhere: bool = False) -> list[Job]:
+    """What is to be examined by what the book knows, of it what can be where the run is measured, or only `elsewhere`."""
+    found = [job for case in planned for job in jobs(case, book.lacks(case))]
+    return [job for job in found if (job.place.device not in book.order.devices) == elsewhere]
+
+
+def examine(book: Book, planned: Sequence[Case], executor: Executor, progress: Progress) -> bool:
+    """Examine what no other worker does, on as many cores as there are; whether there was anything.
+
+    On Ctrl-C, or a full disk, the executor is stopped: nobody waits for what is running.
+    """
+    waiting = jobs_left(book, planned)
+    threads = max((job.place.threads for job in waiting if job.place.device == "cpu"), default=1)
+    begun = False
+    with ThreadPoolExecutor(max(1, book.order.cores // threads)) as on_cpu, ThreadPoolExecutor(1) as on_gpu:
+        pools = {"cpu": on_cpu, "cuda": on_gpu}
+        running = [pools[job.place.device].submit(_examine, job, book, executor, progress) for job in waiting]
+        try:
+            for future in as_completed(running):
+                begun |= future.result()
+        except BaseException:
+            executor.stop()
+            for future in running:
+                future.cancel()
+            raise
+    return begun
+
+
+def _examine(job: Job, book: Book, executor: Executor, progress: Progress) -> bool:
+    """Examine and store; False if it was not begun, because there is no time or another worker does it."""
+    if not book.has_time():
+        return False
+    with book.claimed(job.case) as is_own:
+        limits = book.limits()
+        with book.lock:
+            parts = [name for name in job.parts if name in book.lacks(job.case)]
+            failed = not_ok(book.records[job.case].parts)
+        if not is_own or not parts:
+            return False
+        one = executor.run_round(job.place, limits, parts, failed)
+        with book.lock:
+            if not book.forgets(one, limits):
+                # Parts that were not begun ended as the whole did.
+                one = replace(one, parts={**dict.fromkeys(parts, Part(one.status, one.reason)), **one.parts})
+                progress(*book.progress(), job.case, " and ".join(parts), book.failures())
+                book.add(job.case, one, examination=True)
+    return True

@@ -1,0 +1,198 @@
+"""Fresh processes that answer one question each: forked from a server (`forks`) in hundredths of a second, or started anew.
+
+The parent imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lipbench import errors
+from lipbench.run import failures, forks
+from lipbench.run.executor import StoppedError
+from lipbench.store.files import load_json
+
+STDERR_TAIL_BYTES = 8192
+LONGEST_WAIT_S = 1e6
+"""the operating system takes no time-out of over 24 days"""
+FORK, START = "fork", "start"
+"""how a fresh process is made"""
+
+
+def usual_start() -> str:
+    """`FORK` where processes can be forked and ended with their parent, else `START`."""
+    return FORK if sys.platform == "linux" and hasattr(os, "fork") else START
+
+
+class Processes:
+    """Fresh processes for questions; a context manager, since a server may wait for the next question.
+
+    One question at a time. `renew()` has the next one answered by a process of another server.
+    """
+
+    def __init__(self, fresh: str = FORK) -> None:
+        self.fresh = fresh
+        self._servers: dict[str, forks.Server] = {}
+        """by the settings of their environments"""
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.renew()
+
+    def stop(self) -> None:
+        """Have another thread's question end now, by `StoppedError`, and answer no other; to be called from any thread."""
+        self._stopped = True
+        for server in tuple(self._servers.values()):
+            server.kill()
+        for process in tuple(self._started):
+            _kill(process)
+
+    def renew(self) -> None:
+        """End all servers."""
+        while self._servers:
+            self._servers.popitem()[1].close()
+
+    def ask(self, question: dict[str, Any], timeout_s: float, threads: int) -> Ending:
+        """How a child with so many threads answered: a forked one, or, where no server is wanted or can be had, a started one.
+
+        Raises `StoppedError` once stopped.
+        """
+        # Read once by the libraries, when they are loaded; torch.set_num_threads is never called.
+        settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        clock = time.monotonic()
+        if self.fresh == FORK and not self._stopped:
+            try:
+                return self._ask_server(question, timeout_s, settings)
+            except forks.ServerEndedError:
+                self.renew()
+                timeout_s = max(0.0, timeout_s - (time.monotonic() - clock))
+        if self._stopped:
+            raise StoppedError
+        ending = ask("lipbench.run.child", question, timeout_s, settings, self._started)
+        if self._stopped:
+            raise StoppedError
+        return ending
+
+    def _ask_server(self, question: dict[str, Any], timeout_s: float, settings: dict[str, str]) -> Ending:
+        key = json.dumps(settings, sort_keys=True)
+        clock = time.monotonic()
+        if key not in self._servers or self._servers[key].is_closed:
+            try:
+                self._servers[key] = forks.Server(settings)
+            except forks.ServerEndedError:
+                self.fresh = START  # what cannot be imported now cannot be later: started processes say why
+                raise
+        if self._stopped:
+            raise StoppedError
+        left_s = max(0.0, min(timeout_s, LONGEST_WAIT_S) - (time.monotonic() - clock))
+        with _places() as places:
+            places[1].touch()  # a child may end before it makes it
+            code, timed_out = self._servers[key].ask(question, *places, left_s)
+            return Ending(code, timed_out, _read_answer(places[0]), _tail(places[1]), FORK)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended."""
+
+    code: int
+    """exit code; negative: the signal that ended it"""
+    timed_out: bool
+    answer: dict[str, Any] | None
+    stderr: str
+    """its last lines"""
+    fresh: str = START
+    """how it came to be"""
+
+    @property
+    def reason(self) -> str:
+        """How a child without an answer ended, and the last line that it said."""
+        how = f"ended by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code} and no result"
+        last = failures.last_line(self.stderr)
+        return f"{how}: {last}" if last else how
+
+
+def ask(
+    module: str,
+    question: dict[str, Any],
+    timeout_s: float,
+    settings: Mapping[str, str] | None = None,
+    running: list[subprocess.Popen[bytes]] | None = None,
+) -> Ending:
+    """Put a question to a newly started process that runs `module`; `settings` add to its environment.
+
+    No folder is put before the installed packages (PYTHONSAFEPATH): what lies in the current one shadows nothing. The process
+    is in `running` while it runs.
+    """
+    with _places() as (answer, errors_file, scratch), errors_file.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(answer), str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+            env={**os.environ, **(settings or {}), "PYTHONSAFEPATH": "1", "TMPDIR": str(scratch)},
+        )  # fmt: skip
+        listed = [] if running is None else running
+        listed.append(process)
+        timed_out = False
+        try:
+            process.communicate(json.dumps(question).encode(), timeout=min(timeout_s, LONGEST_WAIT_S))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            _kill(process)  # also what the child started itself, and also when the parent is interrupted
+            listed.remove(process)
+            process.wait()
+        return Ending(process.returncode, timed_out, _read_answer(answer), _tail(errors_file))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _places() -> Iterator[tuple[Path, Path, Path]]:
+    """Files for a child's answer and its errors, and a folder for what it leaves behind, compiled code for one.
+
+    Apart from each other, since a layer gone wrong may empty any directory that it finds.
+    """
+    with tempfile.TemporaryDirectory(prefix="lipbench-") as own, tempfile.TemporaryDirectory(prefix="lipbench-") as given:
+        scratch = Path(given, "scratch")
+        scratch.mkdir()
+        yield Path(given, "answer.json"), Path(own, "stderr"), scratch
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def _read_answer(path: Path) -> dict[str, Any] | None:
+    # Written whole or not at all by the child; anything else that is found there was written by a layer.
+    try:
+        return load_json(path)
+    except errors.LipbenchError:
+        return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
