@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lipbench import cases
 from lipbench.cases import Case, LayerSpec
-from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
+from lipbench.quantities import Bound, Caution, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store import records
 from lipbench.store.rounds import Record, Round, with_parts
 
@@ -26,15 +26,19 @@ def timing(*samples_s: float, contended: bool = False, host_s: Sequence[float] =
     return Timing(tuple(samples_s), tuple(host_s), converged=True, contention=contention)
 
 
-def ok(phases: dict[str, Timing], *, first: bool = True, warnings: tuple[str, ...] = ()) -> Round:
-    """A round that worked; with memory and MACs if it is the first."""
+def cautions(*texts: str) -> tuple[Caution, ...]:
+    return tuple(Caution("other", (), text) for text in texts)
+
+
+def ok(phases: dict[str, Timing], *, first: bool = True, warnings: Sequence[str] = ()) -> Round:
+    """A round that worked; with memory and MACs if it is the first. Each text is a warning of kind "other"."""
     memory = Memory("cpu allocator events", 640, 0, 640, 640, 2048, 2048, 4000, 1900.0, 200.0, {"step": Peak(9000, 5000)})
     macs = Macs(
         {"forward": 1234, "inference": 1200}, {"aten.convolution": 1234}, per_image=600.0, constant=34.0,
         published_phases={"forward": 400, "inference": 390}, fvcore_forward=1233, fvcore_unsupported=("aten::a", "aten::b"),
     )  # fmt: skip
     held, counted, certified = (memory, macs, EXACT) if first else (None, None, None)
-    one = Round("ok", "", warnings, "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
+    one = Round("ok", "", cautions(*warnings), "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
     return with_parts(one)
 
 

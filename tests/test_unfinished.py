@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pandas as pd
 import pytest
+from lipbench_reports import findings
 from lipbench_reports.html import render
-from report_frames import RUN, failed_row, quick, tables, words
+from report_frames import RUN, failed_row, quick, tables, warnings, words
+
+from lipbench.quantities import CautionKind
 
 LEFT = {"planned": 24, "unfinished": [f"case-{number}" for number in range(13)]}
 
@@ -59,17 +64,16 @@ def test_the_cure_of_contention_names_the_files_and_the_command() -> None:
     assert "delete these files of the run directory, and measure them again: lipbench profile --resume --out runs/one" in doubts
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["others used the machine during step; measure again when it is idle",
-     "the median of step was not settled at the time limit; allow more seconds a phase",
-     "one process: how much processes differ is not known"],
-)  # fmt: skip
-def test_warnings_that_stand_above_are_not_repeated(line: str) -> None:
+def test_kinds_of_warnings_are_those_that_are_recorded() -> None:
+    assert set(findings.OWN_ENTRY) < set(get_args(CautionKind))
+
+
+@pytest.mark.parametrize("kind", findings.OWN_ENTRY)
+def test_warnings_with_an_entry_of_their_own_are_not_repeated(kind: str) -> None:
     rows = few()
-    rows["warnings"] = pd.Series([(line, "something else")] * len(rows), dtype=object)
-    text = words(rows)
-    assert line not in text
+    told = pd.concat([warnings(rows.assign(warnings="said above"), kind), warnings(rows.assign(warnings="something else"))])
+    text = words(rows, frames={"warnings": told})
+    assert "said above" not in text
     assert "something else: Standard (16 ch), " in text
 
 

@@ -14,7 +14,7 @@ from lipbench_reports.tables import Tables
 from lipbench import __version__, errors
 from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
-from lipbench.analysis.rows import certificate_rows, measured_rows
+from lipbench.analysis.rows import certificate_rows, measured_rows, warning_rows
 from lipbench.cases import Case
 from lipbench.predict import table1
 from lipbench.store.records import Run
@@ -36,6 +36,7 @@ def document(run: Run) -> str:
             published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
             run=_provenance(run, estimated.problems),
             certificates=certificate_rows(run),
+            warnings=warning_rows(run),
             fitted=estimated.fitted,
             predicted=estimated.predicted,
         )

@@ -8,14 +8,16 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.quantities import Contention, Machine, Macs, Memory, Timing
+from lipbench.quantities import Caution, Contention, Machine, Macs, Memory, Timing
 from lipbench.store.files import from_json, load_json
 from lipbench.store.records import DAMAGED, Run, load_run
 from lipbench.store.rounds import Record, Round, with_parts
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what entries say of their case as a whole"""
-ONE_PROCESS = "one process: how much processes differ, usually more than samples within one, is not known"
+ONE_PROCESS = Caution(
+    "one_process", (), "one process: how much processes differ, usually more than samples within one, is not known"
+)
 
 
 def load(path: Path) -> Run:

@@ -90,7 +90,7 @@ def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """JSON values as the annotated type: dataclasses, tuples, dicts, optional and plain values.
+    """JSON values as the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
 
     Unknown keys of an object are an error, as are values of another type, so that a damaged file is noticed where it is read.
     """
@@ -105,6 +105,10 @@ def from_json(kind: Any, value: Any) -> Any:
         if unknown := sorted(set(value) - known):
             raise ValueError(f"unknown key {unknown[0]!r}")
         return kind(**{name: from_json(hints[name], entry) for name, entry in value.items()})  # type: ignore[operator]  # a class
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"unknown {value!r}; known are {', '.join(map(repr, arguments))}")
+        return value
     if origin is tuple:
         return tuple(from_json(arguments[0], entry) for entry in _expect(list | tuple, value))
     if origin is dict:

@@ -18,6 +18,7 @@ from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.quantities import EXAMINED
 from lipbench.store.files import Complaint, from_json, load_json, locked, write_file
+from lipbench.store.old_warnings import with_kinds
 from lipbench.store.rounds import SCHEMA, STATUSES, Record, Round, with_parts
 
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
@@ -230,8 +231,10 @@ def load_record(path: Path) -> Record:
     _check_schema(path, values, errors.unreadable_record)
     try:
         case = cases.from_dict(values["case"])
-        rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
-        examinations = tuple(round_from_dict(entry) for entry in values.get("examinations", ()))
+        rounds, examinations = (
+            tuple(round_from_dict(with_kinds(entry) if values["schema"] < 3 else entry) for entry in entries)
+            for entries in (values["rounds"], values.get("examinations", ()))
+        )
         if values["schema"] < 2:
             rounds = tuple(map(with_parts, rounds))
         record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"], examinations)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lipbench_reports.cells import Cell, Column, Table
 from lipbench_reports.certificates import HOW
-from lipbench_reports.tables import LOWER_BOUND, Tables, as_text, as_texts, failures
+from lipbench_reports.tables import LOWER_BOUND, WARNINGS, Tables, as_text, as_texts, failures, with_columns
 
 SPREAD_LIMIT = 0.10
 """Largest difference between the rounds of one case that passes without a warning."""
@@ -57,9 +57,9 @@ def _in_our_words(reason: str) -> str:
     return re.sub(r"\bfound by (\w+)", lambda found: f"found by {HOW.get(found[1], found[1])}", reason)
 
 
-_SAID_ABOVE = ("no certificate could be found", "interpreted, not a timing", "others used the machine during",
-               "the median of ", "one process: ")  # fmt: skip
-"""Beginnings of recorded warnings that are entries of their own."""
+NO_CERTIFICATE = "no_certificate"
+OWN_ENTRY = (NO_CERTIFICATE, "interpreted", "contended", "unsettled", "one_process")
+"""Kinds of recorded warnings that are told by an entry of their own, made from the rows."""
 
 
 def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[Doubt]:
@@ -94,7 +94,7 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
         Doubt("Not converged: at the time limit the median was not yet known to ±2 %",
               touched(~timed["converged"] & ~timed["unwatched"]),
               "Give each phase more time, by --phase-seconds."),
-        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(rows, labels),
+        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(tables.warnings, rows, labels),
               "Where it was not looked for, profile these cases with lipbench profile; else the line says what to do."),
         Doubt("Only a lower bound: samples and ascent found no violation, which does not exclude one",
               _sampled(rows, labels), "Prove a bound for the layer; no measurement can."),
@@ -104,7 +104,7 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
               touched(timed["launch_bound"]),
               "Use a larger batch, or CUDA graphs; the number says more about Python than about the layer."),
         Doubt("Recorded with the run", as_texts(tables.run.get("warnings")), "See each line."),
-        Doubt("In the words of the records", tuple(_recorded(rows, labels)), "Each line says what to do."),
+        Doubt("In the words of the records", tuple(_recorded(tables.warnings, rows, labels)), "Each line says what to do."),
     ]  # fmt: skip
     return [one for one in found if one.where]
 
@@ -123,12 +123,15 @@ def _rounds(tables: Tables) -> int:
     return wanted if isinstance(wanted, int) else 1
 
 
-def _untried(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+def _untried(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Cases that gave numbers and have no certificate, each with the reason that was recorded."""
+    told = with_columns(warnings, WARNINGS)
+    told = told[told["kind"] == NO_CERTIFICATE].drop_duplicates("case")
+    reasons = dict(zip(told["case"], told["text"]))
     cases = rows[(rows["phase"] != "") & rows["certificate"].isna()].drop_duplicates(["series", "shape"])
     return tuple(
-        f"{labels[key]}, {shape}: {next((text for text in texts if text.startswith(_SAID_ABOVE[0])), 'not looked for')}"
-        for key, shape, texts in zip(cases["series"], cases["shape"], cases["warnings"])
+        f"{labels[key]}, {shape}: {reasons.get(case, 'not looked for')}"
+        for key, shape, case in zip(cases["series"], cases["shape"], cases["case"])
     )
 
 
@@ -143,10 +146,12 @@ def _uncounted(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]
     return tuple(f"{labels[key]}, {shape}: {names}" for key, shape, names in cases)
 
 
-def _recorded(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Warnings of the records that are not said in other words above, each text once with the cases that it is of."""
-    cases: dict[str, dict[str, None]] = {}
-    for key, shape, texts in zip(rows["series"], rows["shape"], rows["warnings"]):
-        for text in (one for one in texts if not one.startswith(_SAID_ABOVE)):
-            cases.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
-    return [f"{text}: {', '.join(found)}" for text, found in cases.items()]
+def _recorded(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Warnings of the records without an entry of their own, each text once with the cases that it is of."""
+    told = with_columns(warnings, WARNINGS)
+    told = told[~told["kind"].isin(OWN_ENTRY)]
+    cases = rows.drop_duplicates("case")[["case", "series", "shape"]].merge(told, on="case")
+    where: dict[str, dict[str, None]] = {}
+    for key, shape, text in zip(cases["series"], cases["shape"], cases["text"]):
+        where.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
+    return [f"{text}: {', '.join(found)}" for text, found in where.items()]
