@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lipbench import cases
-from lipbench.cases import Case, LayerSpec
+from lipbench.cases import Case, LayerSpec, Limits
 from lipbench.quantities import Bound, Caution, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store import records
 from lipbench.store.rounds import Record, Round, with_parts
+from lipbench.store.run_plan import RunPlan, save_plan
 
 MACHINE = Machine(
     "host", "Linux 6", "a processor", 2, 2**33, "3.11.7", "2.13.0", {"torch": "2.13.0"}, None, flags={"threads": "1"}
@@ -66,9 +66,8 @@ def failed(status: str, reason: str, certificate: Certificate | None = None) -> 
 def save_run(directory: Path, found: Sequence[Record], planned: Sequence[Case] = ()) -> Path:
     """A run directory with these records."""
     planned = planned or [record.case for record in found]
-    limits = {"phase_seconds": 0.5, "timeout_s": 300.0, "memory_bytes": None}
-    meta = {"command": "lipbench profile", "preset": "quick", "rounds": 2, "limits": limits}
-    records.save_meta(directory, {**meta, "cases": [cases.to_dict(one) for one in planned]})
+    plan = RunPlan(command="lipbench profile", preset="quick", rounds=2, limits=Limits(0.5, 300.0), cases=tuple(planned))
+    save_plan(directory, plan)
     for record in found:
         records.save(directory, record)
     return directory

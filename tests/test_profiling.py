@@ -70,7 +70,9 @@ def test_what_is_asked_for_comes_first_and_stays_behind_in_the_plan(tmp_path: Pa
     answers = on(monkeypatch, None)
     profile(tmp_path / "run", "soc", resume=True)
     assert [one.split()[0] for one in answers.asked[:3]] == ["soc", "standard", "aol"]
-    assert [case.spec.method for case in records.load_run(tmp_path / "run").planned] == ["standard", "aol", "soc"]
+    plan = records.load_run(tmp_path / "run").plan
+    assert [case.spec.method for case in plan.cases] == ["standard", "aol", "soc"]
+    assert plan.out == str(tmp_path / "run")
 
 
 def test_a_run_is_not_gone_on_with_on_another_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +81,10 @@ def test_a_run_is_not_gone_on_with_on_another_gpu(tmp_path: Path, monkeypatch: p
     on(monkeypatch, "A100")
     with pytest.raises(LipbenchError, match=r"begun on H100.*got A100; choose another --out"):
         profile(tmp_path / "run", "aol", resume=True)
-    assert len(records.load_run(tmp_path / "run").planned) == 1
+    assert len(records.load_run(tmp_path / "run").plan.cases) == 1
     on(monkeypatch, "H100")
     profile(tmp_path / "run", "aol", resume=True)
-    assert len(records.load_run(tmp_path / "run").planned) == 2
+    assert len(records.load_run(tmp_path / "run").plan.cases) == 2
 
 
 def test_certificates_of_a_gpus_cases_are_found_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_certificates_of_a_gpus_cases_are_found_without_it(tmp_path: Path, monke
     profile(tmp_path / "run", resume=True, measure=("certificate",))
     assert answers.asked == ["standard cpu certificate"]
     run = records.load_run(tmp_path / "run")
-    assert run.meta["measure"] == ["time", "memory", "certificate"]
+    assert run.plan.measure == ("time", "memory", "certificate")
     assert run.problems == ()
 
 

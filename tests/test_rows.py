@@ -17,6 +17,7 @@ from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.quantities import Caution, Contention, Timing
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record, Round, summed_up
+from lipbench.store.run_plan import RunPlan
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
@@ -30,7 +31,7 @@ certificate_training, certificate_training_kind, warnings, case"""
 
 
 def as_run(*found: Record) -> Run:
-    return Run(Path("run"), {}, found)
+    return Run(Path("run"), RunPlan(), found)
 
 
 def rounds(*timings: Timing, phase: str = "step", warnings: tuple[str, ...] = ()) -> tuple[Round, ...]:

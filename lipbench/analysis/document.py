@@ -69,9 +69,10 @@ def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
     begun += (
         [f"MACs or certificate are left to find of {', '.join(run.unexamined)}; go on with --resume"] if run.unexamined else []
     )
+    plan = run.plan
     return {
-        "command": run.meta.get("command", ""), "started": run.meta.get("started", ""), "machine": _machine(run),
-        "limits": {**run.meta.get("limits", {}), "rounds": run.meta.get("rounds")},
-        "version": run.meta.get("version", __version__), "problems": list(run.unreadable),
-        "planned": len(run.planned), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
+        "command": plan.command, "out": plan.out, "started": plan.started, "machine": _machine(run),
+        "limits": {**(asdict(plan.limits) if plan.limits else {}), "rounds": plan.rounds},
+        "version": plan.version or __version__, "problems": list(run.unreadable),
+        "planned": len(plan.cases), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
     }  # fmt: skip

@@ -8,18 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from lipbench import __version__, cases, errors
+from lipbench import __version__, errors
 from lipbench.cases import PRESETS, TRITON, Case, Limits
 from lipbench.run import isolate, schedule
 from lipbench.run.isolate import Place, Processes
 from lipbench.run.plan import Request, plan
 from lipbench.run.schedule import MEASURED, TIME, Order, Outcome, Progress
-from lipbench.store import records
-from lipbench.store.files import from_json, is_own_trace
-from lipbench.store.records import Run
+from lipbench.store.files import is_own_trace
 from lipbench.store.rounds import HARMLESS
+from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
 Shown = Callable[[Sequence[Case]], AbstractContextManager[Progress]]
 """Planned cases → a block in which a run's progress is shown."""
@@ -84,23 +82,22 @@ def profile(options: Options, command: str, shown: Shown = _unseen) -> Finished:
     afterwards if not a single case could run; `InterruptedRunError` for Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
-    standing = _standing_run(options)
+    standing = _standing_plan(options)
     with isolate.Processes(options.fresh or isolate.usual_start()) as processes:
         added, place = _added(options, standing, processes)
-        planned = tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
+        planned = tuple(dict.fromkeys((*(standing.cases if standing else ()), *added)))
         limits, rounds = _limits(options, standing)
         order = Order(
             rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
             ("cpu",) if place.gpu is None else ("cpu", "cuda"),
         )  # fmt: skip
         directory = options.out or _new_directory(Path("runs"))
-        meta = {
-            "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
-            "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
-            "measure": _all_measured(order, standing), "fresh": processes.fresh, "gpu": place.gpu,
-            "cases": [cases.to_dict(case) for case in planned],
-        }  # fmt: skip
-        _save_meta(directory, meta, new=not options.resume)
+        asked = RunPlan(
+            version=__version__, started=datetime.now(UTC).isoformat(timespec="seconds"), command=command, out=str(directory),
+            preset=options.request.preset_name, rounds=rounds, limits=limits, measure=_all_measured(order, standing),
+            fresh=processes.fresh, gpu=place.gpu, cases=planned,
+        )  # fmt: skip
+        _save_plan(directory, asked, new=not options.resume)
         try:
             with shown(planned) as show:
                 outcome = schedule.run(directory, planned, order, processes, show)
@@ -111,8 +108,8 @@ def profile(options: Options, command: str, shown: Shown = _unseen) -> Finished:
     return Finished(directory, outcome)
 
 
-def _standing_run(options: Options) -> Run | None:
-    """The run to go on with; None for a new one, which takes a directory that is empty or not there."""
+def _standing_plan(options: Options) -> RunPlan | None:
+    """The plan of the run to go on with; None for a new one, which takes a directory that is empty or not there."""
     if options.retry_failed and not options.resume:
         raise errors.retry_without_resume()
     if options.out is None:
@@ -128,7 +125,7 @@ def _standing_run(options: Options) -> Run | None:
         raise errors.unreadable_run(options.out, error.strerror or str(error)) from error
     if not options.resume:
         raise errors.run_exists(options.out)
-    return records.load_plan(options.out)
+    return load_plan(options.out)
 
 
 def _is_unused(directory: Path) -> bool:
@@ -137,7 +134,7 @@ def _is_unused(directory: Path) -> bool:
     return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
-def _added(options: Options, standing: Run | None, processes: Processes) -> tuple[tuple[Case, ...], Place]:
+def _added(options: Options, standing: RunPlan | None, processes: Processes) -> tuple[tuple[Case, ...], Place]:
     """The cases asked for by name, and where they are measured; devices and names are checked in a process of its own.
 
     Raises `LipbenchError` for what cannot be had here, and for a run that was begun on another GPU.
@@ -149,54 +146,50 @@ def _added(options: Options, standing: Run | None, processes: Processes) -> tupl
     added = () if as_it_stands else plan(request, "cpu")
     if standing is not None and as_it_stands:
         on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
-        device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.planned) else "cuda"
-        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
-        implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
-        threads = max((case.threads for case in standing.planned), default=1)
+        device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.cases) else "cuda"
+        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.cases))
+        implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.cases))
+        threads = max((case.threads for case in standing.cases), default=1)
         if on_cpu:
             implementations = tuple(name for name in implementations if name != TRITON)
     else:
         device, methods, implementations = options.device, request.method_names, request.implementation_names
         threads = added[0].threads if added else 1
     place = processes.survey(methods, implementations, device, threads)
-    begun_on = standing.meta.get("gpu") if standing else None
+    begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)
     return tuple(replace(case, device=place.device) for case in added), place
 
 
-def _measured(options: Options, standing: Run | None) -> tuple[str, ...]:
+def _measured(options: Options, standing: RunPlan | None) -> tuple[str, ...]:
     """What to measure: as asked, else all that the standing run was ever asked for."""
     if options.measure is not None:
         unknown = [name for name in options.measure if name not in MEASURED]
         if unknown:
             raise errors.unknown_choice("thing to measure", unknown[0], MEASURED)
         return options.measure
-    return tuple(standing.meta.get("measure", MEASURED)) if standing else MEASURED
+    return (standing.measure if standing else ()) or MEASURED
 
 
-def _all_measured(order: Order, standing: Run | None) -> list[str]:
+def _all_measured(order: Order, standing: RunPlan | None) -> tuple[str, ...]:
     """What the run was ever asked for, in the order of `MEASURED`."""
-    ever = {*order.measure, *(standing.meta.get("measure", ()) if standing else ())}
-    return [name for name in MEASURED if name in ever]
+    ever = {*order.measure, *(standing.measure if standing else ())}
+    return tuple(name for name in MEASURED if name in ever)
 
 
-def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
+def _limits(options: Options, standing: RunPlan | None) -> tuple[Limits, int]:
     """Limits of a round, and rounds of a case: as asked, else as in the standing run, else the preset's."""
     preset = PRESETS[options.request.preset_name]
-    values: dict[str, Any] = {"phase_seconds": preset.phase_seconds}
-    rounds = preset.rounds
     asked = {name: value for name, value in asdict(options.limits).items() if value is not None}
-    try:
-        if standing is not None:
-            values |= asdict(from_json(Limits, standing.meta.get("limits", {})))
-            rounds = int(standing.meta.get("rounds", rounds)) or rounds  # 0 of one that was not to be timed
-        rounds = asked.pop("rounds", rounds)
-        if TIME not in _measured(options, standing) and standing is None:
-            rounds = 0
-        return Limits(**values | asked), rounds
-    except (TypeError, ValueError) as error:
-        raise errors.unreadable_run(options.out, f"run.json: {error}") from error
+    if standing is None:
+        limits, rounds = Limits(phase_seconds=preset.phase_seconds), preset.rounds
+    else:
+        limits, rounds = standing.limits or Limits(), standing.rounds or preset.rounds  # 0 of one that was not to be timed
+    rounds = asked.pop("rounds", rounds)
+    if TIME not in _measured(options, standing) and standing is None:
+        rounds = 0
+    return replace(limits, **asked), rounds
 
 
 def _new_directory(parent: Path) -> Path:
@@ -214,8 +207,8 @@ def _new_directory(parent: Path) -> Path:
     raise errors.not_writable(parent, "a thousand runs began in this second")
 
 
-def _save_meta(directory: Path, meta: dict[str, Any], new: bool) -> None:
+def _save_plan(directory: Path, plan: RunPlan, new: bool) -> None:
     try:
-        records.save_meta(directory, meta, new=new)
+        save_plan(directory, plan, new=new)
     except OSError as error:
         raise errors.not_writable(directory, error.strerror or str(error)) from error

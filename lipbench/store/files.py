@@ -9,7 +9,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from lipbench import errors
 
 Complaint = Callable[[object, str], errors.LipbenchError]
 """(path, why) → the error to raise"""
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
+"""what contents raise that are JSON but not what was written"""
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """what file systems answer that know no locks"""
@@ -46,6 +48,11 @@ def write_file(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON, by `write_file`."""
+    write_file(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -86,6 +93,18 @@ def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict
         raise complaint(path, str(error) if text.strip() else "empty") from error
     if not isinstance(values, dict):
         raise complaint(path, f"a JSON {type(values).__name__} where an object belongs")
+    return values
+
+
+def load_versioned(path: Path, newest: int, complaint: Complaint) -> dict[str, Any]:
+    """The object in a JSON file that has a schema version. Raises as `load_json` does, by `complaint` where there is no
+    version, and `NotOursError` for one after the `newest`."""
+    values = load_json(path, complaint)
+    schema = values.get("schema")
+    if not isinstance(schema, int):
+        raise complaint(path, "no schema version in it")
+    if schema > newest:
+        raise errors.newer_schema(path, schema, newest)
     return values
 
 

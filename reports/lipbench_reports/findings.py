@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +10,19 @@ import pandas as pd
 
 from lipbench_reports.cells import Cell, Column, Table
 from lipbench_reports.certificates import HOW
-from lipbench_reports.tables import LOWER_BOUND, WARNINGS, Tables, as_text, as_texts, failures, with_columns
+from lipbench_reports.tables import (
+    CERTIFICATES,
+    LIPSCHITZ_TOLERANCE,
+    LOWER_BOUND,
+    WARNINGS,
+    Tables,
+    as_text,
+    as_texts,
+    certificate_fails,
+    failures,
+    number,
+    with_columns,
+)  # fmt: skip
 
 SPREAD_LIMIT = 0.10
 """Largest difference between the rounds of one case that passes without a warning."""
@@ -30,9 +42,12 @@ class Doubt:
     cure: str
 
 
-def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
-    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did."""
-    failed = failures(rows)
+def failure_table(bounds: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did.
+
+    What is not 1-Lipschitz has the constant of `bounds` that shows it, in the words of the tables of certificates.
+    """
+    failed, violations = failures(rows), _violations(bounds)
     if failed.empty:
         return None
     names = ("Method", "Case", "What failed", "What happened", "Reason")
@@ -43,18 +58,26 @@ def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None
             Cell(shape, float(place)),
             Cell(phases or "the case", phases),
             Cell(STATUS_WORDS.get(status, status), status),
-            Cell(_in_our_words(reason) or "none was recorded", reason),
+            Cell((violations.get(case) if status == "not_lipschitz" else "") or reason or "none was recorded", reason),
         ]
-        for place, (key, shape, phases, status, reason) in enumerate(
-            zip(failed["series"], failed["shape"], failed["failed"], failed["status"], failed["reason"])
+        for place, (key, shape, phases, status, reason, case) in enumerate(
+            failed[["series", "shape", "failed", "status", "reason", "case"]].itertuples(index=False, name=None)
         )
     ]
     return Table(columns, cells, "Cases that failed, as a whole or in part")
 
 
-def _in_our_words(reason: str) -> str:
-    """How a constant was found as the tables of certificates say it: "found by all Fourier blocks", not "by fourier"."""
-    return re.sub(r"\bfound by (\w+)", lambda found: f"found by {HOW.get(found[1], found[1])}", reason)
+def _violations(bounds: pd.DataFrame) -> dict[str, str]:
+    """Case → its first bound in evaluation mode that is above 1, in words."""
+    data = with_columns(bounds, CERTIFICATES)
+    data["largest"] = pd.to_numeric(data["largest"], errors="coerce")
+    fails = [certificate_fails(*pair) for pair in zip(data["largest"], data["kind"])]
+    found = data[(data["mode"] == "evaluation") & pd.Series(fails, index=data.index, dtype=bool)].drop_duplicates("case")
+    return {
+        case: f"Lipschitz constant {'≥' if kind == LOWER_BOUND else '='} {largest:.6f} in evaluation, "
+        f"found by {HOW.get(how, how)} at image size {number(size)}; 1 + {LIPSCHITZ_TOLERANCE:g} is allowed"
+        for case, largest, kind, how, size in zip(*(found[name] for name in ("case", "largest", "kind", "how", "image_size")))
+    }
 
 
 NO_CERTIFICATE = "no_certificate"
@@ -111,9 +134,8 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
 
 def _resumed(tables: Tables, deed: str) -> str:
     """What to do first, and the command that goes on in the same run directory."""
-    command = as_text(tables.run.get("command"))
-    out = re.search(r"--out[ =]('[^']*'|\S+)", command)
-    return f"{deed}: lipbench profile --resume --out {out[1] if out else '<run directory>'}"
+    out = as_text(tables.run.get("out"))
+    return f"{deed}: lipbench profile --resume --out {shlex.quote(out) if out else '<run directory>'}"
 
 
 def _rounds(tables: Tables) -> int:

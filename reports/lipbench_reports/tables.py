@@ -64,8 +64,8 @@ class Tables:
     published: pd.DataFrame
     """the paper's epoch budget (Table 8)"""
     run: Mapping[str, object] = field(default_factory=dict)
-    """command, started, machine, limits, version, warnings, problems (what could not be read), planned (how many cases; 0 for
-    unknown) and unfinished (identities of those that have not run)"""
+    """command, out (the run directory as it was named), started, machine, limits, version, warnings, problems (what could not
+    be read), planned (how many cases; 0 for unknown) and unfinished (identities of those that have not run)"""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
     warnings: pd.DataFrame = field(default_factory=pd.DataFrame)
