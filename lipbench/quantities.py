@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 TRAINING_PHASES = ("forward", "backward", "step")
 PHASES = ("forward", "backward", "step", "parametrize", "inference", "first_inference")
@@ -17,6 +18,35 @@ EXAMINED = ("macs", "certificate")
 """Parts of a measurement that no clock takes part in: they are the same in every round, and may be found elsewhere."""
 PARTS = (*GROUPS, "memory", *EXAMINED)
 """What a case is measured for. Each part succeeds or fails on its own."""
+
+CautionKind = Literal[
+    "contended",  # others used the machine while the phases were timed
+    "unsettled",  # the median of the phases had not converged at the time limit
+    "low_clock",  # the GPU itself lowered its clock during the phases
+    "interpreted",  # Triton kernels ran in their interpreter
+    "one_process",  # how much processes differ is not known
+    "threads",  # torch ran another number of threads than the case names
+    "precision",  # the case's precision has no effect on its device
+    "no_certificate",  # none was found, in one mode or in both
+    "graph_break",  # torch.compile left the graph
+    "recompiled",  # torch.compile compiled the phases again after their first call
+    "inexact",  # the compiled output differs from the uncompiled one
+    "uncompared",  # or could not be compared with it
+    "fallback",  # layers computed without their kernel
+    "other",  # a text that a program of schema 1 or 2 wrote, and no rule knows
+]  # an older program cannot read a new kind, so one more means one more of `store.rounds.SCHEMA`
+"""What a warning is about. Reports choose by this, never by the words of the text."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning about measured numbers. `Warning` is the name of a class of Python itself."""
+
+    kind: CautionKind
+    phases: tuple[str, ...]
+    """those that it is about; empty where it is about the case as a whole"""
+    text: str
+    """one line: what makes the numbers doubtful, and what to do"""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 from unittest import mock
@@ -10,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 from lipbench_reports import html
-from lipbench_reports.tables import Tables, with_columns
+from lipbench_reports.tables import Tables, as_texts, with_columns
 
 METHODS = {
     "standard": ("Standard", 1.0, 0.0, 1.0), "aol": ("AOL", 1.0, 0.9, 1.05), "bcop": ("BCOP", 1.0, 6.0, 1.6),
@@ -114,6 +115,13 @@ def certificates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def warnings(rows: pd.DataFrame, kind: str = "other") -> pd.DataFrame:
+    """Every text that rows have for a warning, as one of that kind of their case."""
+    data = with_columns(rows, ["case", "warnings"]).drop_duplicates("case")
+    texts = [(case, text) for case, found in zip(data["case"], data["warnings"]) for text in as_texts(found)]
+    return pd.DataFrame(texts, columns=["case", "text"]).assign(kind=kind, phases="")
+
+
 def fitted() -> pd.DataFrame:
     formula = "<mrow><mn>2.00</mn><mo>&InvisibleTimes;</mo><mi>C</mi></mrow>"
     return pd.DataFrame([
@@ -150,8 +158,8 @@ def tables(rows: pd.DataFrame, **changed: Any) -> Tables:
          "orthogonal": name == "soc", "lipschitz": name != "standard"} for name in METHODS
     ])  # fmt: skip
     values = {"title": "Synthetic run", "rows": rows, "methods": methods, "complexity": complexity(), "exponents": exponents(),
-              "published": PUBLISHED, "run": RUN, "certificates": certificates(rows), "fitted": fitted(),
-              "predicted": predicted(rows)}  # fmt: skip
+              "published": PUBLISHED, "run": RUN, "certificates": certificates(rows), "warnings": warnings(rows),
+              "fitted": fitted(), "predicted": predicted(rows)}  # fmt: skip
     return Tables(**values | changed)  # type: ignore[arg-type]
 
 
@@ -235,11 +243,14 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def words(rows: pd.DataFrame, section: str = "", **run: Any) -> str:
-    """The text of a report, or of one section of it, without its figures: drawing takes most of the time."""
+def words(rows: pd.DataFrame, section: str = "", frames: Mapping[str, pd.DataFrame] | None = None, **run: Any) -> str:
+    """The text of a report, or of one section of it, without its figures: drawing takes most of the time.
+
+    `frames` take the place of those that `tables` makes, `run` of what it says of the run.
+    """
     drawn = {"plots": [], "scores": None, "radars": [], "radar_absent": [], "labels": {}}
     with mock.patch.object(html, "_pictures", return_value=drawn):
-        document = html.render(tables(rows, run={**RUN, **run}, fitted=pd.DataFrame()))
+        document = html.render(tables(rows, run={**RUN, **run}, **{"fitted": pd.DataFrame(), **(frames or {})}))
     if section:
         document = document.partition(f'<section id="{section}">')[2].partition("</section>")[0]
     return Page(document).text.replace("\xa0", " ")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lipbench import cases
-from lipbench.cases import Case, LayerSpec
-from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
+from lipbench.cases import Case, LayerSpec, Limits
+from lipbench.quantities import Bound, Caution, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store import records
 from lipbench.store.rounds import Record, Round, with_parts
+from lipbench.store.run_plan import RunPlan, save_plan
 
 MACHINE = Machine(
     "host", "Linux 6", "a processor", 2, 2**33, "3.11.7", "2.13.0", {"torch": "2.13.0"}, None, flags={"threads": "1"}
@@ -26,15 +26,19 @@ def timing(*samples_s: float, contended: bool = False, host_s: Sequence[float] =
     return Timing(tuple(samples_s), tuple(host_s), converged=True, contention=contention)
 
 
-def ok(phases: dict[str, Timing], *, first: bool = True, warnings: tuple[str, ...] = ()) -> Round:
-    """A round that worked; with memory and MACs if it is the first."""
+def cautions(*texts: str) -> tuple[Caution, ...]:
+    return tuple(Caution("other", (), text) for text in texts)
+
+
+def ok(phases: dict[str, Timing], *, first: bool = True, warnings: Sequence[str] = ()) -> Round:
+    """A round that worked; with memory and MACs if it is the first. Each text is a warning of kind "other"."""
     memory = Memory("cpu allocator events", 640, 0, 640, 640, 2048, 2048, 4000, 1900.0, 200.0, {"step": Peak(9000, 5000)})
     macs = Macs(
         {"forward": 1234, "inference": 1200}, {"aten.convolution": 1234}, per_image=600.0, constant=34.0,
         published_phases={"forward": 400, "inference": 390}, fvcore_forward=1233, fvcore_unsupported=("aten::a", "aten::b"),
     )  # fmt: skip
     held, counted, certified = (memory, macs, EXACT) if first else (None, None, None)
-    one = Round("ok", "", warnings, "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
+    one = Round("ok", "", cautions(*warnings), "2026-01-02T03:04:05+00:00", 1.5, MACHINE, phases, held, counted, certified)
     return with_parts(one)
 
 
@@ -62,9 +66,8 @@ def failed(status: str, reason: str, certificate: Certificate | None = None) -> 
 def save_run(directory: Path, found: Sequence[Record], planned: Sequence[Case] = ()) -> Path:
     """A run directory with these records."""
     planned = planned or [record.case for record in found]
-    limits = {"phase_seconds": 0.5, "timeout_s": 300.0, "memory_bytes": None}
-    meta = {"command": "lipbench profile", "preset": "quick", "rounds": 2, "limits": limits}
-    records.save_meta(directory, {**meta, "cases": [cases.to_dict(one) for one in planned]})
+    plan = RunPlan(command="lipbench profile", preset="quick", rounds=2, limits=Limits(0.5, 300.0), cases=tuple(planned))
+    save_plan(directory, plan)
     for record in found:
         records.save(directory, record)
     return directory

@@ -20,6 +20,7 @@ from lipbench.quantities import GROUPS
 from lipbench.run import verifying
 from lipbench.store import records
 from lipbench.store.rounds import Record, Round
+from lipbench.store.run_plan import RunPlan, save_plan
 from lipbench.workload import Workload
 
 DIVISIBLE = 9
@@ -202,7 +203,7 @@ def test_verify_takes_a_run(tmp_path: object, capsys: pytest.CaptureFixture[str]
 
     directory = Path(str(tmp_path))
     case = Case(LayerSpec("lot", 2, 4, 1), 2)
-    records.save_meta(directory, {"cases": []})
+    save_plan(directory, RunPlan())
     records.save(directory, Record(case, 1, (Round("ok"),)))
     assert run_verb(str(directory), "--format", "json") == 0
     assert {row["method"] for row in json.loads(capsys.readouterr().out)} == {"lot"}

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import samples
 
-from lipbench import cases
 from lipbench.cases import Case
 from lipbench.store import files, records
 from lipbench.store.rounds import Record, Round
+from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
 WRITERS, TURNS = 4, 12
 
@@ -27,7 +27,7 @@ def planned(writer: int) -> list[Case]:
 
 def write_run(directory: Path, writer: int) -> None:
     for turn, case in enumerate(planned(writer)):
-        records.save_meta(directory, {"rounds": 1, "cases": [cases.to_dict(case)]})
+        save_plan(directory, RunPlan(rounds=1, cases=(case,)))
         records.add_round(directory, Record(case, 1), Round("ok", f"writer {writer}"))
         records.add_round(directory, Record(samples.case("soc"), 1), Round("ok", f"writer {writer}, turn {turn}"))
 
@@ -54,7 +54,7 @@ def join(processes: list[multiprocessing.process.BaseProcess]) -> None:
 def test_writers_of_one_run_lose_neither_cases_nor_rounds(tmp_path: Path) -> None:
     join(at_once(write_run, tmp_path))
     run = records.load_run(tmp_path)
-    assert set(run.planned) == {record.case for record in run.records} == {c for w in range(WRITERS) for c in planned(w)}
+    assert set(run.plan.cases) == {record.case for record in run.records} == {c for w in range(WRITERS) for c in planned(w)}
     assert run.problems == ()
     (shared,) = (record for record in run.records if record.case.spec.method == "soc")
     assert len(shared.rounds) == WRITERS * (TURNS + 2)
@@ -112,7 +112,7 @@ def test_file_systems_without_locks_do_for_one_writer(
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     if goes_on:
         samples.save_run(tmp_path, [])
-        assert records.load_plan(tmp_path).planned == ()
+        assert load_plan(tmp_path).cases == ()
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             samples.save_run(tmp_path, [])

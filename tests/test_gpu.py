@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lipbench.meters import gpu
-from lipbench.quantities import Contention, Machine
+from lipbench.quantities import Caution, Contention, Machine
 from lipbench.store import files
 
 IDLE, POWER, HARDWARE, HOT_BY_SOFTWARE, HOT_BY_HARDWARE, BRAKE = 0x1, 0x4, 0x8, 0x20, 0x40, 0x80
@@ -215,19 +215,20 @@ def seen(share: float | None, *reasons: str) -> Contention:
 
 
 def test_reasons_of_the_card_are_said_once_with_their_phases() -> None:
-    lines = list(gpu.clock_warnings({
+    found = list(gpu.clock_warnings({
         "forward": seen(0.7, "power limit"), "step": seen(0.6, "power limit", "idle"), "inference": seen(0.9, "power limit"),
         "parametrize": None,
     }))  # fmt: skip
-    assert lines == [
+    text = (
         "the GPU's power limit held its clock at 60% of the maximum during forward, step; "
         "the times hold for this setting of the card alone"
-    ]
+    )
+    assert found == [Caution("low_clock", ("forward", "step"), text)]
 
 
 def test_heat_is_said_at_any_clock_and_what_is_over_or_of_others_at_none() -> None:
-    (line,) = gpu.clock_warnings({"step": seen(0.9, "temperature", "hardware slowdown")})
-    assert line.startswith("the GPU's temperature held its clock at 90% of the maximum during step; see to its cooling")
+    (found,) = gpu.clock_warnings({"step": seen(0.9, "temperature", "hardware slowdown")})
+    assert found.text.startswith("the GPU's temperature held its clock at 90% of the maximum during step; see to its cooling")
     assert not list(gpu.clock_warnings({"step": seen(0.3, "idle", "sync boost", "display clocks"), "forward": seen(None)}))
 
 

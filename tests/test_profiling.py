@@ -54,7 +54,9 @@ def test_what_is_asked_for_comes_first_and_stays_behind_in_the_plan(tmp_path: Pa
     answers = Answers(None)
     profile(answers, tmp_path / "run", "soc", resume=True)
     assert [one.split()[0] for one in answers.asked[:3]] == ["soc", "standard", "aol"]
-    assert [case.spec.method for case in records.load_run(tmp_path / "run").planned] == ["standard", "aol", "soc"]
+    plan = records.load_run(tmp_path / "run").plan
+    assert [case.spec.method for case in plan.cases] == ["standard", "aol", "soc"]
+    assert plan.out == str(tmp_path / "run")
 
 
 def test_a_run_is_not_gone_on_with_on_another_gpu(tmp_path: Path) -> None:
@@ -63,10 +65,10 @@ def test_a_run_is_not_gone_on_with_on_another_gpu(tmp_path: Path) -> None:
     answers = Answers("A100")
     with pytest.raises(LipbenchError, match=r"begun on H100.*got A100; choose another --out"):
         profile(answers, tmp_path / "run", "aol", resume=True)
-    assert len(records.load_run(tmp_path / "run").planned) == 1
+    assert len(records.load_run(tmp_path / "run").plan.cases) == 1
     answers = Answers("H100")
     profile(answers, tmp_path / "run", "aol", resume=True)
-    assert len(records.load_run(tmp_path / "run").planned) == 2
+    assert len(records.load_run(tmp_path / "run").plan.cases) == 2
 
 
 def test_certificates_of_a_gpus_cases_are_found_without_it(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_certificates_of_a_gpus_cases_are_found_without_it(tmp_path: Path) -> No
     profile(answers, tmp_path / "run", resume=True, measure=("certificate",))
     assert answers.asked == ["standard cpu certificate"]
     run = records.load_run(tmp_path / "run")
-    assert run.meta["measure"] == ["time", "memory", "certificate"]
+    assert run.plan.measure == ("time", "memory", "certificate")
     assert run.problems == ()
 
 
@@ -99,4 +101,4 @@ def test_what_was_measured_before_is_what_is_gone_on_with(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("asked", "threads"), [(None, CORES), (3, 3)])
 def test_cases_have_a_thread_for_each_core_where_they_are_measured(tmp_path: Path, asked: int | None, threads: int) -> None:
     profile(Answers(None), tmp_path / "run", "standard", threads=asked)
-    assert [case.threads for case in records.load_run(tmp_path / "run").planned] == [threads]
+    assert [case.threads for case in records.load_run(tmp_path / "run").plan.cases] == [threads]

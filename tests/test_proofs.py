@@ -21,6 +21,7 @@ from report_frames import METHODS, Page, complexity, fitted, predicted, quick, t
 from lipbench.analysis.rows import certificate_rows, measured_rows
 from lipbench.store.records import Run
 from lipbench.store.rounds import Record
+from lipbench.store.run_plan import RunPlan
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     found = [Record(samples.case(name, c), 1, (samples.ok(phases),)) for name in ("standard", "aol", "soc") for c in (4, 8)]
     broken = [Record(samples.case("cpl", c), 1, (samples.failed("not_lipschitz", "constant 1.02", samples.VIOLATING),))
               for c in (4, 8)]  # fmt: skip
-    run = Run(tmp_path, {}, (*found, *broken))
+    run = Run(tmp_path, RunPlan(), (*found, *broken))
     rows = measured_rows(run)
     given = tables(rows, certificates=certificate_rows(run), fitted=pd.DataFrame())
     costed = costs(prepare(rows), given.methods)

@@ -11,7 +11,7 @@ import pytest
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.html import render
 from lipbench_reports.tables import prepare
-from report_frames import CHANNELS, Page, quick, tables, words
+from report_frames import CHANNELS, Page, quick, tables, warnings, words
 
 
 def with_ratios(**ratios: Sequence[float]) -> pd.DataFrame:
@@ -93,11 +93,11 @@ def test_without_a_certificate_nobody_is_ranked_and_the_reason_is_named() -> Non
     reason = "no certificate could be found (RuntimeError: no float64); let the layer run in float64 on a single image"
     lost = rows["method"] == "soc"
     rows.loc[lost, "certificate"] = np.nan
-    rows["warnings"] = pd.Series([(reason,) if one else () for one in lost], index=rows.index, dtype=object)
+    told = warnings(rows[lost].assign(warnings=reason), "no_certificate")
     found = costed(rows)
     for measure in found.comparisons:
         assert set(ranking(found, measure)) == {"aol"}
-    text = words(rows)
+    text = words(rows, frames={"warnings": told})
     assert "Not ranked, because without a certificate: SOC." in text
     assert text.count(f"SOC, 16 ch: {reason}") == 1
     assert "In the words of the records" not in text, "it stands above"

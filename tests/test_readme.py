@@ -16,6 +16,7 @@ from lipbench.cli import main as cli
 from lipbench.run import measure
 from lipbench.store.records import Run
 from lipbench.store.rounds import Record
+from lipbench.store.run_plan import RunPlan
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +30,7 @@ def test_the_example_builds_is_measured_and_costs_what_it_says(tmp_path: Path, m
     assert type(registry.build(case.spec)).__name__ == "ScaledConv2d"
     one = measure.measure(case, Limits(phase_seconds=0.01))
     assert (one.status, one.reason) == ("ok", "")
-    rows = measured_rows(Run(tmp_path, {}, (Record(case, 1, (one,)),))).set_index("phase")
+    rows = measured_rows(Run(tmp_path, RunPlan(), (Record(case, 1, (one,)),))).set_index("phase")
     for phase in ("forward", "backward", "step", "parametrize", "inference"):
         assert rows.loc[phase, "macs"] == rows.loc[phase, "theory_macs"], phase
     assert rows.loc["step", "saved_memory_bytes"] == 4 * rows.loc["step", "theory_memory_elements"]

@@ -15,11 +15,12 @@ import samples
 
 from lipbench import cases
 from lipbench.analysis.rows import measured_rows
-from lipbench.cases import Case, NetworkSpec
+from lipbench.cases import Case, Limits, NetworkSpec
 from lipbench.errors import LipbenchError
 from lipbench.quantities import Contention
 from lipbench.store import benchmark_json, records
 from lipbench.store.rounds import SCHEMA, Record, Round
+from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
 TIMINGS = {"forward": samples.timing(0.001, 0.0012, 0.0011), "step": samples.timing(0.003, 0.0031, host_s=(0.004, 0.005))}
 RECORD = Record(samples.case(), 2, (samples.ok(TIMINGS, warnings=("one", "two")), samples.ok(TIMINGS, first=False)))
@@ -29,9 +30,9 @@ def test_what_is_saved_is_read_back_equal(tmp_path: Path) -> None:
     network = Record(Case(NetworkSpec("aol", "XS"), 4, "float64"), 2, (Round("timeout", "too slow"),))
     run = records.load_run(samples.save_run(tmp_path, [RECORD, network]))
     assert run.records == (RECORD, network)
-    assert run.planned == (RECORD.case, network.case)
+    assert run.plan.cases == (RECORD.case, network.case)
     assert run.problems == ()
-    assert run.meta["rounds"] == 2
+    assert run.plan.rounds == 2
 
 
 def test_records_come_in_the_order_of_the_plan(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_half_written_records_are_named_and_the_others_read(tmp_path: Path, leng
     path.write_bytes(path.read_bytes()[:length])
     run = records.load_run(tmp_path)
     assert run.records == (other,)
-    assert run.planned == (RECORD.case, other.case)
+    assert run.plan.cases == (RECORD.case, other.case)
     (problem,) = run.problems  # not also among those that have not run
     assert (run.unreadable, run.unfinished) == ((problem,), ())
     assert problem.startswith(f"not a readable record: got {path} (")
@@ -150,7 +151,9 @@ def test_what_lies_among_records_and_is_none_is_named_and_not_fatal(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "plan", [None, "", '{"schema": 1, "ca', "[]", '{"cases": []}', '{"schema": 1, "cases": [{"kind": "layer"}]}',
-             '{"schema": 1, "cases": 3}', '{"schema": 1, "limits": []}', f'{{"schema": {SCHEMA + 1}}}'],
+             '{"schema": 1, "cases": 3}', '{"schema": 1, "command": 3}', '{"schema": 1, "rounds": "2"}',
+             '{"schema": 1, "limits": {"patience_s": 1}}', '{"schema": 1, "measure": [1]}',
+             '{"schema": 1, "limits": []}', f'{{"schema": {SCHEMA + 1}}}'],
 )  # fmt: skip
 def test_a_run_without_a_plan_is_its_records(tmp_path: Path, plan: str | None) -> None:
     run, bare = samples.save_run(tmp_path / "run", [RECORD]), samples.save_run(tmp_path / "bare", [], [RECORD.case])
@@ -159,26 +162,40 @@ def test_a_run_without_a_plan_is_its_records(tmp_path: Path, plan: str | None) -
         if plan is not None:
             (directory / "run.json").write_text(plan)
     found = records.load_run(run)
-    assert (found.records, found.planned, found.meta) == ((RECORD,), (), {})
+    assert (found.records, found.plan) == ((RECORD,), RunPlan())
     (problem,) = found.problems
     assert "run.json" in problem
     for directory in (run, bare):
         with pytest.raises(LipbenchError, match=r"run\.json"):
-            records.load_plan(directory)
+            load_plan(directory)
     with pytest.raises(LipbenchError, match=r"run\.json"):
         records.load_run(bare)
 
 
 def test_a_plan_is_added_to_and_keeps_how_the_run_began(tmp_path: Path) -> None:
     first, second = samples.case("aol"), samples.case("soc")
-    records.save_meta(tmp_path, {"command": "one", "rounds": 2, "cases": [cases.to_dict(first)]}, new=True)
-    records.save_meta(tmp_path, {"command": "two", "rounds": 3, "cases": [cases.to_dict(one) for one in (second, first)]})
-    run = records.load_plan(tmp_path)
-    assert run.planned == (first, second)
-    assert (run.meta["command"], run.meta["rounds"]) == ("one", 3)
+    save_plan(tmp_path, RunPlan(command="one", rounds=2, gpu="H100", cases=(first,)), new=True)
+    save_plan(tmp_path, RunPlan(command="two", out="there", rounds=3, cases=(second, first)))
+    plan = load_plan(tmp_path)
+    assert plan == RunPlan(command="one", out="there", rounds=3, gpu="H100", cases=(first, second))
     with pytest.raises(LipbenchError, match="--resume"):
-        records.save_meta(tmp_path, {"command": "three", "cases": []}, new=True)
-    assert records.load_plan(tmp_path) == run
+        save_plan(tmp_path, RunPlan(command="three"), new=True)
+    assert load_plan(tmp_path) == plan
+
+
+def test_what_is_no_field_of_a_plan_stays_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 1, "note": "mine", "started": "then", "rounds": 2}')
+    save_plan(tmp_path, RunPlan(started="now", rounds=3))
+    values = json.loads((tmp_path / "run.json").read_text())
+    assert (values["schema"], values["note"], values["started"], values["rounds"]) == (SCHEMA, "mine", "then", 3)
+
+
+def test_the_plan_of_an_older_program_has_defaults_for_what_it_did_not_write() -> None:
+    plan = load_plan(Path(__file__).parent / "data" / "schema1" / "layers")
+    assert (plan.started, plan.version, plan.preset, plan.rounds) == ("2026-11-27T17:10:01+00:00", "0.1.0", "quick", 2)
+    assert plan.limits == Limits(phase_seconds=0.005)
+    assert len(plan.cases) == 8
+    assert (plan.out, plan.measure, plan.fresh, plan.gpu) == ("", (), "", None)
 
 
 def test_rounds_are_added_to_what_is_stored(tmp_path: Path) -> None:

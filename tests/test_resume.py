@@ -68,8 +68,8 @@ def test_two_processes_write_one_run_at_once(tmp_path: Path) -> None:
     command = [*COMMAND, *SIZES, "--channels", "2", "--out", str(run), "--resume", "--method"]
     assert together([*command, "standard,aol"], [*command, "sll,aol"]) == [0, 0]
     found = records.load_run(run)
-    assert {case.spec.method for case in found.planned} == {"standard", "aol", "sll"}
-    assert {record.case for record in found.records} == set(found.planned)
+    assert {case.spec.method for case in found.plan.cases} == {"standard", "aol", "sll"}
+    assert {record.case for record in found.records} == set(found.plan.cases)
     assert len(found.records) == 3
     assert found.problems == ()
     assert all(record.status == "ok" for record in found.records)
@@ -90,5 +90,5 @@ def test_of_two_new_runs_in_one_directory_one_is_refused(tmp_path: Path) -> None
     command = [*COMMAND, *SIZES, "--out", str(tmp_path / "run"), "--channels", "2", "--method"]
     assert sorted(together([*command, "standard"], [*command, "aol"])) == [0, 2]
     found = records.load_run(tmp_path / "run")
-    assert len(found.planned) == len(found.records) == 1
+    assert len(found.plan.cases) == len(found.records) == 1
     assert found.problems == ()

@@ -11,12 +11,13 @@ import pytest
 import samples
 
 from lipbench.analysis.exponents import exponents
-from lipbench.analysis.rows import CERTIFICATE_COLUMNS, certificate_rows, measured_rows
+from lipbench.analysis.rows import CERTIFICATE_COLUMNS, WARNING_COLUMNS, certificate_rows, measured_rows, warning_rows
 from lipbench.analysis.statistics import power_law
 from lipbench.cases import Case, LayerSpec, NetworkSpec
-from lipbench.quantities import Contention, Timing
+from lipbench.quantities import Caution, Contention, Timing
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record, Round, summed_up
+from lipbench.store.run_plan import RunPlan
 
 CONTRACT = """method, title, implementation, network, channels, image_size, kernel_size, batch_size, dtype, precision, device,
 threads, compiled, interpreted, phase, status, reason, median_s, p20_s, p80_s, samples, rounds, round_spread, contended,
@@ -30,7 +31,7 @@ certificate_training, certificate_training_kind, warnings, case"""
 
 
 def as_run(*found: Record) -> Run:
-    return Run(Path("run"), {}, found)
+    return Run(Path("run"), RunPlan(), found)
 
 
 def rounds(*timings: Timing, phase: str = "step", warnings: tuple[str, ...] = ()) -> tuple[Round, ...]:
@@ -190,6 +191,19 @@ def test_every_bound_is_a_row_the_one_to_quote_first() -> None:
     assert certificate_rows(as_run()).empty
 
 
+def test_every_warning_of_a_case_is_a_row_once() -> None:
+    told = (Caution("unsettled", ("forward", "step"), "not settled"), Caution("other", (), "a text"))
+    first, second = Round("ok", warnings=told), Round("ok", warnings=told[:1])
+    record = Record(samples.case(), 2, (first, second), examinations=(Round("ok", warnings=samples.cautions("more")),))
+    frame = warning_rows(as_run(Record(samples.case("aol"), 1, (Round("ok"),)), record))
+    assert tuple(frame.columns) == WARNING_COLUMNS
+    assert frame.to_numpy().tolist() == [
+        [record.case.id, "unsettled", "forward, step", "not settled"], [record.case.id, "other", "", "a text"],
+        [record.case.id, "other", "", "more"],
+    ]  # fmt: skip
+    assert tuple(warning_rows(as_run()).columns) == WARNING_COLUMNS
+
+
 def test_theory_stands_beside_what_was_counted() -> None:
     row = only_row(samples.timing(1.0), phase="forward")
     assert (row["macs"], row["theory_macs"]) == (1234, 2 * 64 * 16 * 9)
@@ -207,7 +221,7 @@ def test_of_a_case_that_failed_in_part_the_rest_is_there() -> None:
 
 def test_phases_come_in_their_order_and_a_case_that_failed_has_one_row() -> None:
     good = Record(samples.case(), 1, (samples.ok({name: samples.timing(1.0) for name in ("step", "forward", "inference")}),))
-    bad = Record(samples.case("aol"), 2, (good.rounds[0], Round("timeout", "took too long", warnings=("slow",))))
+    bad = Record(samples.case("aol"), 2, (good.rounds[0], Round("timeout", "took too long", warnings=samples.cautions("slow"))))
     frame = measured_rows(as_run(good, bad))
     assert list(frame["phase"]) == ["forward", "step", "inference", ""]
     last = frame.iloc[-1]

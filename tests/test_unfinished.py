@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pandas as pd
 import pytest
+from lipbench_reports import findings
 from lipbench_reports.html import render
-from report_frames import RUN, failed_row, quick, tables, words
+from report_frames import RUN, failed_row, quick, tables, warnings, words
+
+from lipbench.quantities import CautionKind
 
 LEFT = {"planned": 24, "unfinished": [f"case-{number}" for number in range(13)]}
 
@@ -54,30 +59,36 @@ def test_a_record_without_rounds_is_no_failure() -> None:
 def test_the_cure_of_contention_names_the_files_and_the_command() -> None:
     rows = few()
     rows.loc[(rows["method"] == "aol") & (rows["channels"] == 16), "contended"] = True
-    doubts = words(rows, "warnings", command="lipbench profile --channels 16 --out runs/one --threads 1")
+    doubts = words(rows, "warnings", out="runs/one", command="lipbench profile --out=not-here")
     assert "(records/aol-paper-c16-s16-k3-b32.json)" in doubts
     assert "delete these files of the run directory, and measure them again: lipbench profile --resume --out runs/one" in doubts
+    assert "--resume --out 'my runs/one'" in words(rows, "warnings", out="my runs/one")
+    assert "--resume --out <run directory>" in words(rows, "warnings")
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["others used the machine during step; measure again when it is idle",
-     "the median of step was not settled at the time limit; allow more seconds a phase",
-     "one process: how much processes differ is not known"],
-)  # fmt: skip
-def test_warnings_that_stand_above_are_not_repeated(line: str) -> None:
+def test_kinds_of_warnings_are_those_that_are_recorded() -> None:
+    assert set(findings.OWN_ENTRY) < set(get_args(CautionKind))
+
+
+@pytest.mark.parametrize("kind", findings.OWN_ENTRY)
+def test_warnings_with_an_entry_of_their_own_are_not_repeated(kind: str) -> None:
     rows = few()
-    rows["warnings"] = pd.Series([(line, "something else")] * len(rows), dtype=object)
-    text = words(rows)
-    assert line not in text
+    told = pd.concat([warnings(rows.assign(warnings="said above"), kind), warnings(rows.assign(warnings="something else"))])
+    text = words(rows, frames={"warnings": told})
+    assert "said above" not in text
     assert "something else: Standard (16 ch), " in text
 
 
 def test_how_a_constant_was_found_is_said_in_one_way() -> None:
     broken = failed_row("soc", 128, "not_lipschitz", "Lipschitz constant = 1.7 in evaluation, found by fourier at image size 8")
-    text = words(pd.concat([few(), pd.DataFrame([broken])]))
-    assert "found by all Fourier blocks at image size 8" in text
+    bound = {"mode": "evaluation", "largest": 1.7, "kind": "exact", "how": "fourier", "image_size": 8, "case": broken["case"]}
+    bounds = pd.DataFrame([{**bound, "largest": 1.0}, bound, {**bound, "largest": 2.0}])
+    text = words(pd.concat([few(), pd.DataFrame([broken])]), frames={"certificates": bounds})
+    said = "Lipschitz constant = 1.700000 in evaluation, found by all Fourier blocks at image size 8; 1 + 0.0001 is allowed"
+    assert said in text
     assert "fourier" not in text
+    growing = failed_row("soc", 128, "not_lipschitz", "the variance over a batch grows in 2.0")
+    assert growing["reason"] in words(pd.concat([few(), pd.DataFrame([growing])]), frames={"certificates": pd.DataFrame()})
 
 
 def test_the_machine_says_nothing_twice_and_nothing_of_a_gpu_that_is_not_there() -> None:

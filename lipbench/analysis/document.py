@@ -14,7 +14,7 @@ from lipbench_reports.tables import Tables
 from lipbench import __version__, errors
 from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
-from lipbench.analysis.rows import certificate_rows, measured_rows
+from lipbench.analysis.rows import certificate_rows, measured_rows, warning_rows
 from lipbench.cases import Case
 from lipbench.predict import table1
 from lipbench.store.records import Run
@@ -36,6 +36,7 @@ def document(run: Run) -> str:
             published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
             run=_provenance(run, estimated.problems),
             certificates=certificate_rows(run),
+            warnings=warning_rows(run),
             fitted=estimated.fitted,
             predicted=estimated.predicted,
         )
@@ -68,9 +69,10 @@ def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
     begun += (
         [f"MACs or certificate are left to find of {', '.join(run.unexamined)}; go on with --resume"] if run.unexamined else []
     )
+    plan = run.plan
     return {
-        "command": run.meta.get("command", ""), "started": run.meta.get("started", ""), "machine": _machine(run),
-        "limits": {**run.meta.get("limits", {}), "rounds": run.meta.get("rounds")},
-        "version": run.meta.get("version", __version__), "problems": list(run.unreadable),
-        "planned": len(run.planned), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
+        "command": plan.command, "out": plan.out, "started": plan.started, "machine": _machine(run),
+        "limits": {**(asdict(plan.limits) if plan.limits else {}), "rounds": plan.rounds},
+        "version": plan.version or __version__, "problems": list(run.unreadable),
+        "planned": len(plan.cases), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
     }  # fmt: skip

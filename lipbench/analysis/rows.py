@@ -1,4 +1,4 @@
-"""A run beside theory: one tidy row per case and phase, and one per bound of a certificate."""
+"""A run beside theory: one tidy row per case and phase, and one per bound of a certificate and per warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipbench import registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
 from lipbench.cases import TRITON, NetworkSpec
-from lipbench.quantities import GROUPS, TRAINING_PHASES, Certificate
+from lipbench.quantities import GROUPS, TRAINING_PHASES, Caution, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
 
@@ -39,6 +39,8 @@ CERTIFICATE_COLUMNS = (
     "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
 )  # fmt: skip
 """mode: evaluation or training; growing: a network's layers that let the variance over a batch grow; else as in `Bound`"""
+WARNING_COLUMNS = ("case", "kind", "phases", "text")
+"""phases: those that it is about, with commas; kind and text as in `Caution`"""
 
 
 def measured_rows(run: Run) -> pd.DataFrame:
@@ -109,8 +111,22 @@ def _conditions(record: Record) -> dict[str, Any]:
         "precision": case.precision, "device": case.device, "threads": case.threads,
         "compiled": case.compile, "interpreted": _is_interpreted(record),
         **_certificate(record.certificate),
-        "warnings": "\n".join(dict.fromkeys(line for one in record.sittings for line in one.warnings)), "case": case.id,
+        "warnings": "\n".join(dict.fromkeys(found.text for found in _warnings(record))), "case": case.id,
     }  # fmt: skip
+
+
+def _warnings(record: Record) -> dict[Caution, None]:
+    """Those of all rounds and examinations, each once."""
+    return dict.fromkeys(found for one in record.sittings for found in one.warnings)
+
+
+def warning_rows(run: Run) -> pd.DataFrame:
+    """One row per case and warning, in `WARNING_COLUMNS`."""
+    found = [
+        {"case": record.case.id, "kind": one.kind, "phases": ", ".join(one.phases), "text": one.text}
+        for record in run.records for one in _warnings(record)
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=list(WARNING_COLUMNS))
 
 
 def _is_interpreted(record: Record) -> bool:

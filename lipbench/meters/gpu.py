@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lipbench.quantities import Contention
+from lipbench.quantities import Caution, Contention
 
 CLOCK_LIMIT = 0.75
 """smallest share of its maximum that the GPU's clock may have, unless the GPU itself is why it has less"""
@@ -123,8 +123,8 @@ def _other_processes(nvml: Any, handle: Any) -> int | None:
     return listed - 1 if listed else None
 
 
-def clock_warnings(seen: Mapping[str, Contention | None]) -> Iterator[str]:
-    """What the GPU's own reasons for a low clock make of the times of phases, a line for each reason; phase → `Contention`.
+def clock_warnings(seen: Mapping[str, Contention | None]) -> Iterator[Caution]:
+    """What the GPU's own reasons for a low clock make of the times of phases, a warning for each reason; phase → `Contention`.
 
     A slowdown by temperature is worth a line at any clock, the others where the clock is below `CLOCK_LIMIT`. A clock that
     falls because the work has ended says nothing of the work.
@@ -139,9 +139,10 @@ def clock_warnings(seen: Mapping[str, Contention | None]) -> Iterator[str]:
     for reason, by_phase in shares.items():
         state = f"the GPU's {reason} held its clock at {min(by_phase.values()):.0%} of the maximum during {', '.join(by_phase)}"
         if reason in SLOWDOWNS:
-            yield f"{state}; see to its cooling and power, and measure again"
+            do = "see to its cooling and power, and measure again"
         else:
-            yield f"{state}; the times hold for this setting of the card alone"
+            do = "the times hold for this setting of the card alone"
+        yield Caution("low_clock", tuple(by_phase), f"{state}; {do}")
 
 
 def read_process_bytes() -> int | None:

@@ -19,7 +19,7 @@ from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import EXAMINED, GROUPS, PARTS, Certificate, Machine, Timing
+from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
 from lipbench.run import failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload
@@ -209,19 +209,20 @@ def _compiled(workload: Workload, parts: Sequence[str]) -> Iterator[CompiledWork
         yield CompiledWorkload(workload)
 
 
-def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | None, tuple[str, ...]]:
+def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | None, tuple[Caution, ...]]:
     """The certificate, of evaluation alone where training mode allows none, and a warning for each mode that has none.
 
     A layer may work as measured and not in float64 on one image.
     """
-    doubts: list[str] = []
+    doubts: list[Caution] = []
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
             return certify.certify(workload.module, workload.x, training), tuple(doubts)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             found = " ".join(("no certificate could be found", what)).strip()
-            doubts.append(f"{found} ({reason}); let the layer run in float64 on a single image")
+            text = f"{found} ({reason}); let the layer run in float64 on a single image"
+            doubts.append(Caution("no_certificate", (), text))
     return None, tuple(doubts[-1:])
 
 
@@ -231,27 +232,30 @@ def _claims(case: Case) -> bool:
     return method is None or method.lipschitz
 
 
-def _fallbacks(workload: Workload) -> Iterator[str]:
+def _fallbacks(workload: Workload) -> Iterator[Caution]:
     """Why layers computed without their kernel, each reason once."""
     reasons = Counter(half.fallback for half in workload.halves if isinstance(half, WithKernel) and half.fallback)
     for reason, layers in reasons.items():
-        yield f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
+        text = f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
+        yield Caution("fallback", (), text)
 
 
-def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[str, ...]:
+def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[Caution, ...]:
     try:
         return tuple(_compiler_warnings(workload, compiled))
     except Exception as error:  # what was measured stays, though no memory is left to compare it with
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return (f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch",)
+        text = f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch"
+        return (Caution("uncompared", (), text),)
 
 
-def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[str]:
+def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[Caution]:
     """What makes it doubtful that compiled code, and nothing else, was timed, and that it computes the same."""
     for reason in compiled.graph_breaks():
-        yield f"torch.compile left the graph: {reason}"
-    if compiled.recompiled:
-        yield f"torch.compile compiled {', '.join(compiled.recompiled)} again after the first call; see TORCH_LOGS=recompiles"
+        yield Caution("graph_break", (), f"torch.compile left the graph: {reason}")
+    if again := tuple(compiled.recompiled):
+        text = f"torch.compile compiled {', '.join(again)} again after the first call; see TORCH_LOGS=recompiles"
+        yield Caution("recompiled", again, text)
     outputs = []
     for one in (workload, compiled):
         workload.restore()
@@ -261,27 +265,27 @@ def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterat
     workload.restore()
     difference = float(torch.linalg.vector_norm(outputs[1] - outputs[0]) / torch.linalg.vector_norm(outputs[0]))
     if not difference <= COMPILED_ACCURACY[workload.case.dtype]:
-        yield f"the compiled output differs from the uncompiled one by {difference:.1e} of its norm; do not use it"
+        text = f"the compiled output differs from the uncompiled one by {difference:.1e} of its norm; do not use it"
+        yield Caution("inexact", (), text)
 
 
-def _warnings(case: Case, found: Round) -> Iterator[str]:
-    """What makes these figures doubtful, and the cure, one line each."""
+def _warnings(case: Case, found: Round) -> Iterator[Caution]:
+    """What makes these figures doubtful, and the cure."""
     if not found.phases:
         return
     phases, flags = found.phases, found.machine.flags if found.machine else {}
     if case.spec.implementation == TRITON and flags.get("triton") == "interpreter":
-        yield "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
+        text = "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
+        yield Caution("interpreted", (), text)
     elif case.device == "cpu" and case.precision != "ieee":
-        yield f"precision {case.precision} has no effect on a CPU; compare with ieee"
-    if torch.get_num_threads() != case.threads:
-        yield (
-            f"torch runs {torch.get_num_threads()} threads instead of {case.threads}; "
-            "set OMP_NUM_THREADS before torch is imported"
-        )
-    contended = [phase for phase, timing in phases.items() if timing.contention and timing.contention.contended]
-    if contended:
-        yield f"others used the machine during {', '.join(contended)}; measure again when it is idle"
+        yield Caution("precision", (), f"precision {case.precision} has no effect on a CPU; compare with ieee")
+    if (threads := torch.get_num_threads()) != case.threads:
+        text = f"torch runs {threads} threads instead of {case.threads}; set OMP_NUM_THREADS before torch is imported"
+        yield Caution("threads", (), text)
+    if contended := tuple(name for name, timing in phases.items() if timing.contention and timing.contention.contended):
+        text = f"others used the machine during {', '.join(contended)}; measure again when it is idle"
+        yield Caution("contended", contended, text)
     yield from gpu.clock_warnings({phase: timing.contention for phase, timing in phases.items()})
-    unsettled = [phase for phase, timing in phases.items() if not timing.converged]
-    if unsettled:
-        yield f"the median of {', '.join(unsettled)} was not settled at the time limit; allow more seconds a phase"
+    if unsettled := tuple(phase for phase, timing in phases.items() if not timing.converged):
+        text = f"the median of {', '.join(unsettled)} was not settled at the time limit; allow more seconds a phase"
+        yield Caution("unsettled", unsettled, text)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from lipbench import __version__, cases, errors
+from lipbench import __version__, errors
 from lipbench.cases import PRESETS, TRITON, Case, Limits
 from lipbench.run import schedule
 from lipbench.run.book import MEASURED, TIME, Order, Progress
@@ -18,10 +17,9 @@ from lipbench.run.executor import Executor, Place
 from lipbench.run.local import Local
 from lipbench.run.plan import Request, plan
 from lipbench.run.schedule import Outcome
-from lipbench.store import records
-from lipbench.store.files import from_json, is_own_trace
-from lipbench.store.records import Run
+from lipbench.store.files import is_own_trace
 from lipbench.store.rounds import HARMLESS
+from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
 Shown = Callable[[Sequence[Case]], AbstractContextManager[Progress]]
 """Planned cases → a block in which a run's progress is shown."""
@@ -87,24 +85,23 @@ def profile(options: Options, command: str, shown: Shown = _unseen, executor: Ex
     `InterruptedRunError` for Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
-    standing = _standing_run(options)
+    standing = _standing_plan(options)
     with ExitStack() as stack:
         executor = executor or stack.enter_context(Local(options.fresh))
         added, place = _added(options, standing, executor)
-        planned = tuple(dict.fromkeys((*(standing.planned if standing else ()), *added)))
+        planned = tuple(dict.fromkeys((*(standing.cases if standing else ()), *added)))
         limits, rounds = _limits(options, standing)
         order = Order(
             rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
             ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores,
         )  # fmt: skip
         directory = options.out or _new_directory(Path("runs"))
-        meta = {
-            "version": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
-            "preset": options.request.preset_name, "rounds": rounds, "limits": asdict(limits),
-            "measure": _all_measured(order, standing), "fresh": place.fresh, "gpu": place.gpu,
-            "cases": [cases.to_dict(case) for case in planned],
-        }  # fmt: skip
-        _save_meta(directory, meta, new=not options.resume)
+        asked = RunPlan(
+            version=__version__, started=datetime.now(UTC).isoformat(timespec="seconds"), command=command, out=str(directory),
+            preset=options.request.preset_name, rounds=rounds, limits=limits, measure=_all_measured(order, standing),
+            fresh=place.fresh, gpu=place.gpu, cases=planned,
+        )  # fmt: skip
+        _save_plan(directory, asked, new=not options.resume)
         try:
             with shown(planned) as show:
                 outcome = schedule.run(directory, planned, order, executor, show)
@@ -115,8 +112,8 @@ def profile(options: Options, command: str, shown: Shown = _unseen, executor: Ex
     return Finished(directory, outcome)
 
 
-def _standing_run(options: Options) -> Run | None:
-    """The run to go on with; None for a new one, which takes a directory that is empty or not there."""
+def _standing_plan(options: Options) -> RunPlan | None:
+    """The plan of the run to go on with; None for a new one, which takes a directory that is empty or not there."""
     if options.retry_failed and not options.resume:
         raise errors.retry_without_resume()
     if options.out is None:
@@ -132,7 +129,7 @@ def _standing_run(options: Options) -> Run | None:
         raise errors.unreadable_run(options.out, error.strerror or str(error)) from error
     if not options.resume:
         raise errors.run_exists(options.out)
-    return records.load_plan(options.out)
+    return load_plan(options.out)
 
 
 def _is_unused(directory: Path) -> bool:
@@ -141,7 +138,7 @@ def _is_unused(directory: Path) -> bool:
     return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
-def _added(options: Options, standing: Run | None, executor: Executor) -> tuple[tuple[Case, ...], Place]:
+def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tuple[tuple[Case, ...], Place]:
     """The cases asked for by name, and where they are measured; the executor checks devices and names.
 
     Raises `LipbenchError` for what cannot be had there, and for a run that was begun on another GPU.
@@ -152,10 +149,10 @@ def _added(options: Options, standing: Run | None, executor: Executor) -> tuple[
         raise errors.resume_without_cases()
     if standing is not None and as_it_stands:
         on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
-        device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.planned) else "cuda"
-        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
-        implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
-        threads: int | None = max((case.threads for case in standing.planned), default=1)
+        device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.cases) else "cuda"
+        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.cases))
+        implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.cases))
+        threads: int | None = max((case.threads for case in standing.cases), default=1)
         if on_cpu:
             implementations = tuple(name for name in implementations if name != TRITON)
     else:
@@ -163,44 +160,40 @@ def _added(options: Options, standing: Run | None, executor: Executor) -> tuple[
         device, methods, implementations = options.device, request.method_names, request.implementation_names
         threads = request.threads
     place = executor.survey(methods, implementations, device, threads)
-    begun_on = standing.meta.get("gpu") if standing else None
+    begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)
     return (() if as_it_stands else plan(request, place.device, place.cores)), place
 
 
-def _measured(options: Options, standing: Run | None) -> tuple[str, ...]:
+def _measured(options: Options, standing: RunPlan | None) -> tuple[str, ...]:
     """What to measure: as asked, else all that the standing run was ever asked for."""
     if options.measure is not None:
         unknown = [name for name in options.measure if name not in MEASURED]
         if unknown:
             raise errors.unknown_choice("thing to measure", unknown[0], MEASURED)
         return options.measure
-    return tuple(standing.meta.get("measure", MEASURED)) if standing else MEASURED
+    return (standing.measure if standing else ()) or MEASURED
 
 
-def _all_measured(order: Order, standing: Run | None) -> list[str]:
+def _all_measured(order: Order, standing: RunPlan | None) -> tuple[str, ...]:
     """What the run was ever asked for, in the order of `MEASURED`."""
-    ever = {*order.measure, *(standing.meta.get("measure", ()) if standing else ())}
-    return [name for name in MEASURED if name in ever]
+    ever = {*order.measure, *(standing.measure if standing else ())}
+    return tuple(name for name in MEASURED if name in ever)
 
 
-def _limits(options: Options, standing: Run | None) -> tuple[Limits, int]:
+def _limits(options: Options, standing: RunPlan | None) -> tuple[Limits, int]:
     """Limits of a round, and rounds of a case: as asked, else as in the standing run, else the preset's."""
     preset = PRESETS[options.request.preset_name]
-    values: dict[str, Any] = {"phase_seconds": preset.phase_seconds}
-    rounds = preset.rounds
     asked = {name: value for name, value in asdict(options.limits).items() if value is not None}
-    try:
-        if standing is not None:
-            values |= asdict(from_json(Limits, standing.meta.get("limits", {})))
-            rounds = int(standing.meta.get("rounds", rounds)) or rounds  # 0 of one that was not to be timed
-        rounds = asked.pop("rounds", rounds)
-        if TIME not in _measured(options, standing) and standing is None:
-            rounds = 0
-        return Limits(**values | asked), rounds
-    except (TypeError, ValueError) as error:
-        raise errors.unreadable_run(options.out, f"run.json: {error}") from error
+    if standing is None:
+        limits, rounds = Limits(phase_seconds=preset.phase_seconds), preset.rounds
+    else:
+        limits, rounds = standing.limits or Limits(), standing.rounds or preset.rounds  # 0 of one that was not to be timed
+    rounds = asked.pop("rounds", rounds)
+    if TIME not in _measured(options, standing) and standing is None:
+        rounds = 0
+    return replace(limits, **asked), rounds
 
 
 def _new_directory(parent: Path) -> Path:
@@ -218,8 +211,8 @@ def _new_directory(parent: Path) -> Path:
     raise errors.not_writable(parent, "a thousand runs began in this second")
 
 
-def _save_meta(directory: Path, meta: dict[str, Any], new: bool) -> None:
+def _save_plan(directory: Path, plan: RunPlan, new: bool) -> None:
     try:
-        records.save_meta(directory, meta, new=new)
+        save_plan(directory, plan, new=new)
     except OSError as error:
         raise errors.not_writable(directory, error.strerror or str(error)) from error

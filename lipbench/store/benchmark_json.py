@@ -8,14 +8,17 @@ from typing import Any
 
 from lipbench import cases, errors
 from lipbench.cases import Case
-from lipbench.quantities import Contention, Machine, Macs, Memory, Timing
-from lipbench.store.files import from_json, load_json
-from lipbench.store.records import DAMAGED, Run, load_run
+from lipbench.quantities import Caution, Contention, Machine, Macs, Memory, Timing
+from lipbench.store.files import DAMAGED, from_json, load_json
+from lipbench.store.records import Run, load_run
 from lipbench.store.rounds import Record, Round, with_parts
+from lipbench.store.run_plan import RunPlan
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what entries say of their case as a whole"""
-ONE_PROCESS = "one process: how much processes differ, usually more than samples within one, is not known"
+ONE_PROCESS = Caution(
+    "one_process", (), "one process: how much processes differ, usually more than samples within one, is not known"
+)
 
 
 def load(path: Path) -> Run:
@@ -57,8 +60,8 @@ def from_benchmark_json(path: Path) -> Run:
         for case, found in phases.items()
     )
     problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()
-    meta = {"started": started, "command": "pytest --benchmark-only", "preset": "pytest-benchmark"}
-    return Run(path, meta, records, problems, tuple(phases))
+    plan = RunPlan(started=started, command="pytest --benchmark-only", preset="pytest-benchmark", cases=tuple(phases))
+    return Run(path, plan, records, problems)
 
 
 def _timing(path: Path, entry: Mapping[str, Any]) -> Timing:

@@ -9,7 +9,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from lipbench import errors
 
 Complaint = Callable[[object, str], errors.LipbenchError]
 """(path, why) → the error to raise"""
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
+"""what contents raise that are JSON but not what was written"""
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """what file systems answer that know no locks"""
@@ -46,6 +48,11 @@ def write_file(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON, by `write_file`."""
+    write_file(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -89,8 +96,20 @@ def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict
     return values
 
 
+def load_versioned(path: Path, newest: int, complaint: Complaint) -> dict[str, Any]:
+    """The object in a JSON file that has a schema version. Raises as `load_json` does, by `complaint` where there is no
+    version, and `NotOursError` for one after the `newest`."""
+    values = load_json(path, complaint)
+    schema = values.get("schema")
+    if not isinstance(schema, int):
+        raise complaint(path, "no schema version in it")
+    if schema > newest:
+        raise errors.newer_schema(path, schema, newest)
+    return values
+
+
 def from_json(kind: Any, value: Any) -> Any:
-    """JSON values as the annotated type: dataclasses, tuples, dicts, optional and plain values.
+    """JSON values as the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
 
     Unknown keys of an object are an error, as are values of another type, so that a damaged file is noticed where it is read.
     """
@@ -105,6 +124,10 @@ def from_json(kind: Any, value: Any) -> Any:
         if unknown := sorted(set(value) - known):
             raise ValueError(f"unknown key {unknown[0]!r}")
         return kind(**{name: from_json(hints[name], entry) for name, entry in value.items()})  # type: ignore[operator]  # a class
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"unknown {value!r}; known are {', '.join(map(repr, arguments))}")
+        return value
     if origin is tuple:
         return tuple(from_json(arguments[0], entry) for entry in _expect(list | tuple, value))
     if origin is dict:

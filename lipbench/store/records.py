@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,21 @@ from typing import Any
 from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.quantities import EXAMINED
-from lipbench.store.files import Complaint, from_json, load_json, locked, write_file
+from lipbench.store.files import DAMAGED, from_json, load_versioned, locked, write_json
+from lipbench.store.old_warnings import with_kinds
 from lipbench.store.rounds import SCHEMA, STATUSES, Record, Round, with_parts
-
-DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
-"""What contents raise that are JSON but not what was written."""
+from lipbench.store.run_plan import RunPlan, load_plan
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was read: what was asked for (`meta`, the contents of `run.json`), and the records there are."""
+    """A run as it was read: what was asked for, and the records there are."""
 
     path: Path
-    meta: dict[str, Any]
+    plan: RunPlan
     records: tuple[Record, ...]
     unreadable: tuple[str, ...] = ()
     """what of it could not be read, one line each"""
-    planned: tuple[Case, ...] = ()
-    """the cases it is to have, in their order"""
     unfinished: tuple[str, ...] = ()
     """ids of planned cases that have not run yet; one whose record is there and cannot be read is not among them"""
 
@@ -46,7 +43,7 @@ class Run:
     @property
     def unexamined(self) -> tuple[str, ...]:
         """Ids of cases whose rounds are done, and of which something else was asked for and has not run yet."""
-        wanted = [name for name in self.meta.get("measure", ()) if name in EXAMINED]
+        wanted = [name for name in self.plan.measure if name in EXAMINED]
         return tuple(record.case.id for record in self.records if record.finished and record.lacks(wanted))
 
     @property
@@ -54,7 +51,9 @@ class Run:
         """All that is missing, one line each: what could not be read, and what has not run yet."""
         found = list(self.unreadable)
         if self.unfinished:
-            found.append(f"{len(self.unfinished)} of {len(self.planned)} cases have not run yet: {', '.join(self.unfinished)}")
+            found.append(
+                f"{len(self.unfinished)} of {len(self.plan.cases)} cases have not run yet: {', '.join(self.unfinished)}"
+            )
         if self.begun:
             found.append(f"{_cases(len(self.begun))} rounds left to run: {', '.join(self.begun)}")
         if self.unexamined:
@@ -70,33 +69,9 @@ def _cases(count: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
-REPLACED = ("rounds", "limits", "measure", "gpu")
-"""of `run.json`, when a run is gone on with"""
-
-
-def save_meta(directory: Path, meta: Mapping[str, Any], *, new: bool = False) -> None:
-    """Write `run.json`, making the directory where it is missing, and keeping what another process has written there.
-
-    Cases planned there stay planned, before those of `meta`; of the rest, only `REPLACED` is. Raises
-    `LipbenchError` for a `run.json` that cannot be read, and for any at all if the run is to be a `new` one.
-    """
-    (directory / "records").mkdir(parents=True, exist_ok=True)
-    with locked(directory):
-        there = (directory / "run.json").exists()
-        if there and new:
-            raise errors.run_exists(directory)
-        standing, planned = _load_meta(directory) if there else ({}, ())
-        planned = tuple(dict.fromkeys((*planned, *_planned_cases(meta))))
-        asked: dict[str, Any] = {name: meta[name] for name in REPLACED if meta.get(name) is not None}
-        asked |= {"schema": SCHEMA, "cases": [cases.to_dict(case) for case in planned]}
-        values = {"schema": SCHEMA, **meta, **standing, **asked}
-        if values != standing:
-            _write_json(directory / "run.json", values)
-
-
 def save(directory: Path, record: Record) -> None:
     """Write one record into a run directory in place of what is known of its case."""
-    _write_json(record_path(directory, record.case), {**asdict(record), "schema": SCHEMA, "case": cases.to_dict(record.case)})
+    write_json(record_path(directory, record.case), {**asdict(record), "schema": SCHEMA, "case": cases.to_dict(record.case)})
 
 
 def add_round(
@@ -135,10 +110,6 @@ def _text(one: Round) -> str:
     return json.dumps(round_to_dict(one), sort_keys=True)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_file(path, json.dumps(values, indent=1) + "\n")
-
-
 def record_path(directory: Path, case: Case) -> Path:
     """Where a run directory keeps a case."""
     return directory / "records" / f"{case.id}.json"
@@ -157,41 +128,14 @@ def load_run(path: Path) -> Run:
     found, unread = _load_records(path / "records")
     unreadable = list(unread.values())
     try:
-        meta, planned = _load_meta(path)
+        plan = load_plan(path)
     except errors.LipbenchError as error:
         if not found:
             raise
-        meta, planned, unreadable = {}, (), [str(error), *unreadable]
-    unfinished = tuple(case.id for case in planned if case not in found and f"{case.id}.json" not in unread)
-    in_order = tuple(found[case] for case in dict.fromkeys((*planned, *found)) if case in found)
-    return Run(path, meta, in_order, tuple(unreadable), planned, unfinished)
-
-
-def load_plan(path: Path) -> Run:
-    """What was asked for of a run that is to be gone on with; its records are not looked at.
-
-    Raises `LipbenchError` where that cannot be read.
-    """
-    meta, planned = _load_meta(path)
-    return Run(path, meta, (), planned=planned)
-
-
-def _load_meta(path: Path) -> tuple[dict[str, Any], tuple[Case, ...]]:
-    file = path / "run.json"
-    if not file.exists():
-        raise errors.unreadable_plan(file, "no such file")
-    meta = load_json(file, errors.unreadable_plan)
-    _check_schema(file, meta, errors.unreadable_plan)
-    try:
-        if not isinstance(meta.get("limits", {}), dict):
-            raise TypeError("limits that are no object")
-        return meta, _planned_cases(meta)
-    except DAMAGED as error:
-        raise errors.unreadable_plan(file, f"{type(error).__name__}: {error}") from error
-
-
-def _planned_cases(meta: Mapping[str, Any]) -> tuple[Case, ...]:
-    return tuple(cases.from_dict(values) for values in meta.get("cases", ()))
+        plan, unreadable = RunPlan(), [str(error), *unreadable]
+    unfinished = tuple(case.id for case in plan.cases if case not in found and f"{case.id}.json" not in unread)
+    in_order = tuple(found[case] for case in dict.fromkeys((*plan.cases, *found)) if case in found)
+    return Run(path, plan, in_order, tuple(unreadable), unfinished)
 
 
 def _load_records(directory: Path) -> tuple[dict[Case, Record], dict[str, str]]:
@@ -226,12 +170,13 @@ def stored(directory: Path, case: Case) -> Record | None:
 def load_record(path: Path) -> Record:
     """Read one record. Raises `LipbenchError` for a file that is half written, not a record or that of another case,
     `NotOursError` for one that is newer than this code or cannot be opened."""
-    values = load_json(path, errors.unreadable_record)
-    _check_schema(path, values, errors.unreadable_record)
+    values = load_versioned(path, SCHEMA, errors.unreadable_record)
     try:
         case = cases.from_dict(values["case"])
-        rounds = tuple(round_from_dict(entry) for entry in values["rounds"])
-        examinations = tuple(round_from_dict(entry) for entry in values.get("examinations", ()))
+        rounds, examinations = (
+            tuple(round_from_dict(with_kinds(entry) if values["schema"] < 3 else entry) for entry in entries)
+            for entries in (values["rounds"], values.get("examinations", ()))
+        )
         if values["schema"] < 2:
             rounds = tuple(map(with_parts, rounds))
         record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"], examinations)
@@ -240,14 +185,6 @@ def load_record(path: Path) -> Record:
     if path.name != f"{case.id}.json":
         raise errors.unreadable_record(path, f"the record of {case.id} under another name")
     return record
-
-
-def _check_schema(path: Path, values: Mapping[str, Any], complaint: Complaint) -> None:
-    schema = values.get("schema")
-    if not isinstance(schema, int):
-        raise complaint(path, "no schema version in it")
-    if schema > SCHEMA:
-        raise errors.newer_schema(path, schema, SCHEMA)
 
 
 def round_to_dict(one: Round) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lipbench.cases import Case
-from lipbench.quantities import GROUPS, Certificate, Machine, Macs, Memory, Timing
+from lipbench.quantities import GROUPS, Caution, Certificate, Machine, Macs, Memory, Timing
 
-SCHEMA = 2
-"""1: a round has one status; the first has memory, MACs and certificate. 2: a status for each part, examinations apart."""
+SCHEMA = 3
+"""1: a round has one status; the first has memory, MACs and certificate. 2: a status for each part, examinations apart.
+3: a warning has a kind and phases; before, it was its text alone."""
 
 STATUSES = (
     "ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped", "predicted",
@@ -37,7 +38,7 @@ class Round:
     status: str
     """that of its worst part; of the case as a whole where nothing could be begun"""
     reason: str = ""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Caution, ...] = ()
     started: str = ""
     """ISO 8601, UTC"""
     duration_s: float = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +10,19 @@ import pandas as pd
 
 from lipbench_reports.cells import Cell, Column, Table
 from lipbench_reports.certificates import HOW
-from lipbench_reports.tables import LOWER_BOUND, Tables, as_text, as_texts, failures
+from lipbench_reports.tables import (
+    CERTIFICATES,
+    LIPSCHITZ_TOLERANCE,
+    LOWER_BOUND,
+    WARNINGS,
+    Tables,
+    as_text,
+    as_texts,
+    certificate_fails,
+    failures,
+    number,
+    with_columns,
+)  # fmt: skip
 
 SPREAD_LIMIT = 0.10
 """Largest difference between the rounds of one case that passes without a warning."""
@@ -30,9 +42,12 @@ class Doubt:
     cure: str
 
 
-def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
-    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did."""
-    failed = failures(rows)
+def failure_table(bounds: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did.
+
+    What is not 1-Lipschitz has the constant of `bounds` that shows it, in the words of the tables of certificates.
+    """
+    failed, violations = failures(rows), _violations(bounds)
     if failed.empty:
         return None
     names = ("Method", "Case", "What failed", "What happened", "Reason")
@@ -43,23 +58,31 @@ def failure_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None
             Cell(shape, float(place)),
             Cell(phases or "the case", phases),
             Cell(STATUS_WORDS.get(status, status), status),
-            Cell(_in_our_words(reason) or "none was recorded", reason),
+            Cell((violations.get(case) if status == "not_lipschitz" else "") or reason or "none was recorded", reason),
         ]
-        for place, (key, shape, phases, status, reason) in enumerate(
-            zip(failed["series"], failed["shape"], failed["failed"], failed["status"], failed["reason"])
+        for place, (key, shape, phases, status, reason, case) in enumerate(
+            failed[["series", "shape", "failed", "status", "reason", "case"]].itertuples(index=False, name=None)
         )
     ]
     return Table(columns, cells, "Cases that failed, as a whole or in part")
 
 
-def _in_our_words(reason: str) -> str:
-    """How a constant was found as the tables of certificates say it: "found by all Fourier blocks", not "by fourier"."""
-    return re.sub(r"\bfound by (\w+)", lambda found: f"found by {HOW.get(found[1], found[1])}", reason)
+def _violations(bounds: pd.DataFrame) -> dict[str, str]:
+    """Case → its first bound in evaluation mode that is above 1, in words."""
+    data = with_columns(bounds, CERTIFICATES)
+    data["largest"] = pd.to_numeric(data["largest"], errors="coerce")
+    fails = [certificate_fails(*pair) for pair in zip(data["largest"], data["kind"])]
+    found = data[(data["mode"] == "evaluation") & pd.Series(fails, index=data.index, dtype=bool)].drop_duplicates("case")
+    return {
+        case: f"Lipschitz constant {'≥' if kind == LOWER_BOUND else '='} {largest:.6f} in evaluation, "
+        f"found by {HOW.get(how, how)} at image size {number(size)}; 1 + {LIPSCHITZ_TOLERANCE:g} is allowed"
+        for case, largest, kind, how, size in zip(*(found[name] for name in ("case", "largest", "kind", "how", "image_size")))
+    }
 
 
-_SAID_ABOVE = ("no certificate could be found", "interpreted, not a timing", "others used the machine during",
-               "the median of ", "one process: ")  # fmt: skip
-"""Beginnings of recorded warnings that are entries of their own."""
+NO_CERTIFICATE = "no_certificate"
+OWN_ENTRY = (NO_CERTIFICATE, "interpreted", "contended", "unsettled", "one_process")
+"""Kinds of recorded warnings that are told by an entry of their own, made from the rows."""
 
 
 def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[Doubt]:
@@ -94,7 +117,7 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
         Doubt("Not converged: at the time limit the median was not yet known to ±2 %",
               touched(~timed["converged"] & ~timed["unwatched"]),
               "Give each phase more time, by --phase-seconds."),
-        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(rows, labels),
+        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(tables.warnings, rows, labels),
               "Where it was not looked for, profile these cases with lipbench profile; else the line says what to do."),
         Doubt("Only a lower bound: samples and ascent found no violation, which does not exclude one",
               _sampled(rows, labels), "Prove a bound for the layer; no measurement can."),
@@ -104,16 +127,15 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
               touched(timed["launch_bound"]),
               "Use a larger batch, or CUDA graphs; the number says more about Python than about the layer."),
         Doubt("Recorded with the run", as_texts(tables.run.get("warnings")), "See each line."),
-        Doubt("In the words of the records", tuple(_recorded(rows, labels)), "Each line says what to do."),
+        Doubt("In the words of the records", tuple(_recorded(tables.warnings, rows, labels)), "Each line says what to do."),
     ]  # fmt: skip
     return [one for one in found if one.where]
 
 
 def _resumed(tables: Tables, deed: str) -> str:
     """What to do first, and the command that goes on in the same run directory."""
-    command = as_text(tables.run.get("command"))
-    out = re.search(r"--out[ =]('[^']*'|\S+)", command)
-    return f"{deed}: lipbench profile --resume --out {out[1] if out else '<run directory>'}"
+    out = as_text(tables.run.get("out"))
+    return f"{deed}: lipbench profile --resume --out {shlex.quote(out) if out else '<run directory>'}"
 
 
 def _rounds(tables: Tables) -> int:
@@ -123,12 +145,15 @@ def _rounds(tables: Tables) -> int:
     return wanted if isinstance(wanted, int) else 1
 
 
-def _untried(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+def _untried(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Cases that gave numbers and have no certificate, each with the reason that was recorded."""
+    told = with_columns(warnings, WARNINGS)
+    told = told[told["kind"] == NO_CERTIFICATE].drop_duplicates("case")
+    reasons = dict(zip(told["case"], told["text"]))
     cases = rows[(rows["phase"] != "") & rows["certificate"].isna()].drop_duplicates(["series", "shape"])
     return tuple(
-        f"{labels[key]}, {shape}: {next((text for text in texts if text.startswith(_SAID_ABOVE[0])), 'not looked for')}"
-        for key, shape, texts in zip(cases["series"], cases["shape"], cases["warnings"])
+        f"{labels[key]}, {shape}: {reasons.get(case, 'not looked for')}"
+        for key, shape, case in zip(cases["series"], cases["shape"], cases["case"])
     )
 
 
@@ -143,10 +168,12 @@ def _uncounted(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]
     return tuple(f"{labels[key]}, {shape}: {names}" for key, shape, names in cases)
 
 
-def _recorded(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Warnings of the records that are not said in other words above, each text once with the cases that it is of."""
-    cases: dict[str, dict[str, None]] = {}
-    for key, shape, texts in zip(rows["series"], rows["shape"], rows["warnings"]):
-        for text in (one for one in texts if not one.startswith(_SAID_ABOVE)):
-            cases.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
-    return [f"{text}: {', '.join(found)}" for text, found in cases.items()]
+def _recorded(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Warnings of the records without an entry of their own, each text once with the cases that it is of."""
+    told = with_columns(warnings, WARNINGS)
+    told = told[~told["kind"].isin(OWN_ENTRY)]
+    cases = rows.drop_duplicates("case")[["case", "series", "shape"]].merge(told, on="case")
+    where: dict[str, dict[str, None]] = {}
+    for key, shape, text in zip(cases["series"], cases["shape"], cases["text"]):
+        where.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
+    return [f"{text}: {', '.join(found)}" for text, found in where.items()]

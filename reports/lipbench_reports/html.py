@@ -63,7 +63,7 @@ def render(tables: Tables) -> str:
         sources=[(title, source) for title, source, name in zip(methods["title"], methods["source"], methods["method"])
                  if name in set(rows["method"]) and as_text(source)],
         doubts=findings.warnings(tables, rows, labels),
-        failures=findings.failure_table(rows, labels),
+        failures=findings.failure_table(tables.certificates, rows, labels),
         failed=len(failed_cases(rows)),
         unfinished=cases(unfinished(tables)[0]) if unfinished(tables)[0] else "",
         machine=provenance.machine(tables.run.get("machine")),

@@ -38,6 +38,7 @@ EXPONENTS = [
     "points", "theory_exponent", "leading_exponent",
 ]  # fmt: skip
 CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing"]
+WARNINGS = ["case", "kind", "phases", "text"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
 PREDICTED = ["case", "phase", "predicted_peak_bytes"]
 PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_seconds_per_epoch"]
@@ -63,10 +64,12 @@ class Tables:
     published: pd.DataFrame
     """the paper's epoch budget (Table 8)"""
     run: Mapping[str, object] = field(default_factory=dict)
-    """command, started, machine, limits, version, warnings, problems (what could not be read), planned (how many cases; 0 for
-    unknown) and unfinished (identities of those that have not run)"""
+    """command, out (the run directory as it was named), started, machine, limits, version, warnings, problems (what could not
+    be read), planned (how many cases; 0 for unknown) and unfinished (identities of those that have not run)"""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
+    warnings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per case and warning of its records"""
     fitted: pd.DataFrame = field(default_factory=pd.DataFrame)
     """formulas fitted to counts alone, by method, half and quantity; residual relative"""
     predicted: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -94,7 +97,7 @@ def prepare(rows: pd.DataFrame) -> pd.DataFrame:
 
     What was interpreted is a series of its own: its times are no times, and must not be put together with any.
     """
-    tidy = with_columns(rows, [*TEXTS, *FLAGS, *NUMBERS, "warnings"]).reset_index(drop=True)
+    tidy = with_columns(rows, [*TEXTS, *FLAGS, *NUMBERS]).reset_index(drop=True)
     for name in NUMBERS:
         tidy[name] = pd.to_numeric(tidy[name], errors="coerce").astype(float)
     for name in TEXTS:
@@ -104,7 +107,6 @@ def prepare(rows: pd.DataFrame) -> pd.DataFrame:
     for name in FLAGS:
         # A flag that is missing raises no alarm: not contended, and as converged as anybody knows.
         tidy[name] = pd.Series([_as_flag(value, name == "converged") for value in tidy[name]], index=tidy.index, dtype=bool)
-    tidy["warnings"] = pd.Series([as_texts(value) for value in tidy["warnings"]], index=tidy.index, dtype=object)
     tidy["implementation"] = tidy["implementation"].where(tidy["implementation"] != "", "paper")
     tidy["title"] = tidy["title"].where(tidy["title"] != "", tidy["method"])
     names = tidy[["method", "implementation", "compiled", "interpreted"]]
@@ -138,7 +140,7 @@ def as_text(value: object) -> str:
 
 
 def as_texts(value: object) -> tuple[str, ...]:
-    """Warnings as they come: a text, some texts, or nothing."""
+    """A text, some texts, or nothing, as some texts."""
     if isinstance(value, str):
         return tuple(part for part in value.split("\n") if part.strip())
     if isinstance(value, Iterable):
