@@ -172,8 +172,10 @@ def _recorded(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, s
     """Warnings of the records without an entry of their own, each text once with the cases that it is of."""
     told = with_columns(warnings, WARNINGS)
     told = told[~told["kind"].isin(OWN_ENTRY)]
-    cases = rows.drop_duplicates("case")[["case", "series", "shape"]].merge(told, on="case")
+    texts = {str(case): list(found) for case, found in told.groupby("case", sort=False)["text"]}
+    cases = rows.drop_duplicates("case")
     where: dict[str, dict[str, None]] = {}
-    for key, shape, text in zip(cases["series"], cases["shape"], cases["text"]):
-        where.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
+    for key, shape, case in zip(cases["series"], cases["shape"], cases["case"]):
+        for text in texts.get(case, ()):
+            where.setdefault(text, {})[f"{labels[key]} ({shape})"] = None
     return [f"{text}: {', '.join(found)}" for text, found in where.items()]
