@@ -21,7 +21,6 @@ VERBS = {
     "predict": "Predict the memory of training and inference from shapes alone.",
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table, theory beside measurement.",
-    "runs": "List the cases of a run with their status.",
     "report": "Write the report of a run as one HTML file.",
 }
 """Verb → its line in `lipbench --help`. The function of that name in the file of that name is the verb."""
