@@ -115,13 +115,14 @@ def use_installed(session: nox.Session) -> None:
     small = ("--channels", "4", "--image-size", "6", "--batch-size", "2", "--method", "standard,aol")
     session.run("python", "-c", "import lipbench; print('lipbench from', lipbench.__file__)")
     session.run("lipbench", "--version")
-    session.run("lipbench", "methods")
+    session.run("lipbench", "methods", "--format", "markdown")
     session.run("lipbench", "theory")
     session.run("lipbench", "verify", "aol", "--channels", "4", "--image-size", "4", "--kernel-size", "1")
     session.run("lipbench", "complexity", "standard")
     session.run("lipbench", "predict", *small)
     session.run("lipbench", "profile", *small, "--out", run)
-    session.run("lipbench", "export", run, "--format", "csv", stdout=subprocess.DEVNULL)
+    for ending in ("csv", "parquet"):
+        session.run("lipbench", "export", run, "-o", f"{run}.{ending}")
     session.run("lipbench", "report", run, "-o", f"{run}.html")
 
 

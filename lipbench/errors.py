@@ -41,6 +41,10 @@ def unknown_choice(option: str, got: object, known: object) -> LipbenchError:
     return LipbenchError(_message(f"unknown {option}", repr(got), f"choose from {_listing(known)}"))
 
 
+def unknown_verb(got: str, known: object) -> LipbenchError:
+    return LipbenchError(_message("unknown command", repr(got), f"choose from {_listing(known)}, or see lipbench --help"))
+
+
 def not_positive(option: str, got: object) -> LipbenchError:
     return LipbenchError(_message(f"{option} must be a whole number of at least 1", repr(got), "give a positive whole number"))
 
@@ -134,6 +138,16 @@ def not_writable(path: object, why: str) -> LipbenchError:
 
 def no_output_file(kind: str) -> LipbenchError:
     return LipbenchError(_message(f"{kind} is not for a terminal", "no output file", "add -o FILE"))
+
+
+def format_against_ending(format: str, path: object, by_ending: object) -> LipbenchError:
+    what, got = "the format and the ending of the file contradict each other", f"--format {format} and {path}"
+    return LipbenchError(_message(what, got, f"leave --format out to write {by_ending}, or choose another ending"))
+
+
+def unknown_ending(path: object, known: object) -> LipbenchError:
+    what = "the ending of the file stands for no format"
+    return LipbenchError(_message(what, path, f"add --format, or use one of {_listing(known)}"))
 
 
 def not_in_list(option: str, got: object, kind: str) -> LipbenchError:

@@ -23,6 +23,7 @@ from lipbench.store import records
 from lipbench.store.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
+NO_VERBS = {"__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress"}
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 
 
@@ -83,9 +84,14 @@ def saved(tmp_path: Path) -> Path:
 def test_version_and_help(shell: Shell) -> None:
     assert shell.ok("--version") == f"{__version__}\n"
     text = shell.ok("--help")
-    assert all(verb in text for verb in ("methods", "profile", "theory", "export", "report"))
-    assert "--retry-failed" in shell.ok("profile", "--help")
+    assert max(map(len, text.splitlines())) <= 80
     assert shell.ok() == text
+    assert set(cli.VERBS) == {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - NO_VERBS
+    for verb, line in cli.VERBS.items():
+        assert f"  {verb} " in text
+        assert line in text
+        assert shell.ok(verb, "--help").startswith(f"Usage: lipbench {verb} [OPTIONS]")
+    assert "--retry-failed" in shell.ok("profile", "--help")
 
 
 def test_methods_lists_them_all(shell: Shell) -> None:
@@ -130,6 +136,17 @@ def test_export_to_a_file_writes_nothing_else(shell: Shell, saved: Path) -> None
     assert Path("rows.csv").read_text() == printed
 
 
+def test_export_on_a_terminal_is_a_table(shell: Shell, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = shell.ok("export", str(saved))
+    assert "median_s: 0.0015" in out
+    assert "warnings: first; second, with a comma" in out
+    assert "nan" not in out.lower().split()
+    assert max(map(len, out.splitlines())) <= 80
+    assert "add -o FILE" in shell.refuse("export", str(saved), "--format", "parquet")
+
+
 def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -> None:
     assert shell.ok("report", str(saved)) == f"{saved / 'report.html'}\n"
     assert shell.ok("report", str(saved), "-o", "other.html") == "other.html\n"
@@ -167,21 +184,21 @@ def test_a_report_is_written_though_a_layer_crashes(shell: Shell, tmp_path: Path
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_tables_fit_a_terminal_and_no_number_is_cut(capsys: pytest.CaptureFixture[str], width: int) -> None:
+def test_tables_fit_a_terminal_and_no_number_is_cut(width: int) -> None:
     certificates = verifying.readable(verifying.verify(verifying.specs(["aol", "sll"], verifying.Shapes((4,), (4,)))))
     for table in (
         table1.methods_table(),
         table1.complexity_table().drop(columns=["exact_mathml", "published_mathml"]),
         certificates,
     ):
-        terminal.print_table(table, width)
-        out = capsys.readouterr().out
-        assert max(map(len, out.splitlines())) <= width
+        lines = terminal.lines(table, width)
+        out = "\n".join(lines)
+        assert max(map(len, lines)) <= width
         assert "…" not in out
         words = out.split()
         assert all(word in words for column in table for value in table[column] for word in str(value).split()[:1]
                    if word not in ("True", "False"))  # fmt: skip
-        assert out.count("\n") <= 6 * len(table)
+        assert len(lines) <= 6 * len(table)
 
 
 # -------------------------------------------------------------------------------------------------------------- profiling
@@ -286,6 +303,9 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
         (("profile", "--resume"), "--out"),
         (("profile", "--retry-failed"), "--resume"),
         (("theory", "--method", "nope"), "nope"),
+        (("methods", "-o", "methods.xlsx"), "methods.xlsx; add --format, or use one of .csv, .json, .md"),
+        (("kernels", "--format", "csv", "-o", "kernels.json"), "leave --format out to write json"),
+        (("export", "absent", "--format", "parquet", "-o", "rows.txt"), "leave --format out to write table"),
         (("report", "absent"), "absent"),
         (("export", "absent.json"), "absent.json"),
     ],

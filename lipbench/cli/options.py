@@ -1,11 +1,12 @@
-"""What options of the command line take: names of which one is chosen, lists with commas, numbers with a least value."""
+"""Options of the command line: choices by name, lists with commas, numbers with a least value, and what several verbs share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,25 +21,11 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
-class TheoryFormat(StrEnum):
-    """How `theory` prints."""
-
-    table = "table"
-    csv = "csv"
-
-
 class PrecisionName(StrEnum):
     """What a certificate may be asked for; tf32 keeps no tolerance."""
 
     ieee = "ieee"
     tf32x3 = "tf32x3"
-
-
-class RowsFormat(StrEnum):
-    """How `verify`, `complexity` and `kernels` print."""
-
-    table = "table"
-    json = "json"
 
 
 class PredictedDevice(StrEnum):
@@ -48,14 +35,6 @@ class PredictedDevice(StrEnum):
     cuda = "cuda"
 
 
-class TableFormat(StrEnum):
-    """How `predict` prints."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
 class Freshness(StrEnum):
     """How the fresh process of a round is made."""
 
@@ -63,12 +42,15 @@ class Freshness(StrEnum):
     start = "start"
 
 
-class ExportFormat(StrEnum):
-    """What `export` writes."""
+class FormatName(StrEnum):
+    """What an answer is printed or written as."""
 
+    table = "table"
     csv = "csv"
-    parquet = "parquet"
     json = "json"
+    parquet = "parquet"
+    markdown = "markdown"
+    latex = "latex"
 
 
 class Names(tuple[str, ...]):
@@ -135,3 +117,25 @@ def seconds(option: str, text: str) -> Any:
         return value
 
     return typer.Option(option, parser=parse, metavar="S", help=text)
+
+
+# ---------------------------------------------------------------------------------------------- options that several verbs have
+
+PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
+MethodList = Annotated[Names | None, names("--method", "Methods, or package.module:Class of any layer, with commas.")]
+ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
+ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
+ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of the square images, with commas.")]
+KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
+BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
+NetworkList = Annotated[Names | None, names("--network", "Sizes of the paper's ConvNet, of XS,S,M,L.")]
+DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
+Format = Annotated[
+    FormatName | None,
+    typer.Option(help="csv, json and parquet are unrounded.  [default: by the ending of --output, or table]"),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="File to write; .txt, .csv, .json, .parquet, .md or .tex choose the format."),
+]

@@ -1,42 +1,47 @@
-"""Tables on a terminal."""
+"""Tables as text that fits a terminal."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
-PIPE_WIDTH = 10_000
-"""columns of a table that no terminal breaks"""
+UNBROKEN_WIDTH = 10_000
+"""columns of a table that goes to a pipe or a file"""
 FOLDED = 24
-"""characters of a column from which it may be folded, which numbers never are"""
+"""characters of a column from which it may be folded; numbers are shorter"""
 GAP = 3
 """characters between columns"""
 
 
-def print_table(table: pd.DataFrame, width: int | None = None) -> None:
-    """Print a frame as aligned columns or, where they do not fit, as one paragraph a row; no cell is ever cut.
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """The names of the columns, then each row, as text in one line; what is missing is ""."""
+    return [list(map(str, table.columns)), *([_cell(value) for value in row] for row in table.itertuples(index=False))]
 
-    `width` is by default that of the terminal; what is no terminal has room for everything.
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value).replace("\n", "; ")
+
+
+def lines(table: pd.DataFrame, width: int | None = None) -> list[str]:
+    """A frame as aligned columns or, where they do not fit, as one paragraph a row; no cell is ever cut.
+
+    `width` is that of the terminal; None breaks nothing.
     """
-    cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    room = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH)
-    columns = [[str(name), *(row[index] for row in cells)] for index, name in enumerate(table.columns)]
+    room = width or UNBROKEN_WIDTH
+    head, *rows = cells(table)
+    columns = [[name, *(row[index] for row in rows)] for index, name in enumerate(head)]
     widest = [max(map(len, column)) for column in columns]
     if sum(min(one, FOLDED) for one in widest) + GAP * (len(columns) - 1) <= room:
-        _print_grid(columns, widest, room)
-    else:
-        _print_paragraphs(list(map(str, table.columns)), cells, room)
+        return _grid(columns, widest, room)
+    return [line for row in rows for line in _paragraph(head, row, room)]
 
 
-def _cell(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _print_grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: int) -> None:
+def _grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: int) -> list[str]:
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
@@ -49,24 +54,22 @@ def _print_grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: i
     console = Console(width=room, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(grid)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def _print_paragraphs(names: Sequence[str], cells: Sequence[Sequence[str]], room: int) -> None:
+def _paragraph(names: Sequence[str], row: Sequence[str], room: int) -> Iterator[str]:
     """The first cell as a heading, then name and value of every other one that is not empty, as many a line as fit."""
-    for row in cells:
-        print(row[0])
-        line = ""
-        for part in (f"{name}: {value}" for name, value in zip(names[1:], row[1:]) if value):
-            if line and len(f"  {line}   {part}") > room:
-                _print_line(line, room)
-                line = ""
-            line = f"{line}   {part}" if line else part
-        _print_line(line, room)
+    yield row[0]
+    line = ""
+    for part in (f"{name}: {value}" for name, value in zip(names[1:], row[1:]) if value):
+        if line and len(f"  {line}   {part}") > room:
+            yield from _indented(line, room)
+            line = ""
+        line = f"{line}   {part}" if line else part
+    yield from _indented(line, room)
 
 
-def _print_line(line: str, room: int) -> None:
+def _indented(line: str, room: int) -> list[str]:
     if len(line) + 2 <= room:
-        print(f"  {line}".rstrip())
-    else:
-        print(textwrap.fill(line, room, initial_indent="  ", subsequent_indent="    "))
+        return [f"  {line}".rstrip()]
+    return textwrap.wrap(line, room, initial_indent="  ", subsequent_indent="    ")

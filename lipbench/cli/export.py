@@ -1,0 +1,27 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lipbench.answer import Answer
+from lipbench.cli.options import Format, Output, RunArgument
+from lipbench.cli.printing import Printer
+
+
+def export(run: RunArgument, format: Format = None, output: Output = None) -> None:
+    """Write one tidy row per case and phase, theory beside measurement.
+
+    Without a format and a file: a table on a terminal, csv into a pipe.
+    """
+    Printer(format, output, default="table" if output is None and sys.stdout.isatty() else "csv").print(answer(run))
+
+
+def answer(run: Path) -> Answer:
+    """All rows of a run that can be read, and its problems. Raises `LipbenchError` for what is no run."""
+    from lipbench.analysis.rows import measured_rows
+    from lipbench.store import benchmark_json
+
+    found = benchmark_json.load(run)
+    return Answer(measured_rows(found), problems=tuple(found.problems))

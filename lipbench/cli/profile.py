@@ -1,0 +1,98 @@
+"""The verb `profile`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipbench.cli.options import (
+    BatchSizeList,
+    ChannelList,
+    DeviceName,
+    DtypeList,
+    Freshness,
+    ImageSizeList,
+    ImplementationList,
+    KernelSizeList,
+    MethodList,
+    Names,
+    NetworkList,
+    PresetName,
+    names,
+    seconds,
+    whole,
+)
+from lipbench.cli.printing import FAILED
+
+
+def profile(
+    preset: PresetName = None,
+    method: MethodList = None,
+    implementation: ImplementationList = None,
+    channels: ChannelList = None,
+    image_size: ImageSizeList = None,
+    kernel_size: KernelSizeList = None,
+    batch_size: BatchSizeList = None,
+    network: NetworkList = None,
+    dtype: DtypeList = None,
+    precision: Annotated[
+        Names | None, names("--precision", "ieee, tf32 or tf32x3 (Triton kernels only), with commas.  [default: ieee]")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
+    device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
+    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
+    timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
+    memory_limit: Annotated[int | None, whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
+    rounds: Annotated[int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
+    phase_seconds: Annotated[float | None, seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
+    deadline: Annotated[
+        float | None, seconds("--deadline", "Begin nothing after so many seconds, and cut short what runs.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: a new one in runs/]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; finished cases are not measured again.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: measure failed cases again.")] = False,
+    measure: Annotated[
+        Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, what is missing.  [default: all]")
+    ] = None,
+    fresh: Annotated[
+        Freshness | None, typer.Option(help="How fresh processes are made: forked, in hundredths of a second, or started.")
+    ] = None,
+) -> None:
+    """Measure methods over shapes, each case in fresh processes, and store the records in a run directory."""
+    from lipbench.cli import progress
+    from lipbench.run import profiling
+    from lipbench.run.plan import Request
+
+    request = Request(
+        preset=preset,
+        methods=method,
+        implementations=implementation,
+        channels=channels,
+        image_sizes=image_size,
+        kernel_sizes=kernel_size,
+        batch_sizes=batch_size,
+        networks=network,
+        dtypes=dtype,
+        precisions=precision,
+        threads=threads,
+        compiled=(False, True) if compile else None,
+    )
+    limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
+    options = profiling.Options(
+        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh)
+    )
+    try:
+        finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
+    except profiling.InterruptedRunError as error:
+        print(f"what was measured is stored; go on with lipbench profile --resume --out {error.directory}")
+        raise
+    print(finished.directory)
+    print(progress.summary(finished.outcome))
+    if finished.failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,29 @@
+"""The verb `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipbench.cli.options import RunArgument
+from lipbench.cli.printing import name_problems, write
+
+
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
+) -> None:
+    """Write a report as one HTML file that needs nothing else, and print its path."""
+    from lipbench.analysis import document
+    from lipbench.store import benchmark_json
+
+    found = benchmark_json.load(run)
+    if sys.stderr.isatty():
+        print("lipbench: counting on fake tensors and drawing, some seconds to a minute", file=sys.stderr)
+    path = output or (run / "report.html" if run.is_dir() else run.with_suffix(".html"))
+    write(path, document.document(found))
+    print(path)
+    name_problems(found.problems)

@@ -1,0 +1,59 @@
+"""The verb `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lipbench.answer import Answer
+from lipbench.cli.options import Format, ImplementationList, MethodList, Numbers, Output, PrecisionName, numbers
+from lipbench.cli.printing import Printer
+
+if TYPE_CHECKING:
+    from lipbench.run.verifying import Shapes
+
+REMARKS = ("σ: singular values, or the Lipschitz constant of a layer that is not linear; ≥: a lower bound, found by search.",)
+
+
+def verify(
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
+    ] = None,
+    method: MethodList = None,
+    channels: Annotated[Numbers | None, numbers("--channels", "Channels, with commas.  [default: 16]")] = None,
+    image_size: Annotated[Numbers | None, numbers("--image-size", "Heights of images, with commas.  [default: 8]")] = None,
+    kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
+    implementation: ImplementationList = None,
+    precision: Annotated[PrecisionName, typer.Option(help="Of products in Triton kernels.")] = PrecisionName.ieee,
+    format: Format = None,
+    output: Output = None,
+) -> None:
+    """Find Lipschitz constants, on random weights and after 100 SGD steps; exit code 3 if one in evaluation is above 1."""
+    printer = Printer(format, output)
+    from lipbench.run.verifying import Shapes
+
+    shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",))
+    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision)))
+
+
+def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
+    """One row per bound of each certificate: of the layers in run directories, and of methods at all shapes.
+
+    Without names, of all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises. Raises
+    `LipbenchError` for a name that is neither a run nor a layer.
+    """
+    from lipbench.cases import LayerSpec, NetworkSpec
+    from lipbench.run import verifying
+    from lipbench.store import records
+
+    runs = [Path(name) for name in names if Path(name).is_dir()]
+    layers = [name for name in names if not Path(name).is_dir()]
+    specs: list[LayerSpec | NetworkSpec] = [record.case.spec for run in runs for record in records.load_run(run).records]
+    if layers or not runs:
+        specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
+    rows = verifying.verify(dict.fromkeys(specs), precision)
+    failed = bool(rows["verdict"].isin([verifying.VIOLATES, verifying.FAILED]).any())
+    return Answer(rows, verifying.readable(rows), REMARKS, failed=failed)

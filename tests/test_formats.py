@@ -1,0 +1,126 @@
+"""Answers in all formats: of every verb, by the ending of a file, and with characters that a format reads as code."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+
+from lipbench.answer import Answer
+from lipbench.cli import formats, printing
+from lipbench.cli import main as cli
+
+NASTY = 'a|b_c*d* [e](f) <g> $h$ ~i~ \\j {k} #l m&n 5%^2 `o` --p "q" σ² ≥ −1\nr'
+"""what Markdown and LaTeX would read as code"""
+TINY = ("--channels", "4", "--image-size", "4", "--kernel-size", "1")
+ANSWER = Answer(
+    pd.DataFrame({"text": [NASTY, "[start]"], "number": [1 / 3, math.nan], "size": [math.inf, 2.0], "flag": [True, False],
+                  "nested": [[{"term": 1}], []]}),
+    remarks=("one_remark", "", "50 % more"),
+)  # fmt: skip
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    out, err = capfd.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out, err
+
+
+def text(format: str) -> str:
+    found = formats.encoded(ANSWER, format)
+    return found if isinstance(found, str) else found.decode()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("methods",),
+        ("theory", "--method", "aol,soc"),
+        ("complexity", "aol"),
+        ("predict", "--method", "aol", *TINY, "--batch-size", "2"),
+        ("verify", "aol", *TINY),
+    ],
+)
+def test_the_ending_of_a_file_chooses_the_format(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    frames, read = {}, {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}
+    for ending, format in printing.ENDINGS.items():
+        path = tmp_path / f"file{ending}"
+        assert run(capfd, *command, "-o", str(path)) == (0, "", "")
+        if ending in read:
+            frames[ending] = read[ending](path)
+        else:
+            assert (0, path.read_text(), "") == run(capfd, *command, "--format", format)
+    assert list(frames[".csv"]) == list(frames[".json"]) == list(frames[".parquet"])
+    assert len(frames[".csv"]) == len(frames[".json"]) == len(frames[".parquet"]) > 0
+
+
+def test_data_is_unrounded_and_what_is_missing_stays_missing() -> None:
+    rows = json.loads(text("json"))
+    assert rows[0] == {"text": NASTY, "number": 1 / 3, "size": None, "flag": True, "nested": [{"term": 1}]}
+    assert (rows[1]["number"], rows[1]["size"], rows[1]["nested"]) == (None, 2.0, [])
+    csv = pd.read_csv(io.StringIO(text("csv")), dtype=str)
+    assert csv["text"][0] == NASTY.replace("\n", "; ")
+    assert float(csv["number"][0]) == 1 / 3
+    assert json.loads(csv["nested"][0]) == [{"term": 1}]
+    parquet = formats.encoded(ANSWER, "parquet")
+    assert isinstance(parquet, bytes)
+    assert pd.read_parquet(io.BytesIO(parquet))["text"][0] == NASTY
+
+
+def test_people_get_the_readable_table_and_programs_the_frame() -> None:
+    answer = Answer(pd.DataFrame({"bytes": [1234]}), pd.DataFrame({"memory": ["1.23 kB"]}), ("1 kB is 1000 bytes",))
+    for format in ("table", "markdown", "latex"):
+        content = formats.encoded(answer, format)
+        assert isinstance(content, str)
+        assert ("1.23 kB" in content, "1234" in content, "1 kB is 1000 bytes" in content) == (True, False, True)
+    for format in ("csv", "json"):
+        content = formats.encoded(answer, format)
+        assert isinstance(content, bytes)
+        assert (b"1234" in content, b"kB" in content) == (True, False)
+
+
+def test_markdown_shows_every_cell_as_it_is() -> None:
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text("markdown"))
+    shown = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    kinds = {child.type for token in tokens for child in token.children or ()}
+    assert kinds <= {"text", "text_special"}
+    head, cells = shown[:5], shown[5:15]
+    assert head == list(ANSWER.frame)
+    assert (cells[0], cells[5]) == (NASTY.replace("\n", "; "), "[start]")
+    assert cells[3::5] == ["yes", "no"]
+    assert shown[15:] == ["one_remark", "50 % more"]
+
+
+def test_latex_has_no_character_that_would_be_read_as_code() -> None:
+    lines = text("latex").splitlines()
+    assert (lines[0], lines[-3]) == (r"\begin{tabular}{lllll}", r"\end{tabular}")
+    assert lines[-2:] == ["% one_remark", "% 50 % more"]
+    rows = [line for line in lines if line.endswith(r"\\")]
+    for row in rows:
+        bare = re.sub(r"\\[%#_{}$&]|\\[a-z]+(\{\}|\{\d\})?|\{[\[*]\}|\$(\\[a-z]+|-)\$|-\{\}-", "", row.removesuffix(r"\\"))
+        assert bare.count("&") == len(ANSWER.frame.columns) - 1
+        assert not set(bare) & set('\\%#_{}$~^<>|"[*')
+    assert r"$\sigma$\textsuperscript{2} $\geq$ $-$1; r" in rows[1]
+    assert rows[2].startswith("{[}start]")
+
+
+def test_remarks_stand_below_the_table_after_an_empty_line() -> None:
+    assert text("table").endswith("\n\none_remark\n\n50 % more\n")
+    assert not formats.encoded(Answer(pd.DataFrame({"a": [1]})), "table").endswith("\n\n")  # type: ignore[arg-type]
+
+
+def test_problems_go_to_stderr_and_a_failure_is_code_3(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    failing = ("predict", "--method", "cayley", "--channels", "4", "--image-size", "3", "--kernel-size", "5")
+    code, out, err = run(capfd, *failing, "-o", str(tmp_path / "memory.csv"))
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert (tmp_path / "memory.csv").read_text().startswith("case,")
