@@ -119,15 +119,13 @@ def theory(
 
     chosen = [registry.find(name).name for name in method or registry.methods()]
     table = table1.complexity_table()
-    table = table[table["method"].isin(chosen)].copy()
+    table = table[table["method"].isin(chosen)]
     if format is TheoryFormat.csv:
         table1.published_layout(table).to_csv(sys.stdout, index=False)
         return
-    for kind in ("published", "exact"):
-        table[kind] = table[kind].map(table1.in_print)
-    terminal.print_table(table[["title", "half", "quantity", "operations", "published", "exact"]])
-    print("\nC = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t.")
-    print("published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.")
+    terminal.print_table(table1.readable(table))
+    for line in ("", *table1.LEGEND):
+        print(line)
 
 
 @app.command()
