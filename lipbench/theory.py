@@ -12,12 +12,21 @@ Two conventions stand side by side, never mixed in one expression:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import sympy
 
-b, s, c, k, t, t1, t2 = sympy.symbols("b s c k t t1 t2", integer=True, positive=True)
-SYMBOLS = {str(symbol): symbol for symbol in (b, s, c, k, t, t1, t2)}
+HALVES = ("input", "parameters")
+"""of a layer: the fields of `Complexity`"""
+QUANTITIES = ("macs", "memory")
+"""of a half that Table 1 states: fields of `Cost`"""
+
+b, s, n, c, k, t, t1, t2 = sympy.symbols("b s n c k t t1 t2", integer=True, positive=True)
+SYMBOLS = {str(symbol): symbol for symbol in (b, s, n, c, k, t, t1, t2)}
+"""in the order in which a term has them; n = s + k − 1 is the size of the padded image"""
 
 C = b * s**2 * c**2 * k**2
 """MACs of one convolution"""
@@ -51,7 +60,11 @@ class Complexity:
 
 
 def parse(text: str) -> sympy.Expr:
-    """A formula of `published/complexity.csv`, in the symbols of this module and the shorthands C, M, P."""
+    """The expression that a text stands for, in the symbols of this module and the shorthands C, M, P.
+
+    Reads `published/complexity.csv`, and `str` of every expression in these symbols. The text is evaluated: only for trusted
+    texts.
+    """
     return sympy.sympify(text, locals={**SYMBOLS, "C": C, "M": M, "P": P})
 
 
@@ -68,17 +81,96 @@ def exponent(expression: sympy.Expr, symbol: sympy.Symbol) -> int:
 def evaluate(expression: sympy.Expr, **values: int) -> int:
     """The number at given sizes, e.g. `evaluate(C, b=256, s=32, c=64, k=3)`; logarithms of FFTs are rounded once, at the end.
 
-    Raises `ValueError` if a symbol of the expression is not given.
+    n is computed from s and k. Raises `ValueError` if a symbol of the expression is not given.
     """
     return round(evaluate_unrounded(expression, **values))
 
 
-def evaluate_unrounded(expression: sympy.Expr, **values: int) -> float:
-    """The same, to be rounded after it was added to others: a whole number, or a fraction where there are logarithms.
+def evaluate_unrounded(expression: sympy.Expr, **values: int) -> Fraction:
+    """The same, to be rounded after it was added to others: exact, or to double precision where there are logarithms.
 
     Raises `ValueError` if a symbol of the expression is not given.
     """
-    result = expression.subs({SYMBOLS[name]: value for name, value in values.items()})
+    result = sympy.sympify(expression).subs(n, s + k - 1).subs({SYMBOLS[name]: value for name, value in values.items()})
     if result.free_symbols:
         raise ValueError(f"no value for {', '.join(sorted(map(str, result.free_symbols)))} in {expression}")
-    return int(result) if result.is_Integer else float(result)
+    return Fraction(int(result.p), int(result.q)) if result.is_Rational else Fraction(float(result))
+
+
+# --------------------------------------------------------------------------------------------------------- sums of monomials
+
+_REFERENCE = {"b": 64, "s": 32, "n": 34, "c": 64, "k": 3, "t": 10, "t1": 10, "t2": 10}
+"""sizes at which terms are put in order, the largest first"""
+
+
+@dataclass(frozen=True)
+class Monomial:
+    """A term: a coefficient, times powers of symbols, times logarithms of symbols to base 2."""
+
+    coefficient: Fraction
+    powers: dict[str, int]
+    """exponents other than 0 by symbol, in the order of `SYMBOLS`"""
+    logs: tuple[str, ...]
+    """the symbols whose logarithm is a factor, in the same order"""
+
+    @property
+    def at_reference(self) -> Fraction:
+        """The number at sizes in the middle of what is measured."""
+        logs = (Fraction(math.log2(_REFERENCE[name])) for name in self.logs)
+        powers = (Fraction(_REFERENCE[name]) ** exponent for name, exponent in self.powers.items())
+        return math.prod((*powers, *logs), start=self.coefficient)
+
+    def is_below(self, other: Monomial) -> bool:
+        """Whether the other grows at least as fast in every size, for 1 ≤ k ≤ s, logarithms being constants."""
+        own, others = self._growth(), other._growth()
+        if own == others:
+            return set(self.logs) < set(other.logs)
+        return (
+            all(own[name] <= others[name] for name in ("b", "s", "c", "t")) and own["s"] + own["k"] <= others["s"] + others["k"]
+        )
+
+    def _growth(self) -> dict[str, int]:
+        found = {name: self.powers.get(name, 0) for name in ("b", "s", "c", "k", "t")}
+        return {**found, "s": found["s"] + self.powers.get("n", 0)}
+
+
+def monomials(expression: sympy.Expr) -> list[Monomial]:
+    """The terms of a sum of monomials, the largest first; none of 0.
+
+    Raises `ValueError` if the expression has a term that is no monomial.
+    """
+    terms = [] if expression == 0 else [_monomial(term) for term in sympy.Add.make_args(expression)]
+    return sorted(terms, key=lambda term: (-abs(term.at_reference), _place(term)))
+
+
+def _place(term: Monomial) -> list[tuple[bool, int]]:
+    """Order of terms that are equally large: by their factors."""
+    return [(name in term.logs, term.powers.get(name, 0)) for name in SYMBOLS]
+
+
+def _monomial(term: sympy.Expr) -> Monomial:
+    coefficient, rest = term.as_coeff_Mul(rational=True)
+    factors = rest.as_powers_dict()
+    powers = {name: int(factors[symbol]) for name, symbol in SYMBOLS.items() if symbol in factors}
+    logs = tuple(name for name, symbol in SYMBOLS.items() if sympy.log(symbol) in factors)
+    found = Monomial(Fraction(int(coefficient.p), int(coefficient.q)), powers, logs)
+    if monomial(found.coefficient, powers, logs) != term:
+        raise ValueError(f"no monomial with a rational coefficient: {term}")
+    return found
+
+
+def monomial(coefficient: Fraction, powers: Mapping[str, int], logs: Iterable[str] = ()) -> sympy.Expr:
+    """The expression of a term: exponents by symbol, and the symbols whose logarithm to base 2 is a factor."""
+    factors = [SYMBOLS[name] ** exponent for name, exponent in powers.items()]
+    return sympy.Mul(
+        sympy.Rational(coefficient.numerator, coefficient.denominator),
+        *factors,
+        *(sympy.log(SYMBOLS[name], 2) for name in logs),
+    )
+
+
+def leading(expression: sympy.Expr) -> sympy.Expr:
+    """The terms of a sum of monomials that no other outgrows, n taken for s."""
+    terms = monomials(expression)
+    kept = [term for term in terms if not any(term.is_below(other) for other in terms)]
+    return sympy.Add(*(monomial(term.coefficient, term.powers, term.logs) for term in kept)).subs(n, s)

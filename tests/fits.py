@@ -1,8 +1,8 @@
-"""Writes `lipbench/fits.json`, the fitted formulas that a report has of our own methods:
+"""Writes `lipbench/predict/fits.json`, the fitted formulas that a report has of our own methods:
 
-    python tests/fits.py > lipbench/fits.json
+    python tests/fits.py > fits.json && mv fits.json lipbench/predict/
 
-A minute of counting. To be run again where a layer's costs change; `test_estimates.py` says when.
+A minute of counting. To be run again where a layer's costs change; `test_beside.py` says when.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lipbench.predict import complexity
 
 
 def main() -> None:
-    rows = [row for method in registry.METHODS for row in complexity.as_json(complexity.fit_layer(method))]
+    rows = [row for method in registry.METHODS for row in map(complexity.write, complexity.fit_layer(method))]
     print("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]")
 
 

@@ -147,7 +147,7 @@ def test_the_run_ends_and_says_how_each_case_did(finished: tuple[Run, subprocess
 
 def test_every_status_of_a_measurement_has_a_cause_here() -> None:
     """`skipped` needs a smaller size that ran out of memory: see the tests of the command line."""
-    assert {status for status, _ in EXPECTED.values()} == set(STATUSES) - {"skipped", "predicted"}
+    assert {status for status, _ in EXPECTED.values()} == set(STATUSES) - {"skipped"}
 
 
 def test_what_a_layer_leaves_behind_is_ended(finished: tuple[Run, subprocess.CompletedProcess[str], Path]) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +21,6 @@ from lipbench.cases import Case
 from lipbench.predict import complexity
 from lipbench.predict import memory as predict
 from lipbench.predict.complexity import Fitted
-from lipbench.predict.fitting import Factor, Sum, Term
 from lipbench.run import child, processes
 
 PREDICTION_LIMIT_S = 60.0
@@ -76,28 +73,8 @@ def _registered(method: str) -> list[complexity.Row]:
 def shipped() -> Mapping[str, tuple[Fitted, ...]]:
     """The formulas of our own methods, as `python tests/fits.py` found them."""
     rows = json.loads((files("lipbench.predict") / "fits.json").read_text())
-    found = {method: tuple(map(_fitted, own)) for method, own in itertools.groupby(rows, key=lambda row: str(row["method"]))}
-    return {method: own for method, own in found.items() if method in registry.METHODS}
-
-
-def _fitted(row: Mapping[str, Any]) -> Fitted:
-    """The row that `complexity.as_json` wrote."""
-    at_kernel_1 = None if row["terms_at_kernel_1"] is None else _sum(row["terms_at_kernel_1"])
-    residual = math.nan if row["residual"] is None else row["residual"]
-    return Fitted(
-        row["method"], row["title"], row["half"], row["quantity"], _sum(row["terms"]), at_kernel_1, residual, row["points"],
-        (row["note"],) if row["note"] else (),
-    )  # fmt: skip
-
-
-def _sum(terms: Sequence[Mapping[str, Any]]) -> Sum:
-    return Sum(tuple(Term(Fraction(term["fraction"]), tuple(_factors(term))) for term in terms))
-
-
-def _factors(term: Mapping[str, Any]) -> Iterator[Factor]:
-    for symbol, exponent in term["exponents"].items():
-        if exponent or symbol in term["log"]:
-            yield Factor(symbol, exponent, symbol in term["log"])
+    ours = itertools.groupby(rows, key=lambda row: str(row["method"]))
+    return {method: tuple(map(complexity.read, own)) for method, own in ours if method in registry.METHODS}
 
 
 # ------------------------------------------------------------------------------------------------- layers of somebody else's

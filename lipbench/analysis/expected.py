@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 
 import sympy
 
 from lipbench import networks, registry, theory
 from lipbench.cases import Case, LayerSpec
 from lipbench.layers.base import Method
-from lipbench.predict.table1 import HALVES
-from lipbench.theory import Complexity
+from lipbench.theory import HALVES, Complexity
 
 
 def expected(case: Case, phase: str) -> dict[str, float]:
@@ -59,12 +59,12 @@ def _numbers(convention: str, case: Case, phase: str, method: Method, complexity
     return found
 
 
-def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> float:
+def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> Fraction:
     return _evaluate_once(sympy.sympify(expression), tuple({**sizes, **iterations}.items()))
 
 
 @functools.lru_cache(maxsize=4096)  # a network repeats its layers, and a run its cases
-def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> float:
+def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) -> Fraction:
     return theory.evaluate_unrounded(expression, **dict(values))
 
 

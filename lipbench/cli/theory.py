@@ -9,11 +9,6 @@ from lipbench.answer import Answer
 from lipbench.cli.options import Format, Names, Output, names
 from lipbench.cli.printing import Printer
 
-REMARKS = (
-    "C = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t.",
-    "published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.",
-)
-
 
 def theory(
     method: Annotated[Names | None, names("--method", "Methods, with commas; all if left out.")] = None,
@@ -35,7 +30,4 @@ def answer(methods: Sequence[str] | None = None) -> Answer:
     chosen = [registry.find(name).name for name in methods or registry.methods()]
     table = table1.complexity_table()
     table = table[table["method"].isin(chosen)]
-    readable = table[["title", "half", "quantity", "operations", "published", "exact"]].copy()
-    for kind in ("published", "exact"):
-        readable[kind] = readable[kind].map(table1.in_print)
-    return Answer(table1.published_layout(table), readable, REMARKS)
+    return Answer(table1.published_layout(table), table1.readable(table), table1.LEGEND)

@@ -11,28 +11,21 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+import sympy
 
-from lipbench import errors, registry
+from lipbench import errors, notation, registry, theory
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
-from lipbench.predict.counting import DEFAULTS, OPTIONS, QUANTITIES, Counter, Plan, plan
-from lipbench.predict.fitting import Factor, Sizes, Sum, fit, power_law
-from lipbench.predict.notation import mathml, text
+from lipbench.predict.counting import OPTIONS, Counter, plan
+from lipbench.predict.halves import Found, Half, fit_half, residual_of, whole_batch
+from lipbench.theory import HALVES, QUANTITIES
 
-HALVES = ("input", "parameters")
-LONGEST = 6
-"""terms in s and k, above which a sum in n = s + k − 1 is looked for"""
-THIRDS = (12, 24, 48, 96, 192)
-"""image sizes where nothing was found at powers of two: some layers divide an image by 3"""
-ROUNDING = 4
-"""by which a half of a count may be off: logarithms make it a fraction, which the meter rounds once per pass"""
-BATCH = Factor("b", 1)
 LEGEND = (
-    "C = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t, n = s + k − 1.",
+    f"{notation.LEGEND}, n = s + k − 1.",
     "Real MACs (a complex one is 4; products with padding count) and real elements kept for the backward pass (a complex one",
     "is 2) of one training forward pass; by default at even s and c. residual: largest relative error at sizes not fitted.",
 )
@@ -46,8 +39,9 @@ class Fitted:
     title: str
     half: str
     quantity: str
-    sum: Sum
-    at_kernel_1: Sum | None
+    sum: sympy.Expr
+    """of monomials with rational coefficients"""
+    at_kernel_1: sympy.Expr | None
     """for 1 × 1 kernels, where `sum` holds for larger ones only"""
     residual: float
     """largest relative error at sizes that the fit has not seen; NaN where there were none"""
@@ -61,118 +55,14 @@ class Fitted:
 
     @property
     def text(self) -> str:
-        return text(self.sum)
+        return notation.sum_text(self.sum)
 
     @property
     def leading(self) -> str:
-        return text(self.sum.leading)
+        return notation.sum_text(theory.leading(self.sum))
 
 
 # ------------------------------------------------------------------------------------------------------------- the fits
-
-
-class _Half:
-    """One half of one quantity as a function of the sizes; remembers where it was looked at."""
-
-    def __init__(self, counter: Counter, plan: Plan, half: str, quantity: str) -> None:
-        self.half, self.quantity, self.plan = half, quantity, plan
-        self._counter = counter
-        self._seen: set[tuple[tuple[str, int], ...]] = set()
-
-    def __call__(self, sizes: Sizes) -> Fraction | None:
-        self._seen.add(tuple(sorted(sizes.items())))
-        return self._between(self.plan.batch_sizes[0], self.plan.batch_sizes[1], sizes)
-
-    def _between(self, small: int, large: int, sizes: Sizes) -> Fraction | None:
-        """The slope between two batch sizes, or the intercept of the line through them."""
-        ends = self._counter.totals(small, **sizes), self._counter.totals(large, **sizes)
-        if ends[0] is None or ends[1] is None:
-            return None
-        index = QUANTITIES.index(self.quantity)
-        slope = Fraction(ends[1][index] - ends[0][index], large - small)
-        return slope if self.half == "input" else ends[0][index] - slope * small
-
-    def is_line(self) -> bool:
-        """Whether slope and intercept are the same between all batch sizes of the grid, as far as rounding lets one see."""
-        first, *others = self.plan.batch_sizes
-        sizes = {symbol: values[-1] if symbol in "sk" else values[0] for symbol, values in self.plan.axes.items()}
-        found = [value for other in others if (value := self._between(first, other, sizes)) is not None]
-        return not found or max(found) - min(found) <= (ROUNDING if self.quantity == "macs" else 0)
-
-    def held_out(self, stride: int) -> Iterator[tuple[Sizes, Fraction]]:
-        """Values at probes that no fit has asked for, through other batch sizes where there are some.
-
-        Images of the probes are enlarged by `stride`.
-        """
-        for probe in self.plan.probes:
-            sizes = {symbol: value for symbol, value in probe.items() if symbol != "b"} | {"s": stride * probe["s"]}
-            if tuple(sorted(sizes.items())) in self._seen:
-                continue
-            others = [b for b in self.plan.batch_sizes if b != probe["b"]]
-            value = self._between(others[0], probe["b"], sizes)
-            if value is not None:
-                yield sizes, value
-
-    def fitted(self, axes: Mapping[str, Sequence[int]]) -> Sum | None:
-        """In s; where that is long or impossible, in n, if that is shorter."""
-        for slack in (0, ROUNDING) if self.quantity == "macs" else (0,):
-            plain = fit(self, axes, slack)
-            if plain is not None and (len(plain.terms) <= LONGEST or not any(term.exponents.get("s") for term in plain.terms)):
-                return plain
-            padded = fit(self, {"n": axes["s"], **{symbol: axes[symbol] for symbol in axes if symbol != "s"}}, slack)
-            found = [one for one in (plain, padded) if one is not None]
-            if found:
-                return min(found, key=lambda one: len(one.terms))
-        return None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What was fitted to one half, per image where that is the input half."""
-
-    whole: Sum
-    at_kernel_1: Sum | None = None
-    note: str = ""
-    stride: int = 1
-    """it holds for image sizes that are multiples of this"""
-
-
-def _fit_half(half: _Half) -> _Found:
-    """A sum for all kernels, or else one for k > 1 and one for k = 1; on all images, or else where 3 divides their size."""
-    axes = half.plan.axes
-    found = _fit_kernels(half, axes)
-    if found is not None:
-        return found
-    if axes["s"] == DEFAULTS["s"]:  # nobody asked for these sizes
-        found = _fit_kernels(half, {**axes, "s": THIRDS})
-        if found is not None:
-            return replace(found, note="; ".join(filter(None, ("where 3 divides s", found.note))), stride=3)
-    cure = "image sizes of one parity" if len({size % 2 for size in axes["s"]}) > 1 else "more sizes"
-    return _Found(power_law(half, axes), note=f"no exact sum was found, this is the nearest monomial; {cure} may show one")
-
-
-def _fit_kernels(half: _Half, axes: Mapping[str, tuple[int, ...]]) -> _Found | None:
-    whole = half.fitted(axes)
-    if whole is not None:
-        return _Found(whole)
-    larger = tuple(k for k in axes["k"] if k > 1)
-    if not larger or len(larger) == len(axes["k"]):
-        return None
-    above, one = half.fitted({**axes, "k": larger}), half.fitted({**axes, "k": (1,)})
-    if above is None or one is None:
-        return None
-    return _Found(above, one, f"k > 1; at k = 1: {text(one.times(BATCH) if half.half == 'input' else one)}")
-
-
-def _residual(half: _Half, found: _Found, rounded: bool) -> tuple[float, int]:
-    """Largest relative error at the probes that were held out, and how many there were."""
-    allowed = ROUNDING if rounded and half.quantity == "macs" else 0
-    seen = []
-    for sizes, value in half.held_out(found.stride):
-        fitted = found.at_kernel_1 if found.at_kernel_1 is not None and sizes["k"] == 1 else found.whole
-        error = abs(fitted.at(**sizes) - value)
-        seen.append(float(error / max(abs(value), Fraction(1))) if error > allowed else 0.0)
-    return (max(seen), len(seen)) if seen else (math.nan, 0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -188,23 +78,23 @@ def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) 
         LayerSpec(method, channels=1, image_size=1, kernel_size=k)  # raises for an even one, which no layer can be asked for
     counter = Counter(method)
     chosen = plan(counter, dict(given))
-    halves = [_Half(counter, chosen, half, quantity) for half, quantity in itertools.product(HALVES, QUANTITIES)]
-    fits = [_fit_half(half) for half in halves]
-    rounded = any(term.logs for found in fits for term in found.whole.terms)
+    halves = [Half(counter, chosen, half, quantity) for half, quantity in itertools.product(HALVES, QUANTITIES)]
+    fits = [fit_half(half) for half in halves]
+    rounded = any(found.whole.has(sympy.log) for found in fits)
     return tuple(_fitted(counter, title, half, found, rounded) for half, found in zip(halves, fits))
 
 
-def _fitted(counter: Counter, title: str, half: _Half, found: _Found, rounded: bool) -> Fitted:
-    residual, points = _residual(half, found, rounded)
+def _fitted(counter: Counter, title: str, half: Half, found: Found, rounded: bool) -> Fitted:
+    residual, points = residual_of(half, found, rounded)
     notes = [found.note, *_notes(counter, half), "" if points else "no size was left to try the fit at"]
     whole, at_kernel_1 = found.whole, found.at_kernel_1
     if half.half == "input":
-        whole, at_kernel_1 = whole.times(BATCH), None if at_kernel_1 is None else at_kernel_1.times(BATCH)
+        whole, at_kernel_1 = whole_batch(whole), None if at_kernel_1 is None else whole_batch(at_kernel_1)
     spoken = tuple(note for note in notes if note)
     return Fitted(counter.method, title, half.half, half.quantity, whole, at_kernel_1, residual, points, spoken)
 
 
-def _notes(counter: Counter, half: _Half) -> Iterator[str]:
+def _notes(counter: Counter, half: Half) -> Iterator[str]:
     if counter.uncounted and half.quantity == "macs":
         yield f"not counted: {', '.join(sorted(counter.uncounted))}"
     if not half.is_line():
@@ -237,7 +127,7 @@ def table_rows(method: str) -> list[Row]:
 
 def fitted_rows(found: Sequence[Fitted]) -> list[Row]:
     """In `COLUMNS`."""
-    return [(one.method, one.title, one.half, one.quantity, one.text, mathml(one.sum), one.residual, one.note)
+    return [(one.method, one.title, one.half, one.quantity, one.text, notation.sum_mathml(one.sum), one.residual, one.note)
             for one in found]  # fmt: skip
 
 
@@ -279,24 +169,44 @@ def remarks(rows: Sequence[Fitted]) -> list[str]:
 
 
 def as_json(rows: Sequence[Fitted]) -> list[dict[str, object]]:
-    """Plain data: every row with its terms; a residual that nothing could tell is None."""
+    """Plain data for others: every row as `write` gives it, and its formula in print and term by term."""
     return [
         {
-            "method": one.method, "title": one.title, "half": one.half, "quantity": one.quantity,
-            "text": one.text, "leading": one.leading, "terms": _plain_terms(one.sum),
-            "terms_at_kernel_1": None if one.at_kernel_1 is None else _plain_terms(one.at_kernel_1),
-            "residual": None if math.isnan(one.residual) else one.residual, "points": one.points, "note": one.note,
+            **write(one), "text": one.text, "leading": one.leading, "terms": _plain_terms(one.sum),
+            "terms_at_kernel_1": None if one.at_kernel_1 is None else _plain_terms(one.at_kernel_1), "note": one.note,
         }
         for one in rows
     ]  # fmt: skip
 
 
-def _plain_terms(found: Sum) -> list[dict[str, object]]:
-    symbols = "bsckt" + ("n" if found.is_padded else "")
+def _plain_terms(expression: sympy.Expr) -> list[dict[str, object]]:
+    symbols = "bsckt" + ("n" if expression.has(theory.n) else "")
     return [
         {
             "coefficient": float(term.coefficient), "fraction": str(term.coefficient),
-            "exponents": {symbol: term.exponents.get(symbol, 0) for symbol in symbols}, "log": list(term.logs),
+            "exponents": {symbol: term.powers.get(symbol, 0) for symbol in symbols}, "log": list(term.logs),
         }
-        for term in found.terms
+        for term in theory.monomials(expression)
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- storage
+
+
+def write(row: Fitted) -> dict[str, object]:
+    """Plain data that `read` takes: expressions as text, a residual that nothing could tell as None."""
+    return {
+        "method": row.method, "title": row.title, "half": row.half, "quantity": row.quantity,
+        "sum": str(row.sum), "sum_at_kernel_1": None if row.at_kernel_1 is None else str(row.at_kernel_1),
+        "residual": None if math.isnan(row.residual) else row.residual, "points": row.points, "notes": list(row.notes),
+    }  # fmt: skip
+
+
+def read(row: Mapping[str, Any]) -> Fitted:
+    """The row that `write` gave, or `as_json`; expressions are evaluated, so only for trusted texts."""
+    at_kernel_1 = None if row["sum_at_kernel_1"] is None else theory.parse(row["sum_at_kernel_1"])
+    residual = math.nan if row["residual"] is None else row["residual"]
+    return Fitted(
+        row["method"], row["title"], row["half"], row["quantity"], theory.parse(row["sum"]), at_kernel_1, residual,
+        row["points"], tuple(row["notes"]),
+    )  # fmt: skip

@@ -20,8 +20,6 @@ from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
 from lipbench.meters import macs, memory
 
-QUANTITIES = ("macs", "memory")
-"""in the order of `Counter.totals`"""
 DEFAULTS: dict[str, tuple[int, ...]] = {
     "b": (2, 4, 8),
     "s": (16, 32, 64, 128, 256),
@@ -63,7 +61,8 @@ class Counter:
     def totals(self, b: int, s: int, c: int, k: int, t: int = 0) -> tuple[int, int] | None:
         """Real MACs and stored elements of a training forward pass; None where the layer refuses the sizes.
 
-        `t` is set as the layer's number of iterations, unless 0. Raises `LipbenchError` where fake tensors cannot do.
+        In the order of `theory.QUANTITIES`. `t` is set as the layer's number of iterations, unless 0. Raises `LipbenchError`
+        where fake tensors cannot do.
         """
         key = (b, s, c, k, t)
         if key not in self._totals:

@@ -1,24 +1,27 @@
-"""Whole numbers counted at a few sizes → the sum of monomials they are, in exact arithmetic.
+"""Whole numbers counted at a few sizes → the sum of monomials they are, as an expression in the symbols of `theory`.
 
 Along each size by itself, the fewest powers (and powers times a logarithm) are looked for that pass through every value. Their
-products over all sizes are the only monomials that can occur; as many values as there are products give the coefficients.
+products over all sizes are the only monomials that can occur; as many values as there are products give the coefficients. The
+search computes with fractions, exactly.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+import sympy
+
+from lipbench import theory
 
 Sizes = Mapping[str, int]
 """values of b, s, c, k and, where there are iterations, t"""
 Observe = Callable[[Sizes], Fraction | None]
 """what was counted at some sizes; None where that could not be"""
 
-SYMBOLS = ("b", "s", "n", "c", "k", "t")
-"""in the order of printing; n = s + k − 1, the image with its padding"""
 _POWERS = {"s": 4, "n": 4, "c": 4, "k": 6, "t": 2}
 """highest power looked for"""
 _WITH_LOGARITHM = ("s", "n", "c")
@@ -28,106 +31,20 @@ LARGEST_DENOMINATOR = 48
 """of a coefficient; what needs a larger one was no sum of monomials"""
 ROUNDED_DENOMINATOR = 4
 """to which coefficients are rounded where counts were"""
-_REFERENCE = {"b": 64, "s": 32, "n": 34, "c": 64, "k": 3, "t": 10}
-"""sizes at which terms are put in order, the largest first"""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """`symbol^exponent`, times `log₂ symbol` if `log`."""
+    """One that a term may have: `symbol^exponent`, times `log₂ symbol` if `log`."""
 
     symbol: str
     exponent: int
     log: bool = False
 
     def at(self, value: int) -> Fraction:
+        """The number where the symbol has this value."""
         power = Fraction(value**self.exponent)
         return power * _log2(value) if self.log else power
-
-
-@dataclass(frozen=True)
-class Term:
-    """A coefficient times factors of different symbols, in the order of `SYMBOLS`; those that are 1 are left out."""
-
-    coefficient: Fraction
-    factors: tuple[Factor, ...]
-
-    @property
-    def exponents(self) -> dict[str, int]:
-        """By symbol, without those that are 0."""
-        return {factor.symbol: factor.exponent for factor in self.factors if factor.exponent}
-
-    @property
-    def logs(self) -> tuple[str, ...]:
-        """The symbols whose logarithm to base 2 it has."""
-        return tuple(factor.symbol for factor in self.factors if factor.log)
-
-    def at(self, sizes: Sizes) -> Fraction:
-        return self.coefficient * _product(self.factors, sizes)
-
-    def times(self, factor: Factor) -> Term:
-        return Term(self.coefficient, tuple(sorted((factor, *self.factors), key=_order)))
-
-    def is_below(self, other: Term) -> bool:
-        """Whether the other grows at least as fast in every size, for 1 ≤ k ≤ s, logarithms being constants."""
-        own, others = _growth(self), _growth(other)
-        if own == others:
-            return set(self.logs) < set(other.logs)
-        return (
-            all(own[symbol] <= others[symbol] for symbol in ("b", "s", "c", "t"))
-            and own["s"] + own["k"] <= others["s"] + others["k"]
-        )
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A sum of terms, the largest first; of none, it is 0."""
-
-    terms: tuple[Term, ...]
-
-    @classmethod
-    def of(cls, terms: Sequence[Term]) -> Sum:
-        return cls(tuple(sorted(terms, key=lambda term: -abs(term.at(_REFERENCE)))))
-
-    def at(self, **sizes: int) -> Fraction:
-        """The number at sizes b, s, c, k, t; a Fraction of a float where a logarithm is no whole number."""
-        known = {**sizes, "n": sizes["s"] + sizes["k"] - 1}
-        return sum((term.at(known) for term in self.terms), Fraction(0))
-
-    def times(self, factor: Factor) -> Sum:
-        return Sum.of([term.times(factor) for term in self.terms])
-
-    @property
-    def leading(self) -> Sum:
-        """The terms that no other outgrows, n taken for s."""
-        kept = [term for term in self.terms if not any(term.is_below(other) for other in self.terms)]
-        return Sum.of(_merged([Term(term.coefficient, tuple(_unpadded(term))) for term in kept]))
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether it is written in n."""
-        return any(factor.symbol == "n" for term in self.terms for factor in term.factors)
-
-
-def _unpadded(term: Term) -> Iterator[Factor]:
-    for factor in term.factors:
-        yield Factor("s", factor.exponent, factor.log) if factor.symbol == "n" else factor
-
-
-def _merged(terms: Sequence[Term]) -> list[Term]:
-    totals: dict[tuple[Factor, ...], Fraction] = {}
-    for term in terms:
-        totals[term.factors] = totals.get(term.factors, Fraction(0)) + term.coefficient
-    return [Term(coefficient, factors) for factors, coefficient in totals.items() if coefficient]
-
-
-def _growth(term: Term) -> dict[str, int]:
-    found = {symbol: term.exponents.get(symbol, 0) for symbol in SYMBOLS}
-    return {**found, "s": found["s"] + found.pop("n")}
-
-
-def _order(factor: Factor) -> int:
-    return SYMBOLS.index(factor.symbol)
 
 
 def _log2(value: int) -> Fraction:
@@ -138,7 +55,7 @@ def _log2(value: int) -> Fraction:
 # ------------------------------------------------------------------------------------------------------------------ the fit
 
 
-def fit(observe: Observe, axes: Mapping[str, Sequence[int]], slack: int = 0) -> Sum | None:
+def fit(observe: Observe, axes: Mapping[str, Sequence[int]], slack: int = 0) -> sympy.Expr | None:
     """The sum that a count is over axes s (or n in its place), c, k and t; None if it is none that was looked for.
 
     `slack` is what a count may be off by, having been rounded; at 0 every value has to be met exactly. An axis of one value is
@@ -170,8 +87,12 @@ def fit(observe: Observe, axes: Mapping[str, Sequence[int]], slack: int = 0) -> 
         coefficients = _simplest(coefficients, rows, counts, slack)
     elif any(coefficient.denominator > LARGEST_DENOMINATOR for coefficient in coefficients):
         return None
-    pairs = [(coefficient, monomial) for coefficient, monomial in zip(coefficients, monomials) if coefficient]
-    return Sum.of([Term(coefficient, _proper(monomial)) for coefficient, monomial in pairs])
+    return sympy.Add(*map(_term, coefficients, monomials))
+
+
+def _term(coefficient: Fraction, factors: Sequence[Factor]) -> sympy.Expr:
+    powers = {factor.symbol: factor.exponent for factor in factors}
+    return theory.monomial(coefficient, powers, [factor.symbol for factor in factors if factor.log])
 
 
 def _simplest(
@@ -195,15 +116,14 @@ def _meets(
     return all(abs(found - count) <= slack for found, count in zip(fitted, counts))
 
 
-def power_law(observe: Observe, axes: Mapping[str, Sequence[int]]) -> Sum:
+def nearest_monomial(observe: Observe, axes: Mapping[str, Sequence[int]]) -> sympy.Expr:
     """One monomial near a count that is no such sum; its exponents are the slopes at the largest sizes, to whole numbers."""
     top = {symbol: max(values) for symbol, values in axes.items()}
     value = _observed(observe, top)
     factors = tuple(Factor(symbol, _slope(observe, top, symbol, values)) for symbol, values in axes.items())
     if not value:
-        return Sum(())
-    coefficient = Fraction(value / _product(factors, top)).limit_denominator(10**6)
-    return Sum.of([Term(coefficient, _proper(factors))])
+        return sympy.Integer(0)
+    return _term(Fraction(value / _product(factors, top)).limit_denominator(10**6), factors)
 
 
 def _slope(observe: Observe, top: Sizes, symbol: str, values: Sequence[int]) -> int:
@@ -238,10 +158,6 @@ def _nearest(symbol: str, values: Sequence[int], count: int) -> list[int]:
 
 def _product(factors: Sequence[Factor], point: Sizes) -> Fraction:
     return math.prod((factor.at(point[factor.symbol]) for factor in factors), start=Fraction(1))
-
-
-def _proper(factors: Sequence[Factor]) -> tuple[Factor, ...]:
-    return tuple(sorted((factor for factor in factors if factor.exponent or factor.log), key=_order))
 
 
 def _candidates(symbol: str) -> tuple[list[Factor], list[Factor]]:

@@ -1,71 +1,20 @@
-"""Theory for reading: Table 1 and the exact costs as text, as MathML and as the numbers of one case and phase."""
+"""Theory for reading: the methods, Table 1 and the exact costs as tables."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pandas as pd
 import sympy
 
-from lipbench import registry, theory
+from lipbench import notation, registry, theory
 from lipbench.layers.base import Method
+from lipbench.theory import HALVES, QUANTITIES
 
-HALVES = ("input", "parameters")
-QUANTITIES = ("macs", "memory")
-_SHORTHANDS = {"C": theory.C, "M": theory.M, "P": theory.P}
-_SYMBOL_ORDER = (*_SHORTHANDS, "b", "s", "c", "k", "t", "t1", "t2")
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SIZES = {theory.b, theory.s, theory.c, theory.k}
-
-
-# ---------------------------------------------------------------------------------------------------------------- reading
-
-
-def shortened(expression: sympy.Expr) -> sympy.Expr:
-    """The same sum with C, M or P in each term that Table 1 prints so: C and M times what has no sizes, P times a number."""
-    return sympy.Add(*(_shortened_term(term) for term in sympy.Add.make_args(sympy.expand(expression))))
-
-
-def _shortened_term(term: sympy.Expr) -> sympy.Expr:
-    for name, shorthand in _SHORTHANDS.items():
-        factor = term / shorthand
-        if not factor.free_symbols & _SIZES and (name != "P" or factor.is_number):
-            return factor * sympy.Symbol(name)
-    return term
-
-
-def text(expression: sympy.Expr) -> str:
-    """A polynomial as `published/complexity.csv` writes it, in its order of symbols and terms; `theory.parse` reads it."""
-    terms = [_term_text(term) for term in sorted(sympy.Add.make_args(expression), key=_term_order)]
-    return " + ".join(terms).replace("+ -", "- ")
-
-
-def _term_order(term: sympy.Expr) -> tuple[bool, int, str]:
-    is_short = bool({str(symbol) for symbol in term.free_symbols} & set(_SHORTHANDS))
-    return not is_short, theory.exponent(term, theory.k), str(term)
-
-
-def _term_text(term: sympy.Expr) -> str:
-    coefficient, rest = term.as_coeff_Mul()
-    factors = sorted(sympy.Mul.make_args(rest), key=_factor_order)
-    written = "*".join(f"({factor})" if factor.is_Add else str(factor) for factor in factors).replace("**", "^")
-    if coefficient == 1:
-        return written
-    return f"-{written}" if coefficient == -1 else str(coefficient) if rest == 1 else f"{coefficient}*{written}"
-
-
-def _factor_order(factor: sympy.Expr) -> tuple[bool, int, str]:
-    base = factor.as_base_exp()[0]
-    name = str(base)
-    return not base.is_Symbol, _SYMBOL_ORDER.index(name) if name in _SYMBOL_ORDER else 0, name
-
-
-def mathml(expression: sympy.Expr) -> str:
-    """A formula as presentation MathML; of one that differs for k = 1, the branch for k > 1, which says so."""
-    general = expression.replace(sympy.Piecewise, lambda first, *others: first[0])
-    written = str(sympy.mathml(general, printer="presentation"))
-    return written if general == expression else f"<mrow>{written}<mtext>, k > 1</mtext></mrow>".replace(" > ", " &gt; ")
+LEGEND = (
+    f"{notation.LEGEND}.",
+    "published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.",
+)
 
 
 def methods_table() -> pd.DataFrame:
@@ -88,12 +37,6 @@ def _iterations(method: Method) -> str:
     return "; in evaluation ".join(filter(None, (training, evaluation)))
 
 
-def in_print(formula: str) -> str:
-    """A formula of `complexity_table` for reading: `b*s^2*(k - 1)` as `b s² (k − 1)`."""
-    raised = re.sub(r"\^(\d+)", lambda found: found[1].translate(_SUPERSCRIPTS), formula)
-    return raised.replace("*", " ").replace("-", "−")
-
-
 def complexity_table() -> pd.DataFrame:
     """One row per method, half and quantity: published leading terms and exact count, as text and MathML, and exponents.
 
@@ -108,15 +51,21 @@ def complexity_table() -> pd.DataFrame:
 def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict[str, object]:
     published = None if method.published is None else getattr(getattr(method.published, half), quantity)
     exact = sympy.sympify(getattr(getattr(method.exact, half), quantity))
-    short = None if published is None else shortened(published)
     leading = exact if published is None else published
     return {
         "method": name, "title": method.title, "half": half, "quantity": quantity,
         "operations": method.published_operations[HALVES.index(half)],
-        "published": "" if short is None else text(short), "published_mathml": "" if short is None else mathml(short),
-        "exact": str(exact).replace("**", "^"), "exact_mathml": mathml(exact),
+        "published": "" if published is None else notation.csv(published),
+        "published_mathml": "" if published is None else notation.mathml(notation.shortened(published)),
+        "exact": notation.plain(exact), "exact_mathml": notation.mathml(exact),
         **{f"exponent_{symbol}": theory.exponent(leading, theory.SYMBOLS[symbol]) for symbol in "cksb"},
     }  # fmt: skip
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """`complexity_table` for a terminal."""
+    printed = table.assign(published=table["published"].map(notation.text), exact=table["exact"].map(notation.text))
+    return printed[["title", "half", "quantity", "operations", "published", "exact"]]
 
 
 def published_layout(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,14 +12,10 @@ SCHEMA = 3
 """1: a round has one status; the first has memory, MACs and certificate. 2: a status for each part, examinations apart.
 3: a warning has a kind and phases; before, it was its text alone."""
 
-STATUSES = (
-    "ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped", "predicted",
-)  # fmt: skip
-HARMLESS = ("ok", "skipped", "unsupported", "predicted")
+STATUSES = ("ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped")
+HARMLESS = ("ok", "skipped", "unsupported")
 """Statuses that do not make a run a failed one."""
-BY_SEVERITY = (
-    "ok", "predicted", "skipped", "unsupported", "not_lipschitz", "nan", "timeout", "out_of_memory", "raised", "crashed",
-)  # fmt: skip
+BY_SEVERITY = ("ok", "skipped", "unsupported", "not_lipschitz", "nan", "timeout", "out_of_memory", "raised", "crashed")
 """Of several statuses, that of the whole is the last in this order."""
 
 

@@ -87,7 +87,7 @@ def panels(plot: Plot, rows: pd.DataFrame, labels: Mapping[str, str], looks: Map
     result = []
     for place, (key, group) in enumerate(chosen):
         same = keyed[keyed["panel"] == key]
-        failed = same[~same["status"].isin(["ok", "predicted"])]
+        failed = same[same["status"] != "ok"]
         missing = [f"{labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
         caption = ("Networks: " if bool(group["network"].iloc[0]) else "") + common_conditions(group)
         caption += ", compiled" if bool(group["compiled"].iloc[0]) else ""

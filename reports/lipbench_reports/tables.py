@@ -199,7 +199,7 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
 
     One column more, `failed`: the phases that did, as a text; "" for the case as a whole, and for what is no phase.
     """
-    failed = rows[~rows["status"].isin(["ok", "predicted", ""])]  # "": it has not run yet
+    failed = rows[~rows["status"].isin(["ok", ""])]  # "": it has not run yet
     keys = ["series", "shape", "status"]
     phases = failed[failed["phase"] != ""].groupby(keys)["phase"].agg(lambda names: ", ".join(dict.fromkeys(names)))
     first = failed.drop_duplicates(keys)
