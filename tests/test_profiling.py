@@ -16,7 +16,7 @@ from lipbench.run.profiling import LimitOptions, Options
 from lipbench.store import records
 from lipbench.store.rounds import Part, Record, Round, summed_up
 
-SIZES: dict[str, Any] = {"channels": (2,), "image_sizes": (4,), "batch_sizes": (2,), "threads": 1}
+SIZES: dict[str, Any] = {"channels": (2,), "image_sizes": (4,), "batch_sizes": (2,), "conditions": {"threads": (1,)}}
 
 
 class Answers:

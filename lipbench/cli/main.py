@@ -230,9 +230,12 @@ def predict(
     """Say how much memory training and inference will take, from shapes alone: nothing is computed. Does it fit?"""
     from lipbench.cli import terminal
     from lipbench.predict import memory as predict
-    from lipbench.run.plan import Request, plan
+    from lipbench.run.plan import Request, conditions, plan
 
-    request = Request(preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype)
+    request = Request(
+        preset=preset, methods=method, implementations=implementation, channels=channels, image_sizes=image_size,
+        kernel_sizes=kernel_size, batch_sizes=batch_size, networks=network, conditions=conditions(dtype=dtype),
+    )  # fmt: skip
     frame, problems = predict.table(plan(request, str(device)), memory)
     if format is TableFormat.csv:
         frame.to_csv(sys.stdout, index=False)
@@ -286,11 +289,15 @@ def profile(
     """Measure methods over shapes, each case in fresh processes, and keep the records in a run directory."""
     from lipbench.cli import progress
     from lipbench.run import profiling
-    from lipbench.run.plan import Request
+    from lipbench.run.plan import Request, conditions
 
     request = Request(
-        preset, method, implementation, channels, image_size, kernel_size, batch_size, network, dtype, precision, threads,
-        (False, True) if compile else None,
+        preset=preset, methods=method, implementations=implementation, channels=channels, image_sizes=image_size,
+        kernel_sizes=kernel_size, batch_sizes=batch_size, networks=network,
+        conditions=conditions(
+            dtype=dtype, precision=precision, threads=None if threads is None else (threads,),
+            compile=(False, True) if compile else None,
+        ),
     )  # fmt: skip
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(
