@@ -17,7 +17,6 @@ DTYPES = ("float32", "float64")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 """tf32x3 is one of Triton kernels alone: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
-RECOMPUTE = ("off", "on")
 TRITON = "triton"
 """the implementation whose kernels need a CUDA device"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
@@ -139,7 +138,6 @@ CONDITIONS = (
     Condition("threads", "t{}", "threads", short="{} threads", words="{} threads", affects_memory=False),
     Condition("seed", "seed{}", affects_memory=False),
     Condition("compile", "compiled", "compiled", label="compiled"),
-    Condition("recompute", "recompute-{}", "recompute", RECOMPUTE, label="recompute {}", always_exported=False),
 )
 """Everything that a case has beside its spec and its batch size. The batch size is a size, like channels and image size: a case
 grows with it, so that it orders cases and gives presets their shape. To add a condition takes an entry here and a field of
@@ -159,8 +157,6 @@ class Case:
     seed: int = 0
     compile: bool = False
     """whether `torch.compile` is used; records from before it was an axis are read as without"""
-    recompute: str = "off"
-    """whether activations are computed again in the backward pass instead of being kept"""
 
     def __post_init__(self) -> None:
         _require_positive(batch_size=self.batch_size, threads=self.threads)
