@@ -6,6 +6,7 @@ Nothing here imports torch, so that listing, planning and reading runs stay quic
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,9 +97,56 @@ class NetworkSpec:
         return f"{self.method}-{self.implementation}-convnet{self.size}-s{self.image_size}-k{self.kernel_size}"
 
 
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a case: how it is written in ids, exports and reports. `CONDITIONS` has all of them."""
+
+    name: str
+    """the field of `Case`, which also has the default"""
+    slug: str
+    """format of the value in case ids; a condition with a label is written there only where it is not the default"""
+    column: str = ""
+    """name of the column in exports; "" for none"""
+    choices: tuple[str, ...] = ()
+    """the values that it may have; empty where any will do"""
+    label: str = ""
+    """format of a value other than the default in the names of series: cases with it are a series of their own, and are planned
+    beside those without it. "" for a condition that tells shapes apart, such as the dtype"""
+    short: str = "{}"
+    """format of the value where shapes are told apart, as in "64 ch, 2 threads"; not of one with a label"""
+    words: str = "{}"
+    """format of the value in a sentence about all cases, as in "64 channels, on cpu"; not of one with a label"""
+    affects_memory: bool = True
+    """whether a case may fit into memory under one value and not under another"""
+    always_exported: bool = True
+    """False: the column is left out of the export of a run in which all cases have the default"""
+
+    @property
+    def default(self) -> Any:
+        return Case.__dataclass_fields__[self.name].default
+
+    @property
+    def kind(self) -> str:
+        """The column's type in data frames."""
+        return {str: "str", int: "Int64", bool: "boolean"}[type(self.default)]
+
+
+CONDITIONS = (
+    Condition("dtype", "{}", "dtype", DTYPES),
+    Condition("precision", "{}", "precision", PRECISIONS, words="{} precision"),
+    Condition("device", "{}", "device", DEVICES, words="on {}"),
+    Condition("threads", "t{}", "threads", short="{} threads", words="{} threads", affects_memory=False),
+    Condition("seed", "seed{}", affects_memory=False),
+    Condition("compile", "compiled", "compiled", label="compiled"),
+)
+"""Everything that a case has beside its spec and its batch size. The batch size is a size, like channels and image size: a case
+grows with it, so that it orders cases and gives presets their shape. To add a condition takes an entry here and a field of
+`Case`."""
+
+
 @dataclass(frozen=True, order=True)
 class Case:
-    """A layer or network and the conditions it is measured under. Two equal cases mean the same measurement."""
+    """A layer or network, its batch size, and the conditions it is measured under. Equal cases mean the same measurement."""
 
     spec: LayerSpec | NetworkSpec
     batch_size: int
@@ -112,16 +160,23 @@ class Case:
 
     def __post_init__(self) -> None:
         _require_positive(batch_size=self.batch_size, threads=self.threads)
-        _require_choice("dtype", self.dtype, DTYPES)
-        _require_choice("precision", self.precision, PRECISIONS)
-        _require_choice("device", self.device, DEVICES)
+        for condition, value in self.conditions().items():
+            if condition.choices:
+                _require_choice(condition.name, value, condition.choices)
+
+    def conditions(self) -> Mapping[Condition, Any]:
+        """The value of each condition, in the order of `CONDITIONS`."""
+        return {condition: getattr(self, condition.name) for condition in CONDITIONS}
 
     @property
     def id(self) -> str:
         """Readable slug, the same on every machine; the stem of the record's file name."""
-        conditions = f"b{self.batch_size}-{self.dtype}-{self.precision}-{self.device}-t{self.threads}-seed{self.seed}"
-        compiled = "-compiled" if self.compile else ""
-        return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.spec.slug}-{conditions}{compiled}")
+        written = [
+            condition.slug.format(value)
+            for condition, value in self.conditions().items()
+            if not condition.label or value != condition.default
+        ]
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join([self.spec.slug, f"b{self.batch_size}", *written]))
 
 
 def to_dict(case: Case) -> dict[str, Any]:

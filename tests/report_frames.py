@@ -11,7 +11,11 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 from lipbench_reports import html
+from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_texts, with_columns
+
+from lipbench.analysis import document
+from lipbench.analysis.rows import COLUMNS
 
 METHODS = {
     "standard": ("Standard", 1.0, 0.0, 1.0), "aol": ("AOL", 1.0, 0.9, 1.05), "bcop": ("BCOP", 1.0, 6.0, 1.6),
@@ -157,10 +161,15 @@ def tables(rows: pd.DataFrame, **changed: Any) -> Tables:
         {"method": name, "title": METHODS[name][0], "source": f"Source of {METHODS[name][0]}", "linear": True,
          "orthogonal": name == "soc", "lipschitz": name != "standard"} for name in METHODS
     ])  # fmt: skip
-    values = {"title": "Synthetic run", "rows": rows, "methods": methods, "complexity": complexity(), "exponents": exponents(),
-              "published": PUBLISHED, "run": RUN, "certificates": certificates(rows), "warnings": warnings(rows),
+    values = {"title": "Synthetic run", "rows": rows, "columns": COLUMNS, "conditions": document.conditions(),
+              "methods": methods, "complexity": complexity(), "exponents": exponents(), "published": PUBLISHED, "run": RUN,
+              "certificates": certificates(rows), "warnings": warnings(rows),
               "fitted": fitted(), "predicted": predicted(rows)}  # fmt: skip
     return Tables(**values | changed)  # type: ignore[arg-type]
+
+
+def ready(rows: pd.DataFrame, **changed: Any) -> Prepared:
+    return prepare(tables(rows, **changed))
 
 
 def quick() -> pd.DataFrame:

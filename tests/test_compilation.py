@@ -9,8 +9,7 @@ import pandas as pd
 from lipbench_reports.compilation import verdict
 from lipbench_reports.costs import costs
 from lipbench_reports.html import render
-from lipbench_reports.tables import prepare
-from report_frames import Page, compiled, quick, tables
+from report_frames import Page, compiled, quick, ready, tables
 
 
 def cells(document: str, section: str) -> list[list[str]]:
@@ -40,11 +39,21 @@ def test_what_compiling_changes_stands_in_a_section_of_its_own() -> None:
     assert 'id="compile"' not in render(tables(quick()))
 
 
+def test_what_was_compiled_at_few_shapes_does_not_choose_the_shape_that_all_is_shown_at() -> None:
+    rows = compiled().query("not compiled or channels == 16")
+    assert ready(rows).shape == "64 ch"
+    assert len(cells(render(tables(rows)), "compile")) == 1 + 3, "all pairs, though none is at that shape"
+
+
 def test_compiled_and_uncompiled_rows_never_meet_in_a_ranking() -> None:
     rows = compiled()
-    found = costs(prepare(rows), tables(rows).methods)
-    alone = costs(prepare(rows[~rows["compiled"]]), tables(rows).methods)
-    assert (found.series, found.comparisons) == (alone.series, alone.comparisons)
+    found = costs(ready(rows))
+    alone = costs(ready(rows[~rows["compiled"]]))
+    assert [one.columns for one in found.series] == [one.columns for one in alone.series]
+    for one, other in zip(found.series, alone.series):
+        assert {measure: found.of(measure, one) for measure in found.comparisons} == {
+            measure: alone.of(measure, other) for measure in alone.comparisons
+        }
     document = render(tables(rows))
     assert "Scores of AOL" in document
     assert "Scores of AOL · compiled" not in document
@@ -67,18 +76,19 @@ def test_doubtful_pairs_are_marked_and_say_nothing() -> None:
 def test_what_was_compiled_at_one_shape_alone_says_nothing_beside_the_others() -> None:
     rows = compiled()
     soc = rows[(rows["method"] == "soc") & (rows["channels"] > 16)].index
-    said = verdict(prepare(rows.drop(soc)), {key: key for key in prepare(rows)["series"]})
-    assert "a training step takes from 0.5 (aol|paper) to 1 (standard|paper) times" in said[0]
-    unwatched = prepare(rows.assign(contended=None))
-    assert verdict(unwatched, {key: key for key in unwatched["series"]}) == []
+    said = verdict(ready(rows.drop(soc)))
+    assert "a training step takes from 0.5 (AOL) to 1 (Standard) times" in said[0]
+    assert verdict(ready(rows.assign(contended=None))) == []
 
 
 def test_interpreted_times_rank_nowhere_are_not_drawn_and_are_marked() -> None:
     rows = pd.concat([quick(), quick().query("method == 'aol'").assign(
         implementation="triton", interpreted=True, median_s=1e-9, peak_memory_bytes=1.0)])  # fmt: skip
-    found = costs(prepare(rows), tables(rows).methods)
+    found = costs(ready(rows))
+    interpreted = {one.key for one in found.series if one.columns["interpreted"]}
+    assert len(interpreted) == 1
     for comparison in found.comparisons.values():
-        assert not any("interpreted" in key for key in comparison.entries or {})
+        assert interpreted.isdisjoint(comparison.entries or {})
     document = render(tables(rows))
     label = "AOL · triton · interpreted"
     assert f"Scores of {label}" not in document

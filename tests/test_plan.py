@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lipbench import cases
-from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench.cases import CONDITIONS, PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
 from lipbench.cores import usable_cores
 from lipbench.errors import LipbenchError
-from lipbench.run.plan import Request, plan
+from lipbench.run.plan import Request, conditions, plan
 
 
 def shapes(request: Request) -> list[tuple[int, int, int]]:
@@ -50,7 +50,8 @@ def test_axes_replace_those_of_the_preset() -> None:
 
 
 def test_conditions_multiply_and_each_case_comes_once() -> None:
-    request = Request(methods=("aol", "aol"), channels=(4,), batch_sizes=(1, 2), dtypes=("float32", "float64"), threads=3)
+    request = Request(methods=("aol", "aol"), channels=(4,), batch_sizes=(1, 2),
+                      conditions={"dtype": ("float32", "float64"), "threads": (3,)})  # fmt: skip
     found = plan(request, "cuda")
     assert [(case.batch_size, case.dtype) for case in found] == [(1, "float32"), (1, "float64"), (2, "float32"), (2, "float64")]
     assert {(case.device, case.threads) for case in found} == {("cuda", 3)}
@@ -81,7 +82,7 @@ def test_layers_of_others_have_one_implementation() -> None:
     "request_",
     [
         Request(preset="huge"), Request(kernel_sizes=(2,)), Request(channels=(0,)), Request(networks=("XXL",)),
-        Request(networks=("XS",), kernel_sizes=(-1,)),
+        Request(networks=("XS",), kernel_sizes=(-1,)), Request(conditions={"weather": ("fair",)}),
     ],
 )  # fmt: skip
 def test_what_no_case_can_have_is_an_error(request_: Request) -> None:
@@ -97,14 +98,29 @@ def test_threads_respect_the_quota_of_a_container(tmp_path: Path, text: str, mos
 
 
 def test_compiled_cases_stand_beside_uncompiled_ones() -> None:
-    found = plan(
-        Request(methods=("aol", "soc"), channels=(4,), image_sizes=(8,), kernel_sizes=(3,), compiled=(False, True)), "cpu"
-    )
+    sizes = {"channels": (4,), "image_sizes": (8,), "kernel_sizes": (3,)}
+    found = plan(Request(methods=("aol", "soc"), **sizes, conditions={"compile": (False, True)}), "cpu")
     assert [(case.spec.method, case.compile) for case in found] == [
         ("aol", False), ("aol", True), ("soc", False), ("soc", True),
     ]  # fmt: skip
     assert [case.id.endswith("-compiled") for case in found] == [False, True] * 2
     assert not any(case.compile for case in plan(Request(methods=("aol",)), "cpu"))
+
+
+def test_every_condition_of_a_case_is_named_once_with_all_that_is_written_of_it() -> None:
+    fields = [name for name in Case.__dataclass_fields__ if name not in ("spec", "batch_size")]
+    assert [condition.name for condition in CONDITIONS] == fields
+    case = Case(LayerSpec("aol", 4, 8), 2)
+    assert case.conditions() == {condition: condition.default for condition in CONDITIONS}
+    assert case.id == "aol-paper-c4-s8-k3-b2-float32-ieee-cpu-t1-seed0"
+    other = Case(LayerSpec("aol", 4, 8), 2, "float64", "tf32", "cuda", 3, 5, compile=True)
+    assert other.id == "aol-paper-c4-s8-k3-b2-float64-tf32-cuda-t3-seed5-compiled"
+
+
+def test_a_request_holds_the_conditions_that_were_asked_for() -> None:
+    assert Request(conditions=conditions(dtype=None, compile=None)) == Request()
+    assert not Request(conditions=conditions(dtype=("float64",))).names_cases
+    assert Request(conditions=conditions(dtype=("float64",))) != Request()
 
 
 def test_cases_from_before_compiling_was_an_axis_are_read_as_uncompiled() -> None:

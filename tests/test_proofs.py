@@ -13,10 +13,10 @@ from lipbench_reports import agreement
 from lipbench_reports import certificates as certificate_tables
 from lipbench_reports.against_theory import Formulas
 from lipbench_reports.cells import Table, power_of_ten
-from lipbench_reports.costs import costs
+from lipbench_reports.costs import Costs, costs
 from lipbench_reports.html import render
-from lipbench_reports.tables import prepare
-from report_frames import METHODS, Page, complexity, fitted, predicted, quick, tables, troubled
+from lipbench_reports.prepared import prepare
+from report_frames import METHODS, Page, complexity, quick, ready, tables, troubled
 
 from lipbench.analysis.rows import certificate_rows, measured_rows
 from lipbench.store.records import Run
@@ -29,9 +29,14 @@ def document() -> str:
     return render(tables(troubled()))
 
 
+def excluded(found: Costs) -> set[str]:
+    """Methods that are not ranked because they break their promise."""
+    return {one.method for one in found.series if one.key in found.excluded}
+
+
 def test_the_yardstick_shows_its_constant_and_is_not_called_a_failure(document: str) -> None:
     rows = troubled()
-    assert "standard|paper" not in costs(prepare(rows), tables(rows).methods).excluded
+    assert "standard" not in excluded(costs(ready(rows)))
     text = Page(document).text
     assert "1.3700 ○ exact" in text
     assert "makes no claim to be 1-Lipschitz" in text
@@ -41,8 +46,7 @@ def test_an_upper_bound_above_1_bars_nobody_and_a_lower_bound_does() -> None:
     rows = quick()
     rows.loc[rows["method"] == "aol", ["certificate", "certificate_kind"]] = [1.3, "upper bound"]
     rows.loc[rows["method"] == "sll", ["certificate", "certificate_kind"]] = [1.3, "lower bound"]
-    found = costs(prepare(rows), tables(rows).methods)
-    assert set(found.excluded) == {"sll|paper"}
+    assert excluded(costs(ready(rows))) == {"sll"}
     text = Page(render(tables(rows))).text
     assert "≤ 1.3000 upper bound" in text
     assert "≥ 1.3000 ✗ lower bound" in text
@@ -68,13 +72,8 @@ def test_the_smallest_singular_value_is_that_of_orthogonal_methods() -> None:
 
 
 def certificates_of(rows: pd.DataFrame) -> Table:
-    given = tables(rows)
-    ready = prepare(rows)
-    found = costs(ready, given.methods)
-    bounds = certificate_tables.orthogonal_only(
-        certificate_tables.prepare(given.certificates, ready), given.methods, "smallest"
-    )
-    table = certificate_tables.quoted_table(bounds, {one.key: one.label for one in found.series}, found.yardsticks)
+    found = ready(rows)
+    table = certificate_tables.quoted_table(found, costs(found).yardsticks)
     assert table is not None
     return table
 
@@ -100,19 +99,18 @@ def test_three_counts_agree_or_their_difference_is_marked() -> None:
     rows = quick()
     cayley = (rows["method"] == "cayley") & (rows["phase"] == "forward")
     rows.loc[cayley, "fvcore_macs"] = rows.loc[cayley, "macs"] * 0.9
-    at = prepare(rows[rows["channels"] == 64])
-    table = agreement.counts(at, {key: key for key in at["series"]})
+    table = agreement.counts(ready(rows[rows["channels"] == 64]))
     assert table is not None
     titles = [column.title for column in table.columns]
     differences = {(row[0].text, row[1].text): row[titles.index("Largest difference")] for row in table.rows}
-    assert differences["aol|paper", "forward"].text == "0 %"
-    assert (differences["cayley|paper", "forward"].text, differences["cayley|paper", "forward"].mark) == ("10 %", "residual")
-    assert differences["aol|paper", "backward"].text == "–", "a count alone agrees with nothing"
-    assert table.notes == ["Not counted by fvcore in lot|paper: prim::PythonOp.Frozen."]
+    assert differences["AOL", "forward"].text == "0 %"
+    assert (differences["Cayley", "forward"].text, differences["Cayley", "forward"].mark) == ("10 %", "residual")
+    assert differences["AOL", "backward"].text == "–", "a count alone agrees with nothing"
+    assert table.notes == ["Not counted by fvcore in LOT: prim::PythonOp.Frozen."]
 
 
 def test_paper_exact_and_fitted_stand_under_each_other(document: str) -> None:
-    formulas = agreement.formulas(fitted(), Formulas(complexity()), "macs", {"aol|paper": "AOL"})
+    formulas = agreement.formulas(ready(quick().query("method == 'aol'")), Formulas(complexity()), "macs")
     assert formulas is not None
     first = [row for row in formulas.rows if (row[0].text, row[1].text) == ("AOL", "input")]
     assert [row[2].text for row in first] == ["Table\u00a01", "exact", "fitted"]
@@ -126,20 +124,19 @@ def test_paper_exact_and_fitted_stand_under_each_other(document: str) -> None:
 def test_a_layer_that_could_not_be_fitted_is_a_row_with_its_reason() -> None:
     lost = pd.DataFrame([{"method": "p:L", "title": "L", "half": "input", "quantity": "macs", "fitted": "", "fitted_mathml": "",
                           "residual": np.nan, "note": "cannot load the layer: got 'p:L'"}])  # fmt: skip
-    table = agreement.formulas(lost, Formulas(complexity()), "macs", {})
+    table = agreement.formulas(ready(pd.DataFrame(), fitted=lost), Formulas(complexity()), "macs")
     assert table is not None
     assert [cell.text for cell in table.rows[0]] == ["L", "input", "fitted", "–", "cannot load the layer: got 'p:L'"]
 
 
 def test_predicted_peaks_stand_beside_measured_ones() -> None:
-    rows = prepare(quick())
-    table = agreement.peaks(rows, predicted(quick()), {key: key for key in rows["series"]}, "Peaks")
+    table = agreement.peaks(ready(quick()), "Peaks")
     assert table is not None
     differences = {
         row[0].text: [cell for cell, column in zip(row, table.columns) if column.title == "Difference"] for row in table.rows
     }
-    assert [(cell.text, cell.mark) for cell in differences["aol|paper"]] == [("+1.00 %", "")] * 2
-    assert [(cell.text, cell.mark) for cell in differences["cayley|paper"]] == [("+10.00 %", "residual")] * 2
+    assert [(cell.text, cell.mark) for cell in differences["AOL"]] == [("+1.00 %", "")] * 2
+    assert [(cell.text, cell.mark) for cell in differences["Cayley"]] == [("+10.00 %", "residual")] * 2
 
 
 def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certificates(tmp_path: Path) -> None:
@@ -151,10 +148,11 @@ def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certif
     run = Run(tmp_path, RunPlan(), (*found, *broken))
     rows = measured_rows(run)
     given = tables(rows, certificates=certificate_rows(run), fitted=pd.DataFrame())
-    costed = costs(prepare(rows), given.methods)
+    costed = costs(prepare(given))
+    (cpl,) = (one.key for one in costed.series if one.method == "cpl")
     for measure, comparison in costed.comparisons.items():
         assert {one.method for one, _ in costed.ranking(measure)} <= {"aol", "soc"}
-        assert "cpl|paper" not in (comparison.entries or {})
+        assert cpl not in (comparison.entries or {})
     document = render(given)
     text = Page(document).text
     assert "Scores of AOL" in document

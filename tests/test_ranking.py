@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.html import render
-from lipbench_reports.tables import prepare
-from report_frames import CHANNELS, Page, quick, tables, warnings, words
+from report_frames import CHANNELS, Page, quick, ready, tables, warnings, words
 
 
 def with_ratios(**ratios: Sequence[float]) -> pd.DataFrame:
@@ -28,7 +27,7 @@ def with_ratios(**ratios: Sequence[float]) -> pd.DataFrame:
 
 
 def costed(rows: pd.DataFrame) -> Costs:
-    return costs(prepare(rows), tables(rows).methods)
+    return costs(ready(rows))
 
 
 def ranking(found: Costs, measure: str = "training step") -> dict[str, float]:

@@ -17,8 +17,10 @@ from lipbench_reports.costs import costs
 from lipbench_reports.figures import apart
 from lipbench_reports.html import render
 from lipbench_reports.look import DARK, LIGHT
-from lipbench_reports.tables import Tables, prepare, with_columns
-from report_frames import CHANNELS, METHODS, Page, compiled, failed_row, quick, tables, troubled
+from lipbench_reports.tables import Condition, Tables, with_columns
+from report_frames import CHANNELS, METHODS, Page, compiled, failed_row, quick, ready, tables, troubled
+
+from lipbench.analysis.rows import COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +95,12 @@ def test_relative_costs_are_geometric_means_over_common_shapes() -> None:
     factors = dict(zip(CHANNELS, (2.0, 4.0, 8.0)))
     standard = (rows["method"] == "standard") & (rows["phase"] == "step")
     rows.loc[standard, "median_s"] = [1 / factors[channels] for channels in rows.loc[standard, "channels"]]
-    found = costs(prepare(rows), tables(rows).methods)
+    found = costs(ready(rows))
     aol = next(one for one in found.series if one.method == "aol")
     assert found.of("training step", aol).ratio == pytest.approx(4.0)
     assert found.score("training step", aol) == pytest.approx(3.0)
     fewer = rows[~((rows["method"] == "aol") & (rows["channels"] == 64))]
-    relative = costs(prepare(fewer), tables(rows).methods).of("training step", aol)
+    relative = costs(ready(fewer)).of("training step", aol)
     assert (relative.ratio, relative.shapes) == (pytest.approx(8**0.5), 2)
 
 
@@ -106,12 +108,13 @@ def test_contended_times_rank_nowhere_and_are_shown_without_where_others_exist()
     rows = quick()
     rows.loc[(rows["method"] == "aol"), "contended"] = True
     rows.loc[(rows["method"] == "soc") & (rows["channels"] == 64), ["contended", "median_s"]] = [True, 1e3]
-    found = costs(prepare(rows), tables(rows).methods)
+    found = costs(ready(rows))
     ranked = {one.method: entry for one, entry in found.ranking("training step")}
     assert {"aol", "soc"}.isdisjoint(ranked)
-    assert found.comparisons["training step"].left_out == {
-        "aol|paper": "undisturbed at 0 of 3 shapes",
-        "soc|paper": "undisturbed at 2 of 3 shapes",
+    left_out = found.comparisons["training step"].left_out or {}
+    assert {one.method: left_out[one.key] for one in found.series if one.key in left_out} == {
+        "aol": "undisturbed at 0 of 3 shapes",
+        "soc": "undisturbed at 2 of 3 shapes",
     }
     soc = found.of("training step", next(one for one in found.series if one.method == "soc"))
     assert (soc.shapes, soc.mark) == (2, "partial")
@@ -130,7 +133,7 @@ def test_methods_that_fail_their_certificate_are_in_no_ranking_and_no_radar() ->
     rows = quick()
     rows.loc[rows["method"] == "aol", "certificate"] = 1.02
     rows.loc[rows["method"] == "lot", "certificate"] = 1.00001
-    found = costs(prepare(rows), tables(rows).methods)
+    found = costs(ready(rows))
     for measure in found.comparisons:
         assert {"aol", "standard"}.isdisjoint(one.method for one, _ in found.ranking(measure))
         assert "lot" in {one.method for one, _ in found.ranking(measure)}
@@ -177,9 +180,31 @@ def test_odd_runs_give_a_whole_document(rows: pd.DataFrame) -> None:
 
 def test_empty_frames_everywhere() -> None:
     empty = pd.DataFrame()
-    text = Page(render(Tables("Empty", empty, empty, empty, empty, empty))).text
+    text = Page(render(Tables("Empty", empty, COLUMNS, (), empty, empty, empty, empty))).text
     assert "The run holds no case." in text
     assert "Nothing was recorded." in text
+
+
+def test_a_condition_is_data_and_shows_in_labels_shapes_and_panels() -> None:
+    """One that this package has never heard of: it makes a series if it has a label, and a shape if it has none."""
+    unusual = quick().query("method == 'aol'").assign(recipe="late", weather="rain", case="another")
+    rows = pd.concat([quick(), unusual], ignore_index=True)
+    labelled, plain = Condition("recipe", "early", "recipe {}"), Condition("weather", short="in {}")
+    columns = {**COLUMNS, "recipe": "str", "weather": "str"}
+    given = tables(rows, columns=columns, conditions=(labelled, plain))
+    found = ready(rows, columns=columns, conditions=(labelled, plain))
+    assert [one.label for one in found.series if one.method == "aol"] == ["AOL", "AOL · recipe late"]
+    assert found.rows.loc[found.rows["recipe"] == "late", "shape"].unique().tolist() == [f"{c} ch, in rain" for c in CHANNELS]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", render(given))
+    assert sum(caption.endswith(", rain, recipe late") for caption in captions) == 4
+
+
+def test_series_are_told_apart_by_columns_whatever_their_names_hold() -> None:
+    one = quick().query("method == 'aol'")
+    rows = pd.concat([one.assign(method="a|b"), one.assign(method="a", implementation="b|paper")])
+    found = ready(rows)
+    assert [(series.method, series.implementation) for series in found.series] == [("a", "b|paper"), ("a|b", "paper")]
+    assert len(found.cases) == 2 * len(CHANNELS)
 
 
 def test_hostile_text_is_shown_as_text() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,11 @@ import pytest
 from lipbench_reports import against_theory, agreement, measurements
 from lipbench_reports.cells import Table, digits
 from lipbench_reports.html import render
-from lipbench_reports.tables import prepare
-from report_frames import Page, complexity, exponents, fitted, predicted, quick, tables, words
+from report_frames import Page, complexity, exponents, fitted, predicted, quick, ready, tables, words
 
 
 def few(**changed: Any) -> pd.DataFrame:
     return quick().query("method in ('standard', 'aol')").reset_index(drop=True).assign(**changed)
-
-
-def prepared(rows: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, str]]:
-    ready = prepare(rows)
-    return ready, {key: key for key in ready["series"]}
 
 
 def units(table: Table | None, *titles: str) -> set[str]:
@@ -33,29 +26,29 @@ def units(table: Table | None, *titles: str) -> set[str]:
 
 
 def test_what_is_to_be_compared_has_one_unit() -> None:
-    rows, labels = prepared(few())
-    rows["published_macs"], rows["published_convention_macs"] = 1e3, 1e12
+    rows = few(published_macs=1e3, published_convention_macs=1e12)
     rows.loc[rows["phase"] == "inference", ["median_s", "peak_memory_bytes"]] = [3e-6, 20.0]
+    found = ready(rows, predicted=predicted(few()))
     formulas = against_theory.Formulas(complexity())
     counted = ("Table 1, number", "Exact, number", "Counted")
-    assert len(units(against_theory.macs(rows, formulas, labels, ""), *counted)) == 1
+    assert len(units(against_theory.macs(found, formulas, ""), *counted)) == 1
     halves = ("Counted, input half", "Counted, parameter half")
-    assert len(units(against_theory.elements(rows, formulas, labels, ""), *counted, *halves)) == 1
+    assert len(units(against_theory.elements(found, formulas, ""), *counted, *halves)) == 1
     sums = ("PyTorch’s counter", "fvcore", "Closed form", "Counted as the paper does", "Table 1, leading terms")
-    assert len(units(agreement.counts(rows, labels), *sums)) == 1
+    assert len(units(agreement.counts(found), *sums)) == 1
     both = [f"{phase}, {what}" for phase in ("Training step", "Inference") for what in ("predicted", "measured")]
-    assert len(units(agreement.peaks(rows, predicted(few()), labels, ""), *both)) == 1
-    plain = measurements.plain_numbers(rows, labels, "", with_shape=True)
+    assert len(units(agreement.peaks(found, ""), *both)) == 1
+    plain = measurements.plain_numbers(found, "", with_shape=True)
     assert len(units(plain, "Forward", "Backward", "Training step", "Inference", "First inference")) == 1
     assert len(units(plain, "Training peak", "Inference peak", "Saved for backward", "Parameters")) == 1
-    shares = measurements.shares(rows, labels)
+    shares = measurements.shares(found)
     assert len(units(shares, "Time, parameter half", "Time, input half")) == 1
     assert len(units(shares, "Saved, parameter half", "Saved, input half")) == 1
 
 
 def test_what_holds_memory_is_shown_in_one_unit_with_the_peaks_of_each_phase() -> None:
-    rows, labels = prepared(few(reserved_memory_bytes=np.nan))
-    table = measurements.held(rows, labels)
+    rows = few(reserved_memory_bytes=np.nan)
+    table = measurements.held(ready(rows))
     assert table is not None
     held = ("Parameters", "Buffers", "Gradients", "Optimizer state", "Input", "Output", "Saved for backward",
             "Peak, forward", "Peak, backward", "Peak, training step")  # fmt: skip
@@ -64,10 +57,10 @@ def test_what_holds_memory_is_shown_in_one_unit_with_the_peaks_of_each_phase() -
     place = [column.title for column in table.columns].index("Peak, backward")
     backward = rows[rows["phase"] == "backward"]["peak_memory_bytes"]
     assert [row[place].sort for row in table.rows] == list(backward)
-    assert measurements.held(rows.assign(phase=""), labels) is None
+    assert measurements.held(ready(rows.assign(phase=""))) is None
     assert not any("Workspaces" in note for note in table.notes)
     of_cuda = {"reserved_memory_bytes": 2**21, "process_memory_bytes": 2**29, "workspace_bytes": 2**26}
-    on_cuda = measurements.held(rows.assign(**of_cuda), labels)
+    on_cuda = measurements.held(ready(rows.assign(**of_cuda)))
     assert on_cuda is not None
     titles = [column.title for column in on_cuda.columns]
     assert {"Reserved", "Process", "cuBLAS workspaces"} <= set(titles)
@@ -88,9 +81,9 @@ def test_what_is_small_in_the_unit_of_its_group_keeps_a_digit(value: float, text
 
 
 def test_contended_times_mark_all_that_is_derived_from_them_and_a_note_explains() -> None:
-    rows, labels = prepared(few(contended=True))
-    plain = measurements.plain_numbers(rows, labels, "", with_shape=True)
-    shares = measurements.shares(rows, labels)
+    found = ready(few(contended=True))
+    plain = measurements.plain_numbers(found, "", with_shape=True)
+    shares = measurements.shares(found)
     assert plain is not None
     assert shares is not None
     marked = {table.columns[place].title for table in (plain, shares) for place in range(len(table.columns))
@@ -104,9 +97,9 @@ def test_contended_times_mark_all_that_is_derived_from_them_and_a_note_explains(
 
 
 def test_counted_quantities_have_no_interval_and_times_have() -> None:
-    rows, labels = prepared(few())
+    given = ready(few(), exponents=exponents().query("method == 'aol'"))
     found = {table.caption: [column.title for column in table.columns]
-             for table, _ in against_theory.exponents(exponents().query("method == 'aol'"), rows, labels)}  # fmt: skip
+             for table, _ in against_theory.exponents(given)}  # fmt: skip
     assert found == {
         "Time, forward (6 points)": ["Method", "Fitted", "95 % interval", "Exact", "Table\xa01"],
         "Multiply-accumulates, forward (6 points)": ["Method", "Fitted", "Local slopes", "Exact", "Table\xa01"],
@@ -120,9 +113,8 @@ def test_counted_quantities_have_no_interval_and_times_have() -> None:
      ("peak memory: step", "Training peak")],
 )  # fmt: skip
 def test_exponents_are_captioned_as_the_other_tables_are(quantity: str, caption: str) -> None:
-    rows, labels = prepared(few())
     frame = exponents().head(1).assign(quantity=quantity, exponent=-0.001)
-    ((table, _),) = against_theory.exponents(frame, rows, labels)
+    ((table, _),) = against_theory.exponents(ready(few(), exponents=frame))
     assert table.caption == f"{caption} (6 points)"
     assert table.rows[0][1].text == "0.00", "and no sign before a zero"
 
@@ -158,9 +150,8 @@ def test_what_repeats_is_folded_and_stays_so_on_paper() -> None:
 def test_a_busy_reference_leaves_a_mark_on_networks_too() -> None:
     rows = pd.concat([few(network="XS", image_size=32, batch_size=256)], ignore_index=True)
     rows.loc[rows["method"] == "standard", "contended"] = True
-    ready, labels = prepared(rows)
-    table = measurements.epochs(ready, tables(rows).published, labels)
+    table = measurements.epochs(ready(rows))
     assert table is not None
-    place = [column.title for column in table.columns].index("This run ÷ standard|paper")
+    place = [column.title for column in table.columns].index("This run ÷ Standard")
     assert {row[place].mark for row in table.rows} == {"contended"}
     assert not np.isnan([row[place].sort for row in table.rows]).any()

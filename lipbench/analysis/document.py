@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 from lipbench_reports import html
-from lipbench_reports.tables import Tables
+from lipbench_reports.tables import Condition, Tables
 
 from lipbench import __version__, errors
 from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
-from lipbench.analysis.rows import certificate_rows, measured_rows, warning_rows
-from lipbench.cases import Case
+from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, warning_rows
+from lipbench.cases import CONDITIONS, Case
 from lipbench.predict import table1
 from lipbench.store.records import Run
 
@@ -30,6 +30,8 @@ def document(run: Run) -> str:
         Tables(
             title=_title(run),
             rows=rows,
+            columns=COLUMNS,
+            conditions=conditions(),
             methods=table1.methods_table(),
             complexity=table1.complexity_table(),
             exponents=exponents(run, rows),
@@ -41,6 +43,11 @@ def document(run: Run) -> str:
             predicted=estimated.predicted,
         )
     )
+
+
+def conditions() -> list[Condition]:
+    """The conditions that have a column, as a report is told of them."""
+    return [Condition(one.column, one.default, one.label, one.short, one.words) for one in CONDITIONS if one.column]
 
 
 def _predictable(run: Run) -> list[Case]:

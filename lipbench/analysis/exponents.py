@@ -12,22 +12,23 @@ import pandas as pd
 
 from lipbench.analysis.expected import leading_exponent
 from lipbench.analysis.statistics import power_law, round_medians_s, timings_by_phase
+from lipbench.cases import CONDITIONS
 from lipbench.store.records import Run
 
 LEAST_CHANNELS = 3
 """Different numbers of channels that an exponent is fitted to, at least."""
-SETTING = ["image_size", "kernel_size", "batch_size", "dtype", "precision", "device", "threads"]
-"""columns that are equal within a series"""
+SIZES = ("image_size", "kernel_size", "batch_size")
+"""columns of the sizes that are equal within a series"""
 
 
 def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """Exponents in the channels of every quantity, beside those of the formulas; `frame` is `rows.measured_rows(run)`.
 
     Layers only, where at least three numbers of channels were measured at equal other sizes; of several such series of a
-    method and implementation, compiled or not, the one with the most channels; nothing that was interpreted. Times are fitted
-    to the median of each round. What is counted has no errors: beside its fit stand, in place of the interval, the least and
-    the greatest slope between neighbouring channels. `theory_exponent` is the same fit to the exact formula's numbers,
-    `leading_exponent` that of Table 1.
+    method, an implementation and the conditions with a label, compiled or not, the one with the most channels; nothing that was
+    interpreted. Times are fitted to the median of each round. What is counted has no errors: beside its fit stand, in place of
+    the interval, the least and the greatest slope between neighbouring channels. `theory_exponent` is the same fit to the exact
+    formula's numbers, `leading_exponent` that of Table 1.
     """
     medians = {
         (record.case.id, phase): round_medians_s(timings)
@@ -36,13 +37,24 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     }
     layers = frame[(frame["network"] == "") & (frame["phase"] != "") & ~frame["interpreted"].astype(bool)]
     found = []
-    for _, own in layers.groupby(["method", "implementation", "compiled"], sort=False):
-        series = max((one for _, one in own.groupby(SETTING, sort=False)), key=lambda one: one["channels"].nunique())
-        found += [row for quantity in _quantities(series) if (row := _exponent_row(series, quantity, medians))]
-    return pd.DataFrame(found, columns=["method", "title", "implementation", "compiled", *_EXPONENT_COLUMNS])
+    identity = ["method", "title", "implementation", *_columns(frame, labelled=True)]
+    setting = [*SIZES, *_columns(frame, labelled=False)]
+    for names, own in layers.groupby(identity, sort=False):
+        series = max((one for _, one in own.groupby(setting, sort=False)), key=lambda one: one["channels"].nunique())
+        found += [
+            {**dict(zip(identity, names)), **row}
+            for quantity in _quantities(series)
+            if (row := _exponent_row(series, quantity, medians))
+        ]
+    return pd.DataFrame(found, columns=[*identity, *_FITTED])
 
 
-_EXPONENT_COLUMNS = (
+def _columns(frame: pd.DataFrame, *, labelled: bool) -> list[str]:
+    """The frame's columns of conditions: those that make series, or those that tell shapes apart."""
+    return [one.column for one in CONDITIONS if one.column in frame and bool(one.label) == labelled]
+
+
+_FITTED = (
     "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
 )  # fmt: skip
 
@@ -97,8 +109,6 @@ def _exponent_row(
     theory = _positive_points(chosen, quantity.theory_column) if quantity.theory_column else []
     method = str(chosen["method"].iloc[0])
     return {
-        "method": method, "title": chosen["title"].iloc[0], "implementation": chosen["implementation"].iloc[0],
-        "compiled": bool(chosen["compiled"].iloc[0]),
         "quantity": quantity.name, "exponent": fit.exponent, **spread, "points": len(points),
         "theory_exponent": power_law(*zip(*theory)).exponent if _spans(theory) else math.nan,
         "leading_exponent": math.nan if quantity.published is None

@@ -11,15 +11,15 @@ import pandas as pd
 from lipbench import registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
-from lipbench.cases import TRITON, NetworkSpec
+from lipbench.cases import CONDITIONS, TRITON, NetworkSpec
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Caution, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
 
-_COLUMNS = {
+COLUMNS = {
     "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
-    "kernel_size": "Int64", "batch_size": "Int64", "dtype": "str", "precision": "str", "device": "str", "threads": "Int64",
-    "compiled": "boolean", "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
+    "kernel_size": "Int64", "batch_size": "Int64", **{one.column: one.kind for one in CONDITIONS if one.column},
+    "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
     "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
     "contended": "boolean", "foreign_share": "float64", "gpu_clock_share": "float64", "gpu_clock_limited_by": "str",
     "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
@@ -34,7 +34,7 @@ _COLUMNS = {
     "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str", "certificate_how": "str",
     "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str", "case": "str",
 }  # fmt: skip
-COLUMNS = tuple(_COLUMNS)
+"""Every column and its type. Reports are given this too, so that it is the only list of columns."""
 CERTIFICATE_COLUMNS = (
     "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
 )  # fmt: skip
@@ -44,7 +44,7 @@ WARNING_COLUMNS = ("case", "kind", "phases", "text")
 
 
 def measured_rows(run: Run) -> pd.DataFrame:
-    """One row per case and phase, in `COLUMNS`.
+    """One row per case and phase, in `COLUMNS`; without those of conditions that all cases have by default, where these say so.
 
     A phase that failed has its status and reason in the place of times. One row with phase "" stands for a case that failed as
     a whole, is not 1-Lipschitz or has not run yet, and for what failed of a case beside its phases.
@@ -63,8 +63,12 @@ def measured_rows(run: Run) -> pd.DataFrame:
     """
     found = [row for record in run.records for row in _case_rows(record)]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
-    frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
-    return frame.fillna({name: "" for name, kind in _COLUMNS.items() if kind == "str"})
+    frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in COLUMNS.items()})
+    frame = frame.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
+    return frame.drop(columns=[
+        one.column for one in CONDITIONS
+        if one.column and not one.always_exported and (frame[one.column] == one.default).all()
+    ])  # fmt: skip
 
 
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
@@ -107,9 +111,9 @@ def _conditions(record: Record) -> dict[str, Any]:
         "implementation": spec.implementation,
         "network": spec.size if isinstance(spec, NetworkSpec) else "",
         "channels": spec.channels,
-        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
-        "precision": case.precision, "device": case.device, "threads": case.threads,
-        "compiled": case.compile, "interpreted": _is_interpreted(record),
+        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size,
+        **{condition.column: value for condition, value in case.conditions().items() if condition.column},
+        "interpreted": _is_interpreted(record),
         **_certificate(record.certificate),
         "warnings": "\n".join(dict.fromkeys(found.text for found in _warnings(record))), "case": case.id,
     }  # fmt: skip

@@ -48,7 +48,7 @@ def predict(
     csv, json and parquet are in bytes.
     """
     printer = Printer(format, output)
-    from lipbench.run.plan import Request
+    from lipbench.run.plan import Request, conditions
 
     request = Request(
         preset=preset,
@@ -59,7 +59,7 @@ def predict(
         kernel_sizes=kernel_size,
         batch_sizes=batch_size,
         networks=network,
-        dtypes=dtype,
+        conditions=conditions(dtype=dtype),
     )
     printer.print(answer(request, str(device), memory))
 

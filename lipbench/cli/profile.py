@@ -67,7 +67,7 @@ def profile(
     """Measure methods over shapes, each case in fresh processes, and store the records in a run directory."""
     from lipbench.cli import progress
     from lipbench.run import profiling
-    from lipbench.run.plan import Request
+    from lipbench.run.plan import Request, conditions
 
     request = Request(
         preset=preset,
@@ -78,10 +78,12 @@ def profile(
         kernel_sizes=kernel_size,
         batch_sizes=batch_size,
         networks=network,
-        dtypes=dtype,
-        precisions=precision,
-        threads=threads,
-        compiled=(False, True) if compile else None,
+        conditions=conditions(
+            dtype=dtype,
+            precision=precision,
+            threads=None if threads is None else (threads,),
+            compile=(False, True) if compile else None,
+        ),
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from lipbench import errors
-from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench.cases import CONDITIONS, PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Axes of a run. One that is None takes the preset's values, or the default."""
 
@@ -22,11 +23,8 @@ class Request:
     kernel_sizes: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
     networks: tuple[str, ...] | None = None
-    dtypes: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] | None = None
-    threads: int | None = None
-    compiled: tuple[bool, ...] | None = None
-    """False: as the code is written, True: by `torch.compile`"""
+    conditions: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """values of conditions by their names in `cases.CONDITIONS`, the device apart; `conditions` makes it"""
 
     @property
     def names_cases(self) -> bool:
@@ -47,18 +45,29 @@ class Request:
         return self.implementations or ("paper",)
 
 
+def conditions(**values: Sequence[Any] | None) -> Mapping[str, Sequence[Any]]:
+    """The conditions of a request: those that were asked for; None stands for what was not."""
+    return {name: chosen for name, chosen in values.items() if chosen is not None}
+
+
 def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
     """The cases of a request on a device, each once. Raises `LipbenchError` for sizes no case can have.
 
     Cases have the threads that are asked for, else one for each of the `cores` where they will be measured.
-    Shape by shape, all methods at one before the next, compiled beside uncompiled: a run cut short by its deadline has
-    comparable cases.
+    Shape by shape, all methods at one before the next, and what differs in a condition with a label, such as compiled from
+    uncompiled, side by side: a run cut short by its deadline has comparable cases.
     """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
     batch_sizes = request.batch_sizes or (PRESETS[request.preset_name].batch_size,)
-    conditions = list(itertools.product(batch_sizes, request.dtypes or ("float32",), request.precisions or ("ieee",)))
-    threads = cores if request.threads is None else request.threads
+    asked = {"threads": (cores,), **request.conditions, "device": (device,)}
+    axes = {one: [(one.name, value) for value in asked.pop(one.name, (one.default,))] for one in CONDITIONS}
+    if asked:
+        raise errors.unknown_choice("condition", next(iter(asked)), [one.name for one in CONDITIONS])
+    around, beside = (
+        [dict(chosen) for chosen in itertools.product(*(values for one, values in axes.items() if bool(one.label) == labelled))]
+        for labelled in (False, True)
+    )
     series = [
         _specs(request, method, implementation)
         for method in request.method_names
@@ -66,11 +75,11 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
     ]
     return tuple(
         dict.fromkeys(
-            Case(spec, batch_size, dtype, precision, device, threads, compile=compiled)
-            for batch_size, dtype, precision in conditions
+            Case(spec, batch_size, **shared, **own)
+            for batch_size, shared in itertools.product(batch_sizes, around)
             for same_shape in zip(*series)
             for spec in same_shape
-            for compiled in request.compiled or (False,)
+            for own in beside
         )
     )
 

@@ -158,7 +158,7 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
     else:
         plan(request, "cpu")  # refuses wrong sizes before anything is started
         device, methods, implementations = options.device, request.method_names, request.implementation_names
-        threads = request.threads
+        threads = next(iter(request.conditions.get("threads", ())), None)
     place = executor.survey(methods, implementations, device, threads)
     begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:

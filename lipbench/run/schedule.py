@@ -136,4 +136,5 @@ def _sizes(case: Case) -> tuple[int, ...]:
 
 def _without_sizes(case: Case) -> tuple[object, ...]:
     spec = case.spec
-    return type(spec), spec.method, spec.implementation, case.dtype, case.precision, case.device, case.compile
+    conditions = (value for condition, value in case.conditions().items() if condition.affects_memory)
+    return type(spec), spec.method, spec.implementation, *conditions

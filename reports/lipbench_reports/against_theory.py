@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from lipbench_reports.cells import CONTENDED, COUNTS, RESIDUAL, Cell, Column, Table, alike, mathml, table
-from lipbench_reports.measurements import PHASE_TITLES, capitalized, names
-from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, series_key, with_columns
+from lipbench_reports.cells import CONTENDED, COUNTS, RESIDUAL, Cell, Column, Table, alike, heads, mathml, table
+from lipbench_reports.measurements import PHASE_TITLES, capitalized
+from lipbench_reports.prepared import CaseRows, Prepared
+from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, typed, with_columns
 
 AGREEMENT = 0.005
 """Counted and exact numbers further apart than this are marked; what is left is rounding of logarithms."""
@@ -52,46 +53,46 @@ class Compared:
     counted: float
 
 
-def macs(rows: pd.DataFrame, formulas: Formulas, labels: Mapping[str, str], caption: str) -> Table | None:
+def macs(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
     """Multiply-accumulates of a training forward pass by half; what has no halves is given whole. None if none were counted."""
     columns = ["published_macs", "theory_macs", "macs"]
     found = []
-    for case, group in _layers(rows):
-        key, shape, method = map(str, case)
-        numbers_of = {phase: group.loc[group["phase"] == phase, columns].iloc[:1] for phase in ("forward", "parametrize")}
-        if numbers_of["forward"].empty:
+    for case in _layers(ready):
+        forward, parametrize = case.phase("forward"), case.phase("parametrize")
+        if forward is None:
             continue
-        whole = numbers_of["forward"].to_numpy(dtype=float)[0]
-        if numbers_of["parametrize"].notna().any(axis=None):
-            part = numbers_of["parametrize"].to_numpy(dtype=float)[0]
+        key, shape, method = case.series, case.shape, str(forward["method"])
+        whole = forward[columns].to_numpy(dtype=float)
+        if parametrize is not None and parametrize[columns].notna().any():
+            part = parametrize[columns].to_numpy(dtype=float)
             found.append(Compared(key, shape, method, "input", ("input",), *(whole - part)))
             found.append(Compared(key, shape, method, "parameters", ("parameters",), *part))
         else:
             found.append(Compared(key, shape, method, "both", HALVES, *whole))
-    return _against(found, "macs", formulas, labels, caption)
+    return _against(found, "macs", formulas, ready, caption)
 
 
-def elements(rows: pd.DataFrame, formulas: Formulas, labels: Mapping[str, str], caption: str) -> Table | None:
+def elements(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
     """Elements kept for the backward pass: counted bytes over the bytes of one number. None if none were counted."""
     found, inputs, parameters = [], [], []
-    for case, group in _layers(rows):
-        key, shape, method = map(str, case)
-        training = group[group["phase"].isin(["forward", "step"])].sort_values("phase")
+    for case in _layers(ready):
+        training = case.rows[case.rows["phase"].isin(["forward", "step"])].sort_values("phase")
         if training.empty:
             continue
         size = ELEMENT_BYTES.get(str(training["dtype"].iloc[0]), math.nan)
         theory = (_first(training, "published_memory_elements"), _first(training, "theory_memory_elements"))
-        found.append(Compared(key, shape, method, "both", HALVES, *theory, _first(training, "saved_memory_bytes") / size))
+        counted = _first(training, "saved_memory_bytes") / size
+        found.append(Compared(case.series, case.shape, str(training["method"].iloc[0]), "both", HALVES, *theory, counted))
         inputs.append(_first(training, "saved_input_half_bytes") / size)
         parameters.append(_first(training, "saved_parameter_half_bytes") / size)
     halves = {"Counted, input half": inputs, "Counted, parameter half": parameters}
     known = {title: values for title, values in halves.items() if any(math.isfinite(value) for value in values)}
-    return _against(found, "memory", formulas, labels, caption, known)
+    return _against(found, "memory", formulas, ready, caption, known)
 
 
-def _layers(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+def _layers(ready: Prepared) -> list[CaseRows]:
     """The cases that the formulas are about: they hold for one layer, not for a network."""
-    return rows[rows["network"] == ""].groupby(["series", "shape", "method"], sort=False)
+    return [case for case in ready.cases if case.rows["network"].iloc[0] == ""]
 
 
 def _first(rows: pd.DataFrame, column: str) -> float:
@@ -103,21 +104,19 @@ def _against(
     found: Sequence[Compared],
     quantity: str,
     formulas: Formulas,
-    labels: Mapping[str, str],
+    ready: Prepared,
     caption: str,
     more: Mapping[str, Sequence[float]] | None = None,
 ) -> Table | None:
     """Formula, number, count and ratio as a table; all counts in one unit."""
     if not any(math.isfinite(one.counted) for one in found):
         return None
-    columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
-    if len({one.shape for one in found}) > 1:
-        columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    columns = heads([(one.series, one.shape) for one in found], ready.labels)
     if {one.half for one in found} != {"both"}:
         columns.append((Column("Half", numeric=False), [Cell(one.half, one.half) for one in found]))
     published = [formulas.published(one.method, quantity, *one.halves) for one in found]
-    is_paper = [one.series.split("|")[1] == "paper" for one in found]  # the formulas are of no other implementation
-    exact = [formulas.exact(one.method, quantity, *one.halves) if paper else None for one, paper in zip(found, is_paper)]
+    papers = {one.key for one in ready.series if one.implementation == "paper"}  # the formulas are of no other implementation
+    exact = [formulas.exact(one.method, quantity, *one.halves) if one.series in papers else None for one in found]
     counts = {
         "Table\u00a01, number": [one.leading for one in found],
         "Exact, number": [one.exact for one in found],
@@ -145,6 +144,18 @@ def _agreement(counted: float, exact: float) -> Cell:
     return Cell(f"{value:.3f}", value, mark="" if abs(value - 1) <= AGREEMENT else RESIDUAL)
 
 
+def iterations(ready: Prepared) -> str:
+    """The inner iterations of the methods of this run: "LOT: t = 10; SOC: t₁ = 5, t₂ = 1"."""
+    here = set(ready.rows["method"])
+    named = zip(ready.methods["method"], ready.methods["title"], ready.methods["iterations"])
+    return "; ".join(f"{title}: {re.sub(r't([12])', _lowered, as_text(text))}" for name, title, text in named
+                     if name in here and as_text(text))  # fmt: skip
+
+
+def _lowered(found: re.Match[str]) -> str:
+    return "t" + "₁₂"[int(found[1]) - 1]
+
+
 _CAPTIONS = {
     "MACs: forward": "Multiply-accumulates, forward",
     "saved memory": "Saved for backward",
@@ -153,21 +164,20 @@ _CAPTIONS = {
 _TIME = "time: "
 
 
-def exponents(frame: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[Table, bool]]:
+def exponents(ready: Prepared) -> list[tuple[Table, bool]]:
     """Fitted exponents in the channels beside the formulas' exponents; a time's with its 95 % interval.
 
     What is counted has no errors for an interval: beside it stands the span of the slopes between neighbouring sizes.
     One table per quantity, and whether there is a formula for it. A fit through contended times is marked.
     """
-    data = with_columns(frame, EXPONENTS)
+    data = with_columns(ready.tables.exponents, ["title", *EXPONENTS])
     for name in EXPONENTS[EXPONENTS.index("exponent") :]:
-        data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
+        data[name] = typed(data[name], "float64")
+    data["series"] = pd.Series(ready.keys_of(data), index=data.index, dtype=object)
     data = data[data["exponent"].notna()]
-    names_of = zip(data["method"], data["implementation"].map(as_text), data["compiled"].map(as_text))
-    data["series"] = [series_key(str(name), how or "paper", flag == "True") for name, how, flag in names_of]
-    contended = rows[rows["contended"]]
+    contended = ready.rows[ready.rows["contended"]]
     doubtful = set(zip(contended["series"], _TIME + contended["phase"]))
-    return [_growth(str(quantity), group, doubtful, labels) for quantity, group in data.groupby("quantity", sort=False)]
+    return [_growth(str(quantity), group, doubtful, ready) for quantity, group in data.groupby("quantity", sort=False)]
 
 
 def _caption(quantity: str) -> str:
@@ -176,10 +186,10 @@ def _caption(quantity: str) -> str:
     return f"Time, {PHASE_TITLES.get(phase, phase)}" if phase != quantity else _CAPTIONS.get(quantity, capitalized(quantity))
 
 
-def _growth(quantity: str, fits: pd.DataFrame, doubtful: set[tuple[str, str]], labels: Mapping[str, str]) -> tuple[Table, bool]:
-    keys = [key if key in labels else None for key in fits["series"]]
-    marks = [CONTENDED if (key, quantity) in doubtful else "" for key in fits["series"]]
-    titles = [labels.get(key, str(title)) for key, title in zip(fits["series"], fits["title"])]
+def _growth(quantity: str, fits: pd.DataFrame, doubtful: set[tuple[str, str]], ready: Prepared) -> tuple[Table, bool]:
+    keys = list(fits["series"])
+    marks = [CONTENDED if (key, quantity) in doubtful else "" for key in keys]
+    titles = [ready.labels.get(key, str(title)) for key, title in zip(keys, fits["title"])]
     is_timed = quantity.startswith(_TIME)
     spans = zip(fits["low"], fits["high"]) if is_timed else zip(fits["least_slope"], fits["greatest_slope"])
     columns = [

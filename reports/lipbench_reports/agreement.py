@@ -6,11 +6,10 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from lipbench_reports.against_theory import AGREEMENT, Formulas
-from lipbench_reports.cells import BYTES, COUNTS, RESIDUAL, Cell, Column, Table, alike, mathml, table
-from lipbench_reports.tables import FITTED, PREDICTED, as_text, with_columns
+from lipbench_reports.cells import BYTES, COUNTS, RESIDUAL, Cell, Column, Table, alike, heads, mathml, table
+from lipbench_reports.prepared import CaseRows, Prepared
+from lipbench_reports.tables import FITTED, PREDICTED, as_text, typed, with_columns
 
 PEAK_AGREEMENT = 0.05
 """Predicted and measured peaks further apart than this are marked."""
@@ -25,22 +24,17 @@ _COUNTS_OF = {
 # ------------------------------------------------------------------------------------------------------------------- counts
 
 
-def counts(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def counts(ready: Prepared) -> Table | None:
     """MACs of the forward and the backward pass by PyTorch's counter, fvcore and the closed form; None without counts.
 
     Real ones; and in the paper's convention as counted, and as Table 1's leading terms.
     """
+    rows = ready.rows
     passes = rows[rows["phase"].isin(["forward", "backward"]) & rows["macs"].notna()]
     if passes.empty:
         return None
     entries = passes.to_dict("records")
-    keys = [entry["series"] for entry in entries]
-    shapes = [entry["shape"] for entry in entries]
-    columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
-    ]
-    if len(set(shapes)) > 1:
-        columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]))
+    columns = heads([(entry["series"], entry["shape"]) for entry in entries], ready.labels)
     *counted, published, leading = alike(
         {title: [entry[name] for entry in entries] for title, name in _COUNTS_OF.items()}, COUNTS
     )
@@ -54,7 +48,7 @@ def counts(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
         ]),
     ]  # fmt: skip
     kept = [column for column in columns if any(cell.text != "–" for cell in column[1])]
-    return table("Counts that agree", kept, list(_not_counted(entries, labels)))
+    return table("Counts that agree", kept, list(_not_counted(entries, ready.labels)))
 
 
 def _complete(entry: Mapping[Hashable, Any]) -> list[float]:
@@ -95,15 +89,15 @@ def _not_counted(entries: Sequence[Mapping[Hashable, Any]], labels: Mapping[str,
 # ----------------------------------------------------------------------------------------------------------------- formulas
 
 
-def formulas(fitted: pd.DataFrame, known: Formulas, quantity: str, labels: Mapping[str, str]) -> Table | None:
+def formulas(ready: Prepared, known: Formulas, quantity: str) -> Table | None:
     """Table 1, the exact formula and the fitted one under each other for every method and half; None where none was fitted."""
-    data = with_columns(fitted, FITTED)
-    data["residual"] = pd.to_numeric(data["residual"], errors="coerce").astype(float)
+    data = with_columns(ready.tables.fitted, FITTED)
+    data["residual"] = typed(data["residual"], "float64")
     rows: list[tuple[Cell, ...]] = []
     continued: list[int] = []
     keys: dict[str, str] = {}
-    for key in labels:
-        keys.setdefault(key.partition("|")[0], key)
+    for one in ready.series:
+        keys.setdefault(one.method, one.key)
     order = {method: place for place, method in enumerate(keys)}
     data = data.sort_values("method", key=lambda names: names.map(order), kind="stable")
     for fit in data[data["quantity"] == quantity].to_dict("records"):
@@ -136,26 +130,17 @@ def _residual(value: float) -> Cell:
 # ------------------------------------------------------------------------------------------------------------------- memory
 
 
-def peaks(rows: pd.DataFrame, predicted: pd.DataFrame, labels: Mapping[str, str], caption: str) -> Table | None:
+def peaks(ready: Prepared, caption: str) -> Table | None:
     """Peaks counted on tensors without content beside those that the allocator gave; None where none was predicted."""
-    data = with_columns(predicted, PREDICTED)
-    values = pd.to_numeric(data["predicted_peak_bytes"], errors="coerce").astype(float)
+    data = with_columns(ready.tables.predicted, PREDICTED)
+    values = typed(data["predicted_peak_bytes"], "float64")
     known = dict(zip(zip(data["case"].map(as_text), data["phase"].map(as_text)), values))
-    cases = [
-        (str(key), str(shape), group)
-        for (key, shape), group in rows[rows["phase"] != ""].groupby(["series", "shape"], sort=False)
-    ]
-    entries = [(key, shape, [_peak(group, phase, known) for phase in ("step", "inference")]) for key, shape, group in cases]
-    entries = [entry for entry in entries if any(math.isfinite(sum(pair)) for pair in entry[2])]
+    entries = [(case, [_peak(case, phase, known) for phase in ("step", "inference")]) for case in ready.cases]
+    entries = [(case, pairs) for case, pairs in entries if any(math.isfinite(sum(pair)) for pair in pairs)]
     if not entries:
         return None
-    columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key, _, _ in entries]),
-    ]
-    if len({shape for _, shape, _ in entries}) > 1:
-        places = [Cell(shape, float(place)) for place, (_, shape, _) in enumerate(entries)]
-        columns.append((Column("Case", numeric=False), places))
-    pairs = {title: [entry[2][place] for entry in entries] for place, title in enumerate(("Training step", "Inference"))}
+    columns = heads([(case.series, case.shape) for case, _ in entries], ready.labels)
+    pairs = {title: [found[place] for _, found in entries] for place, title in enumerate(("Training step", "Inference"))}
     every = {f"{title}, {what}": [pair[place] for pair in found]
              for title, found in pairs.items() for place, what in enumerate(("predicted", "measured"))}  # fmt: skip
     numbered = alike(every, BYTES)
@@ -164,12 +149,11 @@ def peaks(rows: pd.DataFrame, predicted: pd.DataFrame, labels: Mapping[str, str]
     return table(caption, [column for column in columns if any(cell.text != "–" for cell in column[1])])
 
 
-def _peak(group: pd.DataFrame, phase: str, known: Mapping[tuple[str, str], float]) -> tuple[float, float]:
+def _peak(case: CaseRows, phase: str, known: Mapping[tuple[str, str], float]) -> tuple[float, float]:
     """Predicted and measured peak of one phase in bytes."""
-    found = group[group["phase"] == phase]
-    if found.empty:
+    row = case.phase(phase)
+    if row is None:
         return math.nan, math.nan
-    row = found.iloc[0]
     return known.get((str(row["case"]), phase), math.nan), float(row["peak_memory_bytes"])
 
 

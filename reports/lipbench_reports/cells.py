@@ -144,6 +144,22 @@ def ratio(value: float, mark: str = "") -> Cell:
     return Cell(f"{digits(value)}×", value, mark=mark) if math.isfinite(value) else Cell()
 
 
+def named(keys: Sequence[str], labels: Mapping[str, str]) -> tuple[Column, list[Cell]]:
+    """The column of methods, sorted as text."""
+    return Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]
+
+
+def placed(shapes: Sequence[str], title: str = "Case") -> tuple[Column, list[Cell]]:
+    """The column of shapes, sorted by their places."""
+    return Column(title, numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]
+
+
+def heads(cases: Sequence[tuple[str, str]], labels: Mapping[str, str]) -> list[tuple[Column, Sequence[Cell]]]:
+    """The columns that name rows by series key and shape: the method, and the case where they differ in it."""
+    shapes = [shape for _, shape in cases]
+    return [named([key for key, _ in cases], labels), *([placed(shapes)] if len(set(shapes)) > 1 else [])]
+
+
 def table(caption: str, columns: Sequence[tuple[Column, Sequence[Cell]]], notes: Sequence[str] = ()) -> Table:
     """A table from its columns."""
     return Table([head for head, _ in columns], list(zip(*(cells for _, cells in columns))), caption, notes)

@@ -8,16 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench_reports.cells import NO_CLAIM, VIOLATION, Cell, Column, Table, power_of_ten, table
-from lipbench_reports.tables import (
-    CERTIFICATES,
-    LOWER_BOUND,
-    UPPER_BOUND,
-    as_text,
-    certificate_fails,
-    is_missing,
-    with_columns,
-)  # fmt: skip
+from lipbench_reports.cells import NO_CLAIM, VIOLATION, Cell, Column, Table, heads, named, placed, power_of_ten, table
+from lipbench_reports.prepared import Prepared
+from lipbench_reports.tables import LOWER_BOUND, UPPER_BOUND, certificate_fails
 
 SHRINKING = 0.1
 """A constant below this is kept by shrinking the signal."""
@@ -42,9 +35,10 @@ def _digits(value: float) -> str:
     return f"{value:.4f}" if abs(value - 1) < 5e-7 or abs(value - 1) > 1e-3 else f"{value:.6f}"
 
 
-def in_summary(rows: pd.DataFrame, keys: Sequence[str], yardsticks: frozenset[str]) -> list[tuple[Column, list[Cell]]]:
+def in_summary(ready: Prepared, keys: Sequence[str], yardsticks: frozenset[str]) -> list[tuple[Column, list[Cell]]]:
     """The worst constant of each series over its cases, in evaluation and in training; none where none was determined."""
-    of_each = [rows[rows["series"] == key].drop_duplicates("case") for key in keys]
+    by_case = ready.rows.drop_duplicates(["series", "case"])
+    of_each = [by_case[by_case["series"] == key] for key in keys]
     quoted = [
         _worst(own["certificate"], own["certificate_kind"], own["status"], NO_CLAIM if key in yardsticks else VIOLATION)
         for key, own in zip(keys, of_each)
@@ -72,39 +66,16 @@ def _smallest(values: pd.Series) -> Cell:
     return Cell() if found.empty else Cell(_digits(float(found.min())), float(found.min()))
 
 
-def orthogonal_only(bounds: pd.DataFrame, methods: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The smallest singular values only where they should be 1: of methods that claim to be orthogonal."""
-    data = with_columns(methods, ["method", "orthogonal"])
-    claims = {str(name) for name, claim in zip(data["method"], data["orthogonal"]) if not is_missing(claim) and claim}
-    return bounds.assign(**{column: bounds[column].where(bounds["method"].isin(claims))})
-
-
-def prepare(certificates: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The bounds with series, shape and status of their cases; bounds of cases that are in no row are left out."""
-    data = with_columns(certificates, CERTIFICATES)
-    for name in ("largest", "smallest", "image_size", "residual"):
-        data[name] = pd.to_numeric(data[name], errors="coerce").astype(float)
-    for name in ("case", "mode", "kind", "how", "growing"):
-        data[name] = pd.Series([as_text(value) for value in data[name]], index=data.index, dtype=object)
-    cases = rows.drop_duplicates("case")[["case", "method", "series", "shape", "status"]]
-    return cases.merge(data, on="case", how="inner")
-
-
-def quoted_table(bounds: pd.DataFrame, labels: Mapping[str, str], yardsticks: frozenset[str]) -> Table | None:
+def quoted_table(ready: Prepared, yardsticks: frozenset[str]) -> Table | None:
     """One row per case: the constants to quote, how they were found, and whether they say that the promise is kept."""
-    by_case = [group for _, group in bounds.groupby(["series", "shape"], sort=False)]
+    by_case = [group for _, group in ready.bounds.groupby(["series", "shape"], sort=False)]
     evaluation = [_first(group, "evaluation") for group in by_case]
     training = [_first(group, "training") for group in by_case]
     found = [(group, one, other) for group, one, other in zip(by_case, evaluation, training) if one is not None]
     if not found:
         return None
     keys = [str(group["series"].iloc[0]) for group, _, _ in found]
-    shapes = [str(group["shape"].iloc[0]) for group, _, _ in found]
-    columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
-    ]
-    if len(set(shapes)) > 1:
-        columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(shapes)]))
+    columns = heads([(key, str(group["shape"].iloc[0])) for key, (group, _, _) in zip(keys, found)], ready.labels)
     columns += [
         (Column("1-Lipschitz", numeric=False), [
             _judged(group, one, key in yardsticks) for key, (group, one, _) in zip(keys, found)
@@ -119,14 +90,15 @@ def quoted_table(bounds: pd.DataFrame, labels: Mapping[str, str], yardsticks: fr
     return table("Lipschitz constants", [column for column in columns if any(cell.text != "–" for cell in column[1])])
 
 
-def bounds_table(bounds: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def bounds_table(ready: Prepared) -> Table | None:
     """Every bound that was found, whether it is quoted or not; None where nothing but the quoted ones is there."""
+    bounds = ready.bounds
     if bounds.empty or len(bounds) == len(bounds.drop_duplicates(["case", "mode"])):
         return None
-    keys, rows = list(bounds["series"]), bounds.to_dict("records")
+    rows = bounds.to_dict("records")
     columns = [
-        (Column("Method", numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]),
-        (Column("Case", numeric=False), [Cell(row["shape"], float(place)) for place, row in enumerate(rows)]),
+        named(list(bounds["series"]), ready.labels),
+        placed(list(bounds["shape"])),
         (Column("Mode", numeric=False), [Cell(row["mode"], row["mode"]) for row in rows]),
         (Column("Constant"), [constant(row["largest"], row["kind"]) for row in rows]),
         (Column("σ min"), [_plain(row["smallest"]) for row in rows]),
@@ -175,9 +147,10 @@ def _error(value: float) -> Cell:
     return Cell(power_of_ten(value), value) if math.isfinite(value) and value > 0 else Cell()
 
 
-def shrinking(bounds: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str]]:
+def shrinking(ready: Prepared) -> list[tuple[str, str]]:
     """Series whose constant is known to be far below 1, and their smallest."""
+    bounds = ready.bounds
     quoted = bounds.drop_duplicates(["case", "mode"]) if len(bounds) else bounds
     small = quoted[(quoted["mode"] == "evaluation") & (quoted["kind"] != LOWER_BOUND) & (quoted["largest"] < SHRINKING)]
     least = small.groupby("series", sort=False)["largest"].min()
-    return [(labels[str(key)], _digits(float(value))) for key, value in least.items()]
+    return [(ready.labels[str(key)], _digits(float(value))) for key, value in least.items()]

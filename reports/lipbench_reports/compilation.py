@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, numbers, ratio, table
+from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, heads, numbers, ratio, table
 from lipbench_reports.costs import common_shapes
-from lipbench_reports.measurements import doubt, names
-from lipbench_reports.tables import failures, series_key
+from lipbench_reports.measurements import doubt
+from lipbench_reports.prepared import Prepared
 
 TRAINING = ("forward", "backward", "step")
 EVALUATION = ("inference", "first_inference")
@@ -63,30 +63,28 @@ class Pair:
         return math.ceil(seconds / (written - compiled)) if compiled < written else math.inf
 
 
-def pairs(rows: pd.DataFrame) -> list[Pair]:
+def pairs(ready: Prepared) -> list[Pair]:
     """The cases that gave numbers both ways, in the order of the rows."""
-    timed = rows[rows["phase"] != ""]
-    cases = {
-        (str(key), str(shape)): group.drop_duplicates("phase").set_index("phase")
-        for (key, shape), group in timed.groupby(["series", "shape"], sort=False)
+    cases = {(case.series, case.shape): case.rows.drop_duplicates("phase").set_index("phase") for case in ready.cases}
+    twins = {
+        one.key: other.key
+        for one in ready.series
+        for other in ready.series
+        if one != other and {**one.columns, "compiled": True} == other.columns
     }
-    found = []
-    for (key, shape), written in cases.items():
-        first = written.iloc[0]
-        twin = series_key(first["method"], first["implementation"], True, first["interpreted"])
-        if not first["compiled"] and (twin, shape) in cases:
-            found.append(Pair(key, shape, written, cases[twin, shape]))
-    return found
+    return [
+        Pair(key, shape, written, cases[twins[key], shape])
+        for (key, shape), written in cases.items()
+        if (twins.get(key), shape) in cases
+    ]
 
 
-def changes(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def changes(ready: Prepared) -> Table | None:
     """Times, peaks and seconds of compiling, one row per case that was measured both ways; None if none was."""
-    found = pairs(rows)
+    found = pairs(ready)
     if not found:
         return None
-    columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
-    if len({one.shape for one in found}) > 1:
-        columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    columns = heads([(one.series, one.shape) for one in found], ready.labels)
     timed = ("step", "inference")
     every = [value for one in found for phase in timed for value in one.values(phase, "median_s")]
     for phase, title in zip(timed, ("Step", "Inference")):
@@ -133,17 +131,18 @@ def _mean_changes(found: Sequence[Pair], phase: str, labels: Mapping[str, str]) 
     return sorted((float(np.exp(np.log(column).mean())), labels[str(key)]) for key, column in at_common.items())
 
 
-def verdict(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+def verdict(ready: Prepared) -> list[str]:
     """What compiling changed in a training step and an inference, in one sentence each."""
     sentences = []
-    watched = pairs(rows[~rows["unwatched"]])
+    rows = ready.rows
+    watched = pairs(ready.narrowed(rows[~rows["unwatched"]]))
     for phase, deed in (("step", "a training step"), ("inference", "inference")):
-        means = _mean_changes(watched, phase, labels)
+        means = _mean_changes(watched, phase, ready.labels)
         if len(means) > 1 and means[-1][0] / means[0][0] > 1 + WORTH_SAYING:
             (low, least), (high, most) = means[0], means[-1]
             sentences.append(f"Compiled by torch.compile, {deed} takes from {low:.3g} ({least}) to {high:.3g} ({most}) times "
                              "as long as uncompiled.")  # fmt: skip
         elif means:
             sentences.append(f"Compiled by torch.compile, {deed} takes {means[0][0]:.3g} times as long as uncompiled.")
-    without = failures(rows[rows["compiled"]])
-    return [*sentences, *([f"{len(without)} compiled cases gave no numbers."] if len(without) > 1 else [])]
+    without = int(ready.failures["compiled"].sum())
+    return [*sentences, *([f"{without} compiled cases gave no numbers."] if without > 1 else [])]

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from lipbench_reports.cells import CONTENDED, PARTIAL
-from lipbench_reports.tables import Series, as_written, reference, refuted, series_of, unclaimed
+from lipbench_reports.prepared import Prepared, Series
+from lipbench_reports.tables import YARDSTICK, certificate_fails, is_missing
 
 
 @dataclass(frozen=True)
@@ -104,33 +105,59 @@ class Costs:
         return min(5.0, max(1.0, 5 - math.log2(self.of(measure, series).ratio)))
 
 
-def costs(rows: pd.DataFrame, methods: pd.DataFrame) -> Costs:
-    """The costs of prepared rows."""
-    rows = as_written(rows)
-    series = series_of(rows, methods)
-    base = reference(rows, series)
-    yardsticks = frozenset(one.key for one in series if one.method in unclaimed(methods))
-    excluded = {key: shapes for key, shapes in refuted(rows).items() if key not in yardsticks}
+def costs(ready: Prepared) -> Costs:
+    """The costs of a run, of what was not compiled."""
+    ready = ready.written
+    rows, series = ready.rows, ready.series
+    base = _reference(rows, series)
+    unclaimed = _unclaimed(ready.methods)
+    yardsticks = frozenset(one.key for one in series if one.method in unclaimed)
+    excluded = {key: shapes for key, shapes in _refuted(rows).items() if key not in yardsticks}
     measured = rows[rows["phase"] != ""]
     with_certificate = set(measured.loc[measured["certificate"].notna(), "series"])
     return Costs(
         series=series,
         reference=base,
-        comparisons={measure.title: compared(rows, measure, base, yardsticks, excluded) for measure in MEASURES},
+        comparisons={measure.title: _compared(ready, measure, base, yardsticks, excluded) for measure in MEASURES},
         excluded=excluded,
         unproven=frozenset(set(measured["series"]) - with_certificate - yardsticks - set(excluded)),
         yardsticks=yardsticks,
     )
 
 
-def compared(
-    rows: pd.DataFrame, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Iterable[str]
+def _reference(rows: pd.DataFrame, series: Sequence[Series]) -> Series | None:
+    """What costs are put in relation to: Standard, or else the series with the most cases that worked; None if none did."""
+    worked = (rows["median_s"].notna() | rows["peak_memory_bytes"].notna()) & ~rows["interpreted"]
+    counts = rows[worked].groupby("series")["shape"].nunique()
+    working = [one for one in series if one.key in counts.index]
+    yardsticks = [one for one in working if one.method == YARDSTICK]
+    candidates = [one for one in yardsticks if one.implementation == "paper"] or yardsticks
+    return candidates[0] if candidates else max(working, key=lambda one: int(counts[one.key]), default=None)
+
+
+def _refuted(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Series with a case that is not 1-Lipschitz, and at which shapes."""
+    fails = [certificate_fails(*pair) for pair in zip(rows["certificate"], rows["certificate_kind"])]
+    failing = rows[(rows["status"] == "not_lipschitz") | pd.Series(fails, index=rows.index, dtype=bool)]
+    return {str(key): list(dict.fromkeys(group["shape"])) for key, group in failing.groupby("series")}
+
+
+def _unclaimed(methods: pd.DataFrame) -> set[str]:
+    """Methods that do not claim to be 1-Lipschitz."""
+    claims = zip(methods["method"], methods["lipschitz"])
+    return {str(name) for name, claim in claims if not is_missing(claim) and not claim}
+
+
+def _compared(
+    ready: Prepared, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Iterable[str]
 ) -> Comparison:
     """Each series relative to `base`; ranked are those that are neither yardsticks nor excluded and have all shapes."""
+    rows = ready.rows
     chosen = rows[(rows["phase"] == measure.phase) & (rows[measure.column] > 0) & ~rows["interpreted"]]
     if base is None or base.key not in set(chosen["series"]):
         return Comparison(hindrance="nothing comparable was measured")
     values = chosen.pivot_table(index="shape", columns="series", values=measure.column, aggfunc="median", sort=False)
+    values = values.reindex([shape for shape in ready.shapes if shape in values.index])
     known, busy, blind, proven = (
         values.notna(),
         _any(chosen, chosen["contended"] & measure.timed, values),

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from lipbench_reports.cells import BYTES, TIMES, with_unit
 from lipbench_reports.look import Look
+from lipbench_reports.prepared import SIZES, Prepared, in_words
 from lipbench_reports.svg import FAINT, INK, PAPER, inline, page_style
-from lipbench_reports.tables import CONDITIONS, common_conditions
 
 POINT = 1 / 72
 PANEL_WIDTH, PANEL_HEIGHT, LABELS_WIDTH = 350, 290, 92
@@ -66,32 +66,29 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
     return {look.sentinel: look.css for look in looks.values()}
 
 
-def panels(plot: Plot, rows: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look]) -> list[Panel]:
+def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel]:
     """One panel per set of conditions other than the channels, those with the most points first drawn; none without data.
 
-    Compiled series have panels of their own. What was interpreted is not drawn.
+    Series of a condition with a label, such as compiled ones, have panels of their own. What was interpreted is not drawn.
     """
-    rows = rows[~rows["interpreted"]]
-    drawn = rows[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0)]
-    others = [name for name in CONDITIONS if name not in ("channels", "network")]
-    panel = [
-        "|".join(map(str, (bool(network), *values)))
-        for network, *values in rows[["network", *others, "compiled"]].itertuples(index=False)
-    ]
-    keyed = rows.assign(panel=pd.Series(panel, index=rows.index, dtype=object))
-    groups = [(str(key), group) for key, group in keyed.loc[drawn.index].groupby("panel", sort=False)]
-    chosen = sorted(groups, key=lambda item: len(item[1]), reverse=True)[:MOST_PANELS]
-    chosen.sort(
-        key=lambda item: (item[0].startswith("True"), -float(item[1]["image_size"].max()), bool(item[1]["compiled"].any()))
-    )  # layers first, large images first, compiled behind uncompiled
+    rows = ready.rows[~ready.rows["interpreted"]]
+    others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != "channels"]
+    grouped = rows.assign(network=rows["network"] != "").groupby(["network", *others], sort=False, dropna=False)
+    keyed = rows.assign(panel=grouped.ngroup())
+    drawn = keyed[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0)]
+    marks = {one.key: one.marks for one in ready.series}
+    chosen = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
+    chosen = sorted(chosen, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
+    chosen.sort(key=lambda item: (item[0]["network"].iloc[0] != "", -float(item[0]["image_size"].max()), item[1]))
+    # layers first, large images first, compiled behind uncompiled
+    short = {one.key: one.name for one in ready.series}  # the caption says the rest
     result = []
-    for place, (key, group) in enumerate(chosen):
-        same = keyed[keyed["panel"] == key]
+    for place, (group, own) in enumerate(chosen):
+        same = keyed[keyed["panel"] == group["panel"].iloc[0]]
         failed = same[same["status"] != "ok"]
-        missing = [f"{labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
-        caption = ("Networks: " if bool(group["network"].iloc[0]) else "") + common_conditions(group)
-        caption += ", compiled" if bool(group["compiled"].iloc[0]) else ""
-        short = {key: label.removesuffix(" · compiled") for key, label in labels.items()}  # which the caption says
+        missing = [f"{ready.labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
+        caption = ", ".join([in_words(group, ready.tables.conditions), *own])
+        caption = f"Networks: {caption}" if group["network"].iloc[0] else caption
         svg = _panel(f"{plot.identity}-{place}", plot, group, short, looks, caption)
         result.append(Panel(svg, caption, tuple(dict.fromkeys(missing))))
     return result

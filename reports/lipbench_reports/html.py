@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
+import math
 from collections.abc import Mapping
-from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipbench_reports import against_theory, agreement, certificates, compilation, figures, findings, measurements, provenance
 from lipbench_reports.cells import MARKS, TIMES, with_unit
 from lipbench_reports.costs import ALIKE, Costs, costs
-from lipbench_reports.look import DARK, LIGHT, looks
-from lipbench_reports.tables import (
-    Tables,
-    as_text,
-    as_written,
-    common_conditions,
-    failed_cases,
-    prepare,
-    reference_shape,
-    series_of,
-    with_columns,
-)  # fmt: skip
-from lipbench_reports.verdict import cases, excluded, listing, unfinished, unproven, verdict
+from lipbench_reports.look import DARK, LIGHT, Look, looks
+from lipbench_reports.prepared import Prepared, prepare
+from lipbench_reports.tables import Tables, as_text
+from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven, verdict
 
 ENVIRONMENT = Environment(
     loader=PackageLoader("lipbench_reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -36,19 +25,15 @@ ENVIRONMENT = Environment(
 
 def render(tables: Tables) -> str:
     """The whole document. Never fails because a run is odd: what is missing is left out, and said where it matters."""
-    rows = prepare(tables.rows)
-    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal", "iterations"])
-    rows = certificates.orthogonal_only(rows, methods, "certificate_smallest")
-    found = costs(rows, methods)
-    series = series_of(rows, methods)
-    labels = {one.key: one.label for one in series}
-    place = {key: number for number, key in enumerate(labels)}
-    rows = rows.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
-    look = looks(series, [str(name) for name in methods["method"]])
+    ready = prepare(tables)
+    found = costs(ready)
+    look = looks(ready)
     script = _source("sort.js")
+    clock = ready.rows["timer_cost_s"].max()
+    left = unfinished(tables)[0]
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
-        verdict=[*verdict(tables, rows, found, labels), *compilation.verdict(rows, labels)],
+        verdict=[*verdict(ready, found), *compilation.verdict(ready)],
         style=Markup(_source("style.css")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -57,25 +42,24 @@ def render(tables: Tables) -> str:
         looks=look,
         marks=MARKS,
         marker_ids={key: f"marker-{place}" for place, key in enumerate(look)},
-        common=common_conditions(rows),
-        shape=_place(rows),
-        shapes=list(dict.fromkeys(rows.loc[rows["phase"] != "", "shape"])),
-        sources=[(title, source) for title, source, name in zip(methods["title"], methods["source"], methods["method"])
-                 if name in set(rows["method"]) and as_text(source)],
-        doubts=findings.warnings(tables, rows, labels),
-        failures=findings.failure_table(tables.certificates, rows, labels),
-        failed=len(failed_cases(rows)),
-        unfinished=cases(unfinished(tables)[0]) if unfinished(tables)[0] else "",
+        common=ready.common,
+        shape=ready.place,
+        has_numbers=bool(ready.cases),
+        sources=_sources(ready),
+        doubts=findings.warnings(tables, ready.rows, ready.labels),
+        failures=findings.failure_table(tables.certificates, ready.rows, ready.labels),
+        failed=len(ready.failed_cases),
+        unfinished=cases(left) if left else "",
         machine=provenance.machine(tables.run.get("machine")),
         command=provenance.command(tables.run),
-        measured=provenance.measured(tables.run, bool((rows["device"] == "cuda").any())),
+        measured=provenance.measured(tables.run, bool((ready.rows["device"] == "cuda").any())),
         provenance=provenance.origin(tables.run),
         limits=provenance.pairs(tables.run.get("limits")),
-        clock=with_unit(rows["timer_cost_s"].max(), TIMES) if rows["timer_cost_s"].notna().any() else "",
+        clock=with_unit(clock, TIMES) if math.isfinite(clock) else "",
         alike=f"{100 * ALIKE:.0f}\u00a0%",
-        **_results(tables, rows, found, labels),
-        **_proofs(tables, rows, found, labels),
-        **_pictures(rows, found, labels, look),
+        **_results(ready, found),
+        **_proofs(ready.written, found),
+        **_pictures(ready, found, look),
     )  # fmt: skip
 
 
@@ -84,110 +68,72 @@ def _source(name: str) -> str:
     return ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0].strip()
 
 
-def _results(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
+def _sources(ready: Prepared) -> list[tuple[str, str]]:
+    """Where the methods of this run were published."""
+    here, methods = set(ready.rows["method"]), ready.methods
+    named = zip(methods["method"], methods["title"], methods["source"])
+    return [(title, source) for name, title, source in named if name in here and as_text(source)]
+
+
+def _results(ready: Prepared, found: Costs) -> dict[str, object]:
     """The tables. What is shown at one shape is repeated for all shapes further down, if there are more."""
-    shape = reference_shape(rows)
-    at_shape = rows[rows["shape"] == shape]
-    several = rows["shape"].nunique() > 1
-    written, written_at_shape = as_written(rows), as_written(at_shape)
-    formulas = against_theory.Formulas(tables.complexity)
+    at_shape, written = ready.at_shape, ready.written
+    several = ready.has_several_shapes
+    formulas = against_theory.Formulas(ready.tables.complexity)
     return {
         "reference": found.reference.label if found.reference else None,
         "is_yardstick": found.reference is not None and found.reference.method == "standard",
         "excluded": excluded(found),
         "unproven": unproven(found),
-        "compared": _compared(found),
-        "summary": measurements.summary(rows, found, labels),
-        "numbers": measurements.plain_numbers(at_shape, labels, "Measured", with_shape=False),
-        "all_numbers": measurements.plain_numbers(rows, labels, "All measurements", with_shape=True) if several else None,
-        "macs": against_theory.macs(written_at_shape, formulas, labels, "Multiply-accumulates of a training forward pass"),
-        "all_macs": against_theory.macs(written, formulas, labels, "Multiply-accumulates, all cases") if several else None,
-        "elements": against_theory.elements(written_at_shape, formulas, labels, "Elements kept for the backward pass"),
-        "all_elements": against_theory.elements(written, formulas, labels, "Elements kept, all cases") if several else None,
-        "held": measurements.held(rows, labels),
-        "exponents": against_theory.exponents(tables.exponents, rows, labels),
-        "compiled": compilation.changes(at_shape, labels),
-        "all_compiled": compilation.changes(rows, labels) if several else None,
-        "shares": measurements.shares(at_shape, labels),
-        "all_shares": measurements.shares(rows, labels) if several else None,
-        "epochs": measurements.epochs(written, tables.published, labels),
+        "compared": compared(found),
+        "summary": measurements.summary(ready, found),
+        "numbers": measurements.plain_numbers(at_shape, "Measured", with_shape=False),
+        "all_numbers": measurements.plain_numbers(ready, "All measurements", with_shape=True) if several else None,
+        "macs": against_theory.macs(written.at_shape, formulas, "Multiply-accumulates of a training forward pass"),
+        "all_macs": against_theory.macs(written, formulas, "Multiply-accumulates, all cases") if several else None,
+        "elements": against_theory.elements(written.at_shape, formulas, "Elements kept for the backward pass"),
+        "all_elements": against_theory.elements(written, formulas, "Elements kept, all cases") if several else None,
+        "fitted": [table for quantity in ("macs", "memory") if (table := agreement.formulas(ready, formulas, quantity))],
+        "held": measurements.held(ready),
+        "exponents": against_theory.exponents(ready),
+        "compiled": compilation.changes(at_shape),
+        "all_compiled": compilation.changes(ready) if several else None,
+        "shares": measurements.shares(at_shape),
+        "all_shares": measurements.shares(ready) if several else None,
+        "epochs": measurements.epochs(written),
     }
 
 
-def _compared(found: Costs) -> list[tuple[str, str]]:
-    """The shapes that methods are ranked over, and by what; measures with the same shapes together."""
-    by_shapes: dict[str, list[str]] = {}
-    for title, comparison in found.comparisons.items():
-        if comparison.ranked:
-            by_shapes.setdefault("; ".join(comparison.shapes), []).append(title)
-    return [("" if len(by_shapes) == 1 else listing(titles), shapes) for shapes, titles in by_shapes.items()]
-
-
-def _iterations(methods: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """The inner iterations of the methods of this run: "LOT: t = 10; SOC: t₁ = 5, t₂ = 1"."""
-    here = set(rows["method"])
-    named = zip(methods["method"], methods["title"], methods["iterations"])
-    return "; ".join(f"{title}: {re.sub(r't([12])', _lowered, as_text(text))}" for name, title, text in named
-                     if name in here and as_text(text))  # fmt: skip
-
-
-def _lowered(found: re.Match[str]) -> str:
-    return "t" + "₁₂"[int(found[1]) - 1]
-
-
-def _proofs(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> dict[str, object]:
+def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
     """The tables in which several ways lead to one number, and whether the promise is kept.
 
     All of what is not compiled: compiling changes neither the function nor its counts, and leaves the prediction behind.
     """
-    rows = as_written(rows)
-    at_shape = rows[rows["shape"] == reference_shape(rows)]
-    several = rows["shape"].nunique() > 1
-    formulas = against_theory.Formulas(tables.complexity)
-    bounds = certificates.prepare(tables.certificates, rows)
-    bounds = certificates.orthogonal_only(bounds, tables.methods, "smallest")
-    place = {key: number for number, key in enumerate(labels)}
-    bounds = bounds.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
+    at_shape, several = written.at_shape, written.has_several_shapes
     return {
-        "iterations": _iterations(with_columns(tables.methods, ["method", "title", "iterations"]), rows),
-        "padded": any("<mi>n</mi>" in as_text(formula) for formula in tables.fitted.get("fitted_mathml", ())),
-        "shrinking": certificates.shrinking(bounds, labels),
-        "constants": certificates.quoted_table(bounds, labels, found.yardsticks),
-        "bounds": certificates.bounds_table(bounds, labels),
+        "iterations": against_theory.iterations(written),
+        "padded": any("<mi>n</mi>" in as_text(formula) for formula in written.tables.fitted.get("fitted_mathml", ())),
+        "shrinking": certificates.shrinking(written),
+        "constants": certificates.quoted_table(written, found.yardsticks),
+        "bounds": certificates.bounds_table(written),
         "yardsticks": [one.label for one in found.series if one.key in found.yardsticks],
-        "counts": agreement.counts(at_shape, labels),
-        "all_counts": agreement.counts(rows, labels) if several else None,
-        "fitted": [
-            table for quantity in ("macs", "memory") if (table := agreement.formulas(tables.fitted, formulas, quantity, labels))
-        ],
-        "peaks": agreement.peaks(at_shape, tables.predicted, labels, "Peaks of memory"),
-        "all_peaks": agreement.peaks(rows, tables.predicted, labels, "Peaks of memory, all cases") if several else None,
+        "counts": agreement.counts(at_shape),
+        "all_counts": agreement.counts(written) if several else None,
+        "peaks": agreement.peaks(at_shape, "Peaks of memory"),
+        "all_peaks": agreement.peaks(written, "Peaks of memory, all cases") if several else None,
     }
 
 
-def _pictures(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str], look: Mapping[str, Any]) -> dict[str, object]:
-    scored = measurements.scores(found, labels)
-    drawn = figures.radars(scored[1], labels, look) if scored else []
+def _pictures(ready: Prepared, found: Costs, look: Mapping[str, Look]) -> dict[str, object]:
+    scored = measurements.scores(ready, found)
+    drawn = figures.radars(scored[1], ready.labels, look) if scored else []
     shown = {key for key, _ in drawn}
     return {
-        "plots": [(plot, panels) for plot in figures.PLOTS if (panels := figures.panels(plot, rows, labels, look))],
+        "plots": [(plot, panels) for plot in figures.PLOTS if (panels := figures.panels(plot, ready, look))],
         "scores": scored[0] if scored else None,
         "radars": drawn,
         "radar_absent": [
             one.label for one in found.series if drawn and one.key not in shown and one.key not in found.yardsticks
         ],
-        "labels": labels,
+        "labels": ready.labels,
     }
-
-
-def _place(rows: pd.DataFrame) -> str | None:
-    """The reference shape in words, without what all cases share."""
-    shape = reference_shape(rows)
-    if shape is None:
-        return None
-    at_shape = rows[rows["shape"] == shape]
-    shared = set(common_conditions(rows).split(", "))
-    parts = common_conditions(at_shape).split(", ")
-    network = str(at_shape["network"].iloc[0])
-    own = [part for part in parts if part not in shared or part.endswith(" channels")]
-    return ", ".join([*([f"ConvNet {network}"] if network else []), *own])

@@ -6,13 +6,13 @@ blindness, and nothing is told by hue alone: each method has a marker of its own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
-from lipbench_reports.tables import YARDSTICK, Series
+from lipbench_reports.prepared import Prepared
+from lipbench_reports.tables import YARDSTICK
 
 LIGHT = (
     "#4a4a4a", "#0068a8", "#c4500c", "#00805e", "#a33a8f", "#94700a", "#5a51b5", "#b3273e", "#4b7d1d", "#2388a5", "#7a5230",
@@ -51,9 +51,10 @@ class Look:
         return path_data(MarkerStyle(self.marker))
 
 
-def looks(series: Sequence[Series], methods: Sequence[str]) -> dict[str, Look]:
+def looks(ready: Prepared) -> dict[str, Look]:
     """The look of each series. It hangs on the method's place among all registered methods, not on who takes part in a run."""
-    known = [name for name in methods if name != YARDSTICK]
+    series = ready.series
+    known = [str(name) for name in ready.methods["method"] if name != YARDSTICK]
     order = known + sorted({one.method for one in series} - set(known) - {YARDSTICK})
     places = {YARDSTICK: 0} | {name: place + 1 for place, name in enumerate(order)}
     hues = len(LIGHT) - 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -21,12 +20,16 @@ from lipbench_reports.cells import (
     Table,
     alike,
     digits,
+    heads,
+    named,
     numbers,
+    placed,
     ratio,
     table,
 )  # fmt: skip
 from lipbench_reports.costs import AXES, MEASURES, Costs
-from lipbench_reports.tables import PUBLISHED, YARDSTICK, failed_cases, number, with_columns
+from lipbench_reports.prepared import CaseRows, Prepared
+from lipbench_reports.tables import PUBLISHED, YARDSTICK, number, with_columns
 
 PHASE_TITLES = {
     "forward": "forward", "backward": "backward", "step": "training step", "parametrize": "parameter half",
@@ -38,38 +41,33 @@ DATASETS = {32: "cifar", 64: "tiny_imagenet"}
 """Which of the paper's data sets has images of that size."""
 
 
-def names(keys: list[str], labels: Mapping[str, str], title: str = "Method") -> tuple[Column, list[Cell]]:
-    """The column of methods, sorted as text."""
-    return Column(title, numeric=False), [Cell(labels[key], labels[key], series=key) for key in keys]
-
-
-def summary(rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> Table | None:
+def summary(ready: Prepared, found: Costs) -> Table | None:
     """Each series relative to the reference, by geometric mean over the shapes of the comparison; None if there is none."""
     if found.reference is None:
         return None
     keys = [one.key for one in found.series]
-    columns = [names(keys, labels)]
+    columns = [named(keys, ready.labels)]
     for measure in MEASURES:
         if not found.comparisons[measure.title].entries:
             continue
         entries = [found.of(measure.title, one) for one in found.series]
         columns.append((Column(measure.title.capitalize()), [ratio(entry.ratio, entry.mark) for entry in entries]))
-    columns += certificates.in_summary(rows, keys, found.yardsticks)
+    columns += certificates.in_summary(ready, keys, found.yardsticks)
     shapes = [max((found.of(measure.title, one).shapes for measure in MEASURES), default=0) for one in found.series]
     columns.append((Column("Shapes"), [Cell(str(count), float(count)) for count in shapes]))
-    failed = failed_cases(rows)["series"].value_counts()
+    failed = ready.failed_cases["series"].value_counts()
     columns.append((Column("Failed cases"), [Cell(str(failed.get(key, 0)), float(failed.get(key, 0))) for key in keys]))
     return table(f"Cost relative to {found.reference.label}", columns)
 
 
-def scores(found: Costs, labels: Mapping[str, str]) -> tuple[Table, dict[str, dict[str, float]]] | None:
+def scores(ready: Prepared, found: Costs) -> tuple[Table, dict[str, dict[str, float]]] | None:
     """Scores 1 to 5 as a table and by series and axis, of the axes for which anybody has one; None without any."""
     axes = [(axis, measure.title) for axis, measure in zip(AXES, MEASURES) if found.ranking(measure.title)]
     values = {one.key: {axis: found.score(title, one) for axis, title in axes} for one in found.series}
     values = {key: entries for key, entries in values.items() if any(math.isfinite(score) for score in entries.values())}
     if not axes or not values:
         return None
-    columns = [names(list(values), labels)]
+    columns = [named(list(values), ready.labels)]
     for axis, _ in axes:
         column = [entries[axis] for entries in values.values()]
         cells = [Cell(f"{score:.1f}", score) if math.isfinite(score) else Cell() for score in column]
@@ -77,18 +75,18 @@ def scores(found: Costs, labels: Mapping[str, str]) -> tuple[Table, dict[str, di
     return table("Scores from 1 to 5", columns), values
 
 
-def plain_numbers(rows: pd.DataFrame, labels: Mapping[str, str], caption: str, with_shape: bool) -> Table | None:
+def plain_numbers(ready: Prepared, caption: str, with_shape: bool) -> Table | None:
     """Median times by phase, peaks and sizes, one row per case; with the shape as a column where rows differ in it.
 
     All times are in one unit, and so are all bytes.
     """
-    cases = {(str(key), str(shape)): group for (key, shape), group in _cases(rows)}
+    cases = ready.cases
     if not cases:
         return None
-    columns = [names([key for key, _ in cases], labels)]
+    columns = [named([case.series for case in cases], ready.labels)]
     if with_shape:
-        columns.append((Column("Case", numeric=False), [Cell(shape, float(place)) for place, (_, shape) in enumerate(cases)]))
-    phases = {phase: [_phase(group, phase) for group in cases.values()] for phase in PHASE_TITLES}
+        columns.append(placed([case.shape for case in cases]))
+    phases = {phase: [case.phase(phase) for case in cases] for phase in PHASE_TITLES}
     times = [_value(entry, "median_s") for entries in phases.values() for entry in entries]
     columns += [_with_range(capitalized(PHASE_TITLES[phase]), entries, times) for phase, entries in phases.items()]
     rates = [_value(entry, "images_per_s") for entry in phases["inference"]]
@@ -98,8 +96,8 @@ def plain_numbers(rows: pd.DataFrame, labels: Mapping[str, str], caption: str, w
         {
             "Training peak": [_value(entry, "peak_memory_bytes") for entry in phases["step"]],
             "Inference peak": [_value(entry, "peak_memory_bytes") for entry in phases["inference"]],
-            "Saved for backward": [_first(group, "saved_memory_bytes") for group in cases.values()],
-            "Parameters": [_first(group, "parameter_bytes") for group in cases.values()],
+            "Saved for backward": [case.first("saved_memory_bytes") for case in cases],
+            "Parameters": [case.first("parameter_bytes") for case in cases],
         },
         BYTES,
     )
@@ -116,21 +114,20 @@ HELD = {
 """What holds memory in training: a column of the step's row, or a phase of which it is the peak."""
 
 
-def held(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def held(ready: Prepared) -> Table | None:
     """Bytes of a training step by what holds them, one row per case, all in one unit; None if no case has them."""
-    cases = [(str(key), str(shape), group) for (key, shape), group in _cases(rows)]
     columns = [
-        names([key for key, _, _ in cases], labels),
-        (Column("Case", numeric=False), [Cell(shape, float(place)) for place, (_, shape, _) in enumerate(cases)]),
+        named([case.series for case in ready.cases], ready.labels),
+        placed([case.shape for case in ready.cases]),
         *alike({
-            title: [_value(_phase(group, source), "peak_memory_bytes") if source in PHASE_TITLES else _first(group, source)
-                    for _, _, group in cases]
+            title: [case.value(source, "peak_memory_bytes") if source in PHASE_TITLES else case.first(source)
+                    for case in ready.cases]
             for title, source in HELD.items()
         }, BYTES),
     ]  # fmt: skip
     columns = [column for column in columns if any(cell.sort is not None for cell in column[1])]
     notes = ["These overlap: what is saved for the backward pass includes weights and input where autograd keeps them."]
-    if rows["workspace_bytes"].notna().any():
+    if ready.rows["workspace_bytes"].notna().any():
         notes.append("Workspaces that PyTorch keeps for cuBLAS are in no peak; what it and the process hold includes them.")
     return table("What holds the memory of a training step", columns, notes) if len(columns) > 2 else None
 
@@ -160,25 +157,8 @@ def doubt(entry: pd.Series | None) -> str:
     return INTERPRETED if entry["interpreted"] else CONTENDED if entry["contended"] else ""
 
 
-def _cases(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
-    """The rows of each case that gave numbers."""
-    return rows[rows["phase"] != ""].groupby(["series", "shape"], sort=False)
-
-
-def _phase(group: pd.DataFrame, phase: str) -> pd.Series | None:
-    found = group[group["phase"] == phase]
-    return None if found.empty else found.iloc[0]
-
-
 def _value(entry: pd.Series | None, column: str) -> float:
     return math.nan if entry is None else float(entry[column])
-
-
-def _first(group: pd.DataFrame, column: str) -> float:
-    """What is said of a case as a whole, from whichever of its rows has it; the training step's row first."""
-    ordered = pd.concat([group[group["phase"] == "step"], group])
-    values = ordered[column].dropna()
-    return math.nan if values.empty else float(values.iloc[0])
 
 
 @dataclass(frozen=True)
@@ -194,16 +174,14 @@ class Halves:
     mark: str
 
 
-def shares(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def shares(ready: Prepared) -> Table | None:
     """How time and saved memory divide between the two halves, one row per case; None if no case has a parameter half."""
-    found = [_halves(str(key), str(shape), group) for (key, shape), group in _cases(rows)]
+    found = [_halves(case) for case in ready.cases]
     found = [one for one in found if math.isfinite(one.input_s) or math.isfinite(one.parameter_bytes + one.input_bytes)]
     if not found:
         return None
     marks = [one.mark for one in found]
-    columns: list[tuple[Column, Sequence[Cell]]] = [names([one.series for one in found], labels)]
-    if len({one.shape for one in found}) > 1:
-        columns.append((Column("Case", numeric=False), [Cell(one.shape, float(place)) for place, one in enumerate(found)]))
+    columns = heads([(one.series, one.shape) for one in found], ready.labels)
     times = {"Time, parameter half": [one.parameter_s for one in found], "Time, input half": [one.input_s for one in found]}
     saved = {"Saved, parameter half": [one.parameter_bytes for one in found],
              "Saved, input half": [one.input_bytes for one in found]}  # fmt: skip
@@ -216,13 +194,13 @@ def shares(rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     return table("The two halves", [column for column in columns if any(cell.sort is not None for cell in column[1])])
 
 
-def _halves(key: str, shape: str, group: pd.DataFrame) -> Halves:
-    forward, parametrize = _phase(group, "forward"), _phase(group, "parametrize")
+def _halves(case: CaseRows) -> Halves:
+    forward, parametrize = case.phase("forward"), case.phase("parametrize")
     marks = [doubt(entry) for entry in (forward, parametrize)]
     time = _value(parametrize, "median_s")
     return Halves(
-        key, shape, time, _value(forward, "median_s") - time,
-        _first(group, "saved_parameter_half_bytes"), _first(group, "saved_input_half_bytes"), next(filter(None, marks), ""),
+        case.series, case.shape, time, _value(forward, "median_s") - time,
+        case.first("saved_parameter_half_bytes"), case.first("saved_input_half_bytes"), next(filter(None, marks), ""),
     )  # fmt: skip
 
 
@@ -235,10 +213,11 @@ def _share(part: float, rest: float, mark: str = "") -> Cell:
     return Cell(f"{100 * share:.0f} %", share, mark=mark, share=share)
 
 
-def epochs(rows: pd.DataFrame, published: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
+def epochs(ready: Prepared) -> Table | None:
     """Seconds per epoch of networks beside the paper's, each relative to one method that both have; None without networks."""
+    rows, labels = ready.rows, ready.labels
     steps = rows[(rows["network"] != "") & (rows["phase"] == "step") & rows["median_s"].notna() & ~rows["interpreted"]]
-    paper = with_columns(published, PUBLISHED)
+    paper = with_columns(ready.tables.published, PUBLISHED)
     found = []
     for step in steps.to_dict("records"):
         dataset = paper[paper["dataset"] == DATASETS.get(number(step["image_size"]), "")]  # type: ignore[call-overload]
@@ -253,8 +232,8 @@ def epochs(rows: pd.DataFrame, published: pd.DataFrame, labels: Mapping[str, str
         return None
     data = pd.DataFrame(found, columns=["series", "method", "shape", "ours", "theirs", "contended"])
     columns = [
-        names(list(data["series"]), labels),
-        (Column("Network", numeric=False), [Cell(shape, float(place)) for place, shape in enumerate(data["shape"])]),
+        named(list(data["series"]), labels),
+        placed(list(data["shape"]), "Network"),
         numbers("This run", list(data["ours"]), (("s/epoch", 1.0),), marks=_contended(data["contended"])),
         numbers("Paper, A100", list(data["theirs"]), (("s/epoch", 1.0),)),
     ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lipbench_reports.costs import ALIKE, MEASURES, Costs
-from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts, failed_cases, failures
+from lipbench_reports.prepared import Prepared
+from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts
 
 
-def verdict(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[str, str]) -> list[str]:
-    """The sentences that a report opens with; `labels` are those of all series, compiled ones too."""
-    so_far = _so_far(tables)
+def verdict(ready: Prepared, found: Costs) -> list[str]:
+    """The sentences that a report opens with."""
+    so_far = _so_far(ready.tables)
+    rows = ready.rows
     if found.reference is None:
-        return [*so_far, _nothing_worked(rows), *(_unfit(tables, rows, labels) if len(rows) else [])]
+        return [*so_far, _nothing_worked(ready), *(_unfit(ready) if len(rows) else [])]
     return [
         *so_far,
         *_first_places(found, "training step", "trained fastest", "step time"),
@@ -22,7 +24,7 @@ def verdict(tables: Tables, rows: pd.DataFrame, found: Costs, labels: Mapping[st
         *_memory(found),
         *_unranked(rows, found),
         *_left_out(found),
-        *_unfit(tables, rows, labels),
+        *_unfit(ready),
         *_barred(found),
         *_uncertain(rows, found),
     ]
@@ -47,13 +49,13 @@ def cases(count: int) -> str:
     return "1 case" if count == 1 else f"{count} cases"
 
 
-def _nothing_worked(rows: pd.DataFrame) -> str:
-    if rows["interpreted"].any():
+def _nothing_worked(ready: Prepared) -> str:
+    if ready.rows["interpreted"].any():
         return "Nothing was timed: Triton kernels ran in their interpreter."
-    failed = len(failed_cases(rows))
+    failed = len(ready.failed_cases)
     if failed:
         return "The only case gave no measurement." if failed == 1 else f"None of the {failed} cases gave a measurement."
-    return "No case has run yet." if len(rows) else "The run holds no case."
+    return "No case has run yet." if len(ready.rows) else "The run holds no case."
 
 
 def _first_places(found: Costs, measure: str, deed: str, what: str) -> list[str]:
@@ -115,8 +117,8 @@ def _left_out(found: Costs) -> list[str]:
     ]
 
 
-def _unfit(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    failed = failures(rows)
+def _unfit(ready: Prepared) -> list[str]:
+    tables, rows, labels, failed = ready.tables, ready.rows, ready.labels, ready.failures
     sentences = []
     full = failed[failed["status"] == "out_of_memory"]
     places = [f"{shape}, {phases}" if phases else shape for shape, phases in zip(full["shape"], full["failed"])]
@@ -156,6 +158,15 @@ def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
     ranked = frozenset().union(*(one.ranked for one in found.comparisons.values()))
     sampled = [one.label for one in found.series if one.key in ranked & bounded]
     return [f"{listing(sampled)} could not be certified: samples showed no violation."] if sampled else []
+
+
+def compared(found: Costs) -> list[tuple[str, str]]:
+    """The shapes that methods are ranked over, and by what; measures with the same shapes together."""
+    by_shapes: dict[str, list[str]] = {}
+    for title, comparison in found.comparisons.items():
+        if comparison.ranked:
+            by_shapes.setdefault("; ".join(comparison.shapes), []).append(title)
+    return [("" if len(by_shapes) == 1 else listing(titles), shapes) for shapes, titles in by_shapes.items()]
 
 
 def shapes_of(shapes: Sequence[str]) -> str:

@@ -1,0 +1,286 @@
+"""A run made ready for tables and figures, once: rows of known types in their order, their series and shapes, and what is asked
+of them again and again.
+
+Rows may be odd: no Standard, one case only, nothing that worked, columns that are empty. Everything after this module relies on
+`prepare`: all columns exist, numbers are floats with NaN for what is missing, texts are strings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+
+from lipbench_reports.tables import (
+    CERTIFICATES,
+    Condition,
+    Tables,
+    as_text,
+    as_texts,
+    failures,
+    is_missing,
+    number,
+    typed,
+    with_columns,
+)  # fmt: skip
+
+SIZES = (
+    Condition("channels", short="{} ch", words="{} channels"),
+    Condition("image_size", short="{}²", words="{0} × {0} images"),
+    Condition("kernel_size", short="k {}", words="kernel {0} × {0}"),
+    Condition("batch_size", short="b {}", words="batch {}"),
+)
+INTERPRETED = Condition("interpreted", False, "interpreted")
+"""No condition of a case, but a finding: times of the interpreter are no times, and must not be put together with any."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method in one implementation under conditions with a label: what a line, a colour and a table row stand for."""
+
+    key: str
+    """its name within this report: the content of the column `series`, in which nothing is to be read"""
+    columns: Mapping[str, object]
+    """what it is: method, implementation, the conditions with a label, and whether it was interpreted"""
+    name: str
+    """of method and implementation"""
+    marks: tuple[str, ...] = ()
+    """labels of the conditions that are not the usual ones"""
+
+    @property
+    def method(self) -> str:
+        return str(self.columns["method"])
+
+    @property
+    def implementation(self) -> str:
+        return str(self.columns["implementation"])
+
+    @property
+    def label(self) -> str:
+        return " · ".join([self.name, *self.marks])
+
+
+@dataclass(frozen=True)
+class CaseRows:
+    """The rows of one series at one shape that are of a phase."""
+
+    series: str
+    shape: str
+    rows: pd.DataFrame
+
+    def phase(self, name: str) -> pd.Series | None:
+        found = self.rows[self.rows["phase"] == name]
+        return None if found.empty else found.iloc[0]
+
+    def value(self, phase: str, column: str) -> float:
+        """A number of one phase; NaN for what was not measured."""
+        entry = self.phase(phase)
+        return math.nan if entry is None else float(entry[column])
+
+    def first(self, column: str) -> float:
+        """What is said of a case as a whole, from whichever of its rows has it; the training step's row first."""
+        values = pd.concat([self.rows[self.rows["phase"] == "step"], self.rows])[column].dropna()
+        return math.nan if values.empty else float(values.iloc[0])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of a run or some of them, and their series in the order of the registry."""
+
+    tables: Tables
+    methods: pd.DataFrame
+    """those of the tables, with all columns"""
+    rows: pd.DataFrame
+    """sorted by series; with three more columns: `series`, `shape` (a readable text) and `unwatched` (it was timed, and nobody
+    looked for contention)"""
+    series: tuple[Series, ...]
+    """methods that the registry does not know come last"""
+    shapes: tuple[str, ...]
+    """all shapes in the order of the run"""
+    shape: str | None
+    """the reference shape, at which numbers are shown"""
+
+    def narrowed(self, rows: pd.DataFrame) -> Prepared:
+        """The same of some of the rows."""
+        left = set(rows["series"])
+        return replace(self, rows=rows, series=tuple(one for one in self.series if one.key in left))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The labels of the series by their keys, in order."""
+        return {one.key: one.label for one in self.series}
+
+    @cached_property
+    def written(self) -> Prepared:
+        """What was not compiled; all of it where everything was.
+
+        Methods are compared as they are written: the same function in both columns of a ranking would be ranked against itself.
+        """
+        compiled = self.rows["compiled"]
+        return self if compiled.all() else self.narrowed(self.rows[~compiled])
+
+    @cached_property
+    def at_shape(self) -> Prepared:
+        """What was measured at the reference shape."""
+        return self.narrowed(self.rows[self.rows["shape"] == self.shape])
+
+    @cached_property
+    def has_several_shapes(self) -> bool:
+        return bool(self.rows["shape"].nunique() > 1)
+
+    @cached_property
+    def cases(self) -> tuple[CaseRows, ...]:
+        """The cases that gave numbers, or of which a phase failed."""
+        grouped = self.rows[self.rows["phase"] != ""].groupby(["series", "shape"], sort=False)
+        return tuple(CaseRows(str(key), str(shape), group) for (key, shape), group in grouped)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        return failures(self.rows)
+
+    @cached_property
+    def failed_cases(self) -> pd.DataFrame:
+        """The first row of `failures` of each case."""
+        return self.failures.drop_duplicates(["series", "shape"])
+
+    @cached_property
+    def bounds(self) -> pd.DataFrame:
+        """The certificates with series, shape and status of their cases; those of cases that are in no row are left out."""
+        data = with_columns(self.tables.certificates, CERTIFICATES)
+        for name in CERTIFICATES:
+            data[name] = typed(data[name], "float64" if name in ("largest", "smallest", "image_size", "residual") else "str")
+        cases = self.rows.drop_duplicates("case")[["case", "method", "series", "shape", "status"]]
+        joined = cases.merge(data, on="case", how="inner")
+        return _in_order(joined.assign(smallest=_of_orthogonal(joined, self.methods, "smallest")), self.series)
+
+    @cached_property
+    def common(self) -> str:
+        """What all rows share: "64 channels, 16 × 16 images, kernel 3 × 3, batch 32, float32 (ieee), cpu, 2 threads"."""
+        return in_words(self.rows, self.tables.conditions)
+
+    @cached_property
+    def place(self) -> str | None:
+        """The reference shape in words, without what all cases share."""
+        at_shape = self.at_shape.rows
+        if self.shape is None or at_shape.empty:
+            return None
+        shared = set(self.common.split(", "))
+        parts = self.at_shape.common.split(", ")
+        network = str(at_shape["network"].iloc[0])
+        own = [part for part in parts if part not in shared or part.endswith(" channels")]
+        return ", ".join([*([f"ConvNet {network}"] if network else []), *own])
+
+    def keys_of(self, frame: pd.DataFrame) -> list[str | None]:
+        """The key of the series that each row of a frame is of; None where no row of this run is of it."""
+        known = {tuple(one.columns.values()): one.key for one in self.series}
+        return [known.get(identity) for identity in _identities(frame, self.tables)]
+
+
+def prepare(tables: Tables) -> Prepared:
+    """The rows with one type per column, and all that is derived from them. Never fails because they are odd."""
+    methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal", "iterations"])
+    rows = _typed(tables)
+    identities = _identities(rows, tables)
+    series = _series(dict(zip(identities, rows["title"])), tables, methods)
+    keys = {tuple(one.columns.values()): one.key for one in series}
+    rows["series"] = pd.Series([keys[identity] for identity in identities], index=rows.index, dtype=object)
+    rows["shape"] = pd.Series(_shapes(rows, tables.conditions), index=rows.index, dtype=object)
+    rows["certificate_smallest"] = _of_orthogonal(rows, methods, "certificate_smallest")
+    shapes = tuple(dict.fromkeys(rows["shape"]))
+    ready = Prepared(tables, methods, _in_order(rows, series), series, shapes, None)
+    return replace(ready, shape=_reference_shape(ready.written.rows))
+
+
+def _typed(tables: Tables) -> pd.DataFrame:
+    defaults = {"implementation": "paper", "converged": True}  # what is missing raises no alarm
+    defaults |= {one.column: one.default for one in tables.conditions if one.label}
+    tidy = with_columns(tables.rows, tables.columns).reset_index(drop=True)
+    unknown = pd.Series([is_missing(value) or value == "" for value in tidy["contended"]], index=tidy.index, dtype=bool)
+    warnings = pd.Series([as_texts(value) for value in tidy["warnings"]], index=tidy.index, dtype=object)
+    for name, kind in tables.columns.items():
+        tidy[name] = typed(tidy[name], kind, defaults.get(name))
+    title = tidy["title"].where(tidy["title"] != "", tidy["method"])
+    return tidy.assign(warnings=warnings, unwatched=unknown & tidy["median_s"].notna(), title=title)
+
+
+def _identities(frame: pd.DataFrame, tables: Tables) -> list[tuple[object, ...]]:
+    """What each row of a frame says of its series, in the order of `Series.columns`."""
+    conditions = _identity(tables)
+    found = with_columns(frame, [one.column for one in conditions])
+    kinds = {one.column: tables.columns.get(one.column, "str") for one in conditions}
+    return list(zip(*(typed(found[one.column], kinds[one.column], one.default) for one in conditions)))
+
+
+def _identity(tables: Tables) -> list[Condition]:
+    labelled = (one for one in tables.conditions if one.label)
+    return [Condition("method"), Condition("implementation", "paper"), *labelled, INTERPRETED]
+
+
+def _series(titles: Mapping[tuple[object, ...], str], tables: Tables, methods: pd.DataFrame) -> tuple[Series, ...]:
+    conditions = _identity(tables)
+    order = {name: place for place, name in enumerate(methods["method"].astype(str))}
+    found = []
+    for identity, title in titles.items():
+        columns = dict(zip((one.column for one in conditions), identity))
+        marks = (
+            one.label.format(columns[one.column]) for one in conditions if one.label and columns[one.column] != one.default
+        )
+        implementation = str(columns["implementation"])
+        name = title if implementation == "paper" else f"{title} · {implementation}"
+        found.append(Series("", columns, name, tuple(marks)))
+    found.sort(
+        key=lambda one: (
+            order.get(one.method, len(order)), one.method, one.implementation != "paper", one.implementation, one.marks,
+        )
+    )  # fmt: skip
+    return tuple(replace(one, key=f"series-{place}") for place, one in enumerate(found))
+
+
+def _in_order(rows: pd.DataFrame, series: Iterable[Series]) -> pd.DataFrame:
+    place = {one.key: number for number, one in enumerate(series)}
+    return rows.sort_values("series", key=lambda keys: keys.map(place), kind="stable", ignore_index=True)
+
+
+def _of_orthogonal(rows: pd.DataFrame, methods: pd.DataFrame, column: str) -> pd.Series:
+    """The smallest singular values only where they should be 1: of methods that claim to be orthogonal."""
+    claims = {str(name) for name, claim in zip(methods["method"], methods["orthogonal"]) if not is_missing(claim) and claim}
+    return rows[column].where(rows["method"].isin(claims))
+
+
+def _reference_shape(rows: pd.DataFrame) -> str | None:
+    """A layer's shape if there is one, measured for the most series, with the most MACs."""
+    measured = rows[rows["median_s"].notna() | rows["peak_memory_bytes"].notna()]
+    layers = measured[measured["network"] == ""]
+    grouped = (measured if layers.empty else layers).groupby("shape", sort=False)
+    sizes = pd.DataFrame({"series": grouped["series"].nunique(), "macs": grouped["macs"].max().fillna(0)})
+    sizes["channels"] = grouped["channels"].max().fillna(0)
+    return None if sizes.empty else str(sizes.sort_values(["series", "macs", "channels"]).index[-1])
+
+
+def _shapes(rows: pd.DataFrame, conditions: Sequence[Condition]) -> list[str]:
+    """A short text per row that tells its conditions from those of all other rows: channels, and what varies in this run.
+
+    Conditions with a label are left to the series.
+    """
+    told = [*SIZES, *(one for one in conditions if not one.label)]
+    varying = [one for one in told if one.column == "channels" or rows[one.column].nunique(dropna=False) > 1]
+    texts = []
+    for network, *values in rows[["network", *(one.column for one in varying)]].itertuples(index=False):
+        parts = [one.short.format(number(value)) for one, value in zip(varying, values) if as_text(value)]
+        texts.append(", ".join([*([f"ConvNet {network}"] if network else []), *parts]) or "one shape")
+    return texts
+
+
+def in_words(rows: pd.DataFrame, conditions: Sequence[Condition]) -> str:
+    """The sizes and conditions that all of these rows share, as a list of words."""
+    parts = []
+    for one in (*SIZES, *(one for one in conditions if not one.label)):
+        values = {as_text(number(value)) for value in rows[one.column]} - {""}
+        if len(values) == 1:
+            (value,) = values
+            words = one.words.removesuffix("s") if value == "1" and one not in SIZES else one.words  # "1 thread"
+            parts.append(words.format(value))
+    return ", ".join(parts)
