@@ -19,7 +19,10 @@ from lipbench.run.plan import Request
 from lipbench.run.profiling import LimitOptions, Options
 from lipbench.store.rounds import Part, Round
 
-REQUEST = Request(methods=("standard", "aol"), channels=(2, 3, 4, 5), image_sizes=(4, 5, 6, 7, 8), batch_sizes=(2,), threads=1)
+REQUEST = Request(
+    methods=("standard", "aol"), channels=(2, 3, 4, 5), image_sizes=(4, 5, 6, 7, 8), batch_sizes=(2,),
+    conditions={"threads": (1,)},
+)  # fmt: skip
 
 
 class Notes:

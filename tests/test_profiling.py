@@ -11,7 +11,7 @@ import pytest
 from lipbench.errors import LipbenchError
 from lipbench.run import profiling
 from lipbench.run.executor import Place
-from lipbench.run.plan import Request
+from lipbench.run.plan import Request, conditions
 from lipbench.run.profiling import LimitOptions, Options
 from lipbench.store import records
 from lipbench.store.rounds import Part, Record, Round, summed_up
@@ -43,7 +43,8 @@ class Answers:
 
 
 def profile(answers: Answers, out: Path, *methods: str, resume: bool = False, threads: int | None = 1, **more: Any) -> None:
-    request = Request(methods=methods or None, **({**SIZES, "threads": threads} if methods else {}))
+    named = {**SIZES, "conditions": conditions(threads=None if threads is None else (threads,))}
+    request = Request(methods=methods or None, **(named if methods else {}))
     options = Options(request, "auto", LimitOptions(rounds=1), out=out, resume=resume, **more)
     profiling.profile(options, "lipbench profile", executor=answers)
 
