@@ -251,7 +251,7 @@ def test_json_has_every_term(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_written_is_read_again() -> None:
-    rows = [*fitted("cayley").values(), *fitted("bcop").values(), *fitted(FOREIGN + "OneImage", s=(8,)).values()]
+    rows = [*fitted("cayley").values(), *fitted("bcop").values(), *fitted(FOREIGN + "Pointwise").values()]
     assert any(row.at_kernel_1 is not None for row in rows)
     assert any(len(row.notes) > 1 for row in rows)
     for row, plain in zip(rows, complexity.as_json(rows)):
