@@ -16,8 +16,8 @@ DTYPES = ("float32", "float64")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 """tf32x3 is one of Triton kernels alone: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
-TRITON = "triton"
-"""the implementation whose kernels need a CUDA device"""
+PAPER, TRITON = "paper", "triton"
+"""names of implementations: the algorithm as published, and the one with Triton kernels"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
 """First-block channels w of the paper's ConvNet by size (Table 5) for 32 × 32 images; half of it for 64 × 64."""
 COLOURS = 3
@@ -35,6 +35,14 @@ def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
         raise errors.unknown_choice(option, value, known)
 
 
+def needs_triton(implementation: str) -> bool:
+    """Whether an implementation of this name runs Triton kernels, which need a CUDA device.
+
+    `Implementation.needs` says so too. The process that plans and schedules cannot ask it: the registry imports torch.
+    """
+    return implementation == TRITON
+
+
 @dataclass(frozen=True, order=True)
 class LayerSpec:
     """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
@@ -46,7 +54,7 @@ class LayerSpec:
     channels: int
     image_size: int
     kernel_size: int = 3
-    implementation: str = "paper"
+    implementation: str = PAPER
 
     def __post_init__(self) -> None:
         _require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
@@ -71,7 +79,7 @@ class NetworkSpec:
     size: str
     image_size: int = 32
     kernel_size: int = 3
-    implementation: str = "paper"
+    implementation: str = PAPER
 
     def __post_init__(self) -> None:
         _require_choice("network size", self.size, tuple(WIDTHS))

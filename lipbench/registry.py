@@ -11,10 +11,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from lipbench import errors, networks
-from lipbench.cases import TRITON, LayerSpec, NetworkSpec
+from lipbench import cases, errors, networks
+from lipbench.cases import LayerSpec, NetworkSpec
 from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import Implementation, Method
 
 METHODS: dict[str, Method] = {
     "standard": standard.METHOD,
@@ -102,30 +102,43 @@ def build_layer(spec: LayerSpec) -> nn.Module:
         layer = load_class(spec.method)
         takes_image_size = "image_size" in inspect.signature(layer).parameters
         return layer(*arguments, **({"image_size": spec.image_size} if takes_image_size else {}))
-    return implementation(spec.method, spec.implementation)(*arguments, spec.image_size)
+    return implementation(spec.method, spec.implementation).layer(*arguments, spec.image_size)
 
 
-def implementation(method: str, name: str) -> type[LipschitzConv2d]:
-    """The class of one implementation of a method. Raises `UnsupportedError` where there is none."""
+def implementation(method: str, name: str) -> Implementation:
+    """One implementation of a method. Raises `UnsupportedError` where there is none, or where Python lacks what it needs."""
     entry = find(method)
     if name not in entry.implementations:
         raise errors.no_implementation(entry.title, name, entry.implementations)
-    _check_installed(name)
+    _check_installed(entry.implementations[name])
     return entry.implementations[name]
 
 
-def check_device(implementation: str, device: str) -> None:
-    """Raises `LipbenchError` where an implementation's kernels cannot run: 'triton' on a CPU, outside triton's interpreter."""
+def needs_triton(spec: LayerSpec | NetworkSpec) -> bool:
+    """Whether a spec's implementation runs Triton kernels; by its name, where the method is not installed here."""
+    method = methods().get(spec.method)
+    known = method.implementations.get(spec.implementation) if method else None
+    return cases.needs_triton(spec.implementation) if known is None else known.needs == "triton"
+
+
+def check_device(spec: LayerSpec | NetworkSpec, device: str) -> None:
+    """Raises `LipbenchError` where the implementation of a spec does not exist or cannot run on a device."""
+    if not is_external(spec.method):
+        check_machine(implementation(spec.method, spec.implementation), device)
+
+
+def check_machine(implementation: Implementation, device: str) -> None:
+    """Raises `LipbenchError` where kernels cannot run: those of triton on a CPU, outside triton's interpreter."""
     _check_installed(implementation)
-    if implementation == TRITON and device == "cpu":
+    if implementation.needs == "triton" and device == "cpu":
         from lipbench_kernels import launching
 
         if not launching.interpreted():
             raise errors.no_gpu_for_kernels()
 
 
-def _check_installed(implementation: str) -> None:
-    if implementation == TRITON and importlib.util.find_spec("triton") is None:
+def _check_installed(implementation: Implementation) -> None:
+    if implementation.needs == "triton" and importlib.util.find_spec("triton") is None:
         raise errors.no_triton()
 
 

@@ -41,7 +41,7 @@ class Variant:
         if self.implementation == HEAD:
             assert self.method.head is not None
             return self.method.head.layer
-        return registry.implementation(self.method.name, self.implementation)
+        return registry.implementation(self.method.name, self.implementation).layer
 
     def keeps_its_promise_at(self, image_size: int, kernel_size: int = KERNEL_SIZE) -> bool:
         """ECO as published is 1-Lipschitz only where 3 divides the image size; `test_certify.py` has it caught elsewhere."""
@@ -131,11 +131,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "variant" not in metafunc.fixturenames:
         return
     from lipbench import registry
-    from lipbench.cases import TRITON
 
     # Kernels take float32 on a GPU or in triton's interpreter: `tests/interpreted` holds them against `paper`.
     variants = [
-        Variant(method, name) for method in registry.METHODS.values() for name in method.implementations if name != TRITON
+        Variant(method, name)
+        for method in registry.METHODS.values()
+        for name, one in method.implementations.items()
+        if not one.needs
     ]
     if metafunc.definition.get_closest_marker("heads"):
         variants += [Variant(method, HEAD) for method in registry.METHODS.values() if method.head]

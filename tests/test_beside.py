@@ -26,7 +26,7 @@ def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
     """Which other tests hold against counts. Run `python tests/fits.py > lipbench/fits.json` where this fails."""
     entry = registry.METHODS[method]
     for row in beside.shipped()[method]:
-        exact = getattr(getattr(entry.exact, row.half), row.quantity)
+        exact = getattr(getattr(entry.implementations["paper"].exact, row.half), row.quantity)
         for sizes in UNSEEN:
             if method == "eco" and sizes["k"] > 3:
                 continue

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import errors, registry
-from lipbench.cases import TRITON
+from lipbench import cases, errors, registry
+from lipbench.cases import TRITON, LayerSpec
 from lipbench.run import isolate
 
 
@@ -85,13 +85,23 @@ def test_titles() -> None:
 
 def test_kernels_need_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     launching = pytest.importorskip("lipbench_kernels.launching", reason="kernels need triton")
-    registry.check_device("paper", "cpu")
-    registry.check_device(TRITON, "cuda")
+    paper, triton = LayerSpec("aol", 4, 8), LayerSpec("aol", 4, 8, implementation=TRITON)
+    registry.check_device(paper, "cpu")
+    registry.check_device(triton, "cuda")
     monkeypatch.setattr(launching, "interpreted", lambda: False)
     with pytest.raises(errors.LipbenchError, match="needs a CUDA device: got device cpu; use --implementation paper"):
-        registry.check_device(TRITON, "cpu")
+        registry.check_device(triton, "cpu")
     monkeypatch.setattr(launching, "interpreted", lambda: True)
-    registry.check_device(TRITON, "cpu")
+    registry.check_device(triton, "cpu")
+
+
+def test_what_needs_triton_is_known_by_its_name_where_the_registry_cannot_be_asked() -> None:
+    found = [(one.needs, name) for method in registry.METHODS.values() for name, one in method.implementations.items()]
+    assert {needs for needs, _ in found} == {"", "triton"}
+    assert all((needs == "triton") == cases.needs_triton(name) for needs, name in found)
+    assert registry.needs_triton(LayerSpec("aol", 4, 8, implementation=TRITON))
+    assert not registry.needs_triton(LayerSpec("aol", 4, 8))
+    assert registry.needs_triton(LayerSpec("no_longer_installed", 4, 8, implementation=TRITON))
 
 
 def test_the_survey_refuses_kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,4 +116,4 @@ def test_without_triton_its_implementation_is_refused_and_paper_is_not(monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(errors.UnsupportedError, match="kernels need triton"):
         registry.implementation("aol", TRITON)
-    assert registry.implementation("aol", "paper").__name__ == "AOLConv2d"
+    assert registry.implementation("aol", "paper").layer.__name__ == "AOLConv2d"

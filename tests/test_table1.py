@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.resources import files
 from xml.etree import ElementTree
 
@@ -12,10 +13,12 @@ import sympy
 import torch
 
 from lipbench import registry, theory
+from lipbench.analysis import expected as by_theory
 from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.layers.base import Implementation
 from lipbench.meters import macs
 from lipbench.predict import table1
-from lipbench.theory import C, M, P, b, c, k, s
+from lipbench.theory import C, Complexity, Cost, M, P, b, c, k, s
 
 LAYER = {"b": 2, "s": 8, "c": 4, "k": 3}
 
@@ -34,7 +37,7 @@ def test_terms_are_shortened_only_where_nothing_of_the_sizes_is_left() -> None:
 def test_every_text_reads_back_as_its_formula_and_every_mathml_parses() -> None:
     for row in table1.complexity_table().to_dict("records"):
         method = registry.METHODS[row["method"]]
-        for kind, complexity in (("published", method.published), ("exact", method.exact)):
+        for kind, complexity in (("published", method.published), ("exact", method.implementations["paper"].exact)):
             if complexity is None:
                 assert row[kind] == row[f"{kind}_mathml"] == ""
                 continue
@@ -66,26 +69,26 @@ def test_methods_that_the_table_lacks_have_exact_costs_alone() -> None:
 
 def test_numbers_of_a_plain_convolution() -> None:
     macs, padded, parameters = 2 * 64 * 16 * 9, 2 * 4 * 100, 16 * 9
-    forward = table1.expected(layer("standard"), "forward")
+    forward = by_theory.expected(layer("standard"), "forward")
     assert forward["theory_macs"] == forward["published_macs"] == macs
     assert forward["theory_memory_elements"] == padded + parameters
     assert forward["published_memory_elements"] == 2 * 64 * 4 + parameters
-    assert table1.expected(layer("standard"), "inference")["theory_macs"] == macs
-    assert table1.expected(layer("standard"), "parametrize")["theory_macs"] == 0
+    assert by_theory.expected(layer("standard"), "inference")["theory_macs"] == macs
+    assert by_theory.expected(layer("standard"), "parametrize")["theory_macs"] == 0
 
 
 def test_evaluation_has_its_own_number_of_iterations() -> None:
     soc = registry.METHODS["soc"]
     one = theory.evaluate(C, **LAYER)
-    assert table1.expected(layer("soc"), "inference")["theory_macs"] == one * soc.evaluation_iterations["t1"]
-    forward, parametrize = (table1.expected(layer("soc"), phase)["theory_macs"] for phase in ("forward", "parametrize"))
+    assert by_theory.expected(layer("soc"), "inference")["theory_macs"] == one * soc.evaluation_iterations["t1"]
+    forward, parametrize = (by_theory.expected(layer("soc"), phase)["theory_macs"] for phase in ("forward", "parametrize"))
     assert forward - parametrize == one * soc.iterations["t1"]
 
 
 @pytest.mark.parametrize("method", ["aol", "cayley", "sandwich"])
 def test_a_step_is_a_forward_and_a_backward_pass(method: str) -> None:
     forward, backward, step = (
-        table1.expected(layer(method), phase)["theory_macs"] for phase in ("forward", "backward", "step")
+        by_theory.expected(layer(method), phase)["theory_macs"] for phase in ("forward", "backward", "step")
     )
     assert step == pytest.approx(forward + backward, abs=1)  # transforms have fractions, rounded once in each
     assert forward < backward <= 2.5 * forward
@@ -96,21 +99,39 @@ def test_backward_of_a_network_is_what_is_counted() -> None:
     images = torch.randn(2, 3, 32, 32, requires_grad=True)
     output = registry.build(case.spec).train()(images)
     counted = macs.count(lambda: output.backward(torch.ones_like(output)))
-    assert counted.total == table1.expected(case, "backward")["theory_macs"]
+    assert counted.total == by_theory.expected(case, "backward")["theory_macs"]
 
 
 @pytest.mark.parametrize(
     ("convention", "phase"), [("theory", "first_inference"), ("published", "backward"), ("published", "step")]
 )
 def test_no_macs_are_claimed_where_there_is_no_formula(convention: str, phase: str) -> None:
-    assert math.isnan(table1.expected(layer("aol"), phase)[f"{convention}_macs"])
+    assert math.isnan(by_theory.expected(layer("aol"), phase)[f"{convention}_macs"])
 
 
 def test_other_implementations_have_no_exact_cost_and_other_layers_none_at_all() -> None:
-    lean = table1.expected(layer("aol", "lean"), "forward")
+    lean = by_theory.expected(layer("aol", "lean"), "forward")
     assert math.isnan(lean["theory_macs"])
-    assert lean["published_macs"] == table1.expected(layer("aol"), "forward")["published_macs"]
-    assert all(map(math.isnan, table1.expected(layer("module:Class"), "forward").values()))
+    assert lean["published_macs"] == by_theory.expected(layer("aol"), "forward")["published_macs"]
+    assert all(map(math.isnan, by_theory.expected(layer("module:Class"), "forward").values()))
+
+
+def test_an_implementation_has_exact_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    aol, case = registry.METHODS["aol"], layer("aol", "lean")
+    lean = Implementation(aol.implementations["paper"].layer, Complexity(Cost(2 * C, M), Cost(C * 0, P)))
+    monkeypatch.setitem(registry.METHODS, "aol", replace(aol, implementations={**aol.implementations, "lean": lean}))
+    paper = by_theory.expected(layer("aol"), "inference")["theory_macs"]
+    assert by_theory.expected(case, "inference")["theory_macs"] == 2 * paper
+    assert by_theory.expected(case, "parametrize")["theory_macs"] == 0
+
+
+def test_a_method_without_exact_costs_has_an_empty_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    eco = registry.METHODS["eco"]
+    unknown = {"paper": Implementation(eco.implementations["paper"].layer)}
+    monkeypatch.setitem(registry.METHODS, "eco", replace(eco, implementations=unknown))
+    rows = table1.complexity_table().query("method == 'eco'")
+    assert set(rows["exact"]) == set(rows["exact_mathml"]) == {""}
+    assert rows["exponent_c"].isna().all()
 
 
 def test_a_network_is_the_sum_of_its_layers() -> None:
@@ -121,14 +142,14 @@ def test_a_network_is_the_sum_of_its_layers() -> None:
     ]
     convolutions = sum(batch * size**2 * channels**2 * kernel**2 for channels, size, kernel in shapes)
     head = batch * (32 * width) ** 2
-    found = table1.expected(Case(NetworkSpec("standard", "XS"), batch), "inference")
+    found = by_theory.expected(Case(NetworkSpec("standard", "XS"), batch), "inference")
     assert found["theory_macs"] == found["published_macs"] == convolutions + head
     assert math.isnan(found["theory_memory_elements"])
 
 
 def test_leading_exponents_are_of_the_halves_of_the_phase() -> None:
-    assert table1.leading_exponent("aol", "macs", "forward") == 3
-    assert table1.leading_exponent("aol", "macs", "inference") == 2
-    assert table1.leading_exponent("cpl", "macs", "parametrize") == 2
-    assert table1.leading_exponent("standard", "memory", "forward") == 2
-    assert math.isnan(table1.leading_exponent("module:Class", "macs", "forward"))
+    assert by_theory.leading_exponent("aol", "macs", "forward") == 3
+    assert by_theory.leading_exponent("aol", "macs", "inference") == 2
+    assert by_theory.leading_exponent("cpl", "macs", "parametrize") == 2
+    assert by_theory.leading_exponent("standard", "memory", "forward") == 2
+    assert math.isnan(by_theory.leading_exponent("module:Class", "macs", "forward"))

@@ -18,7 +18,7 @@ from lipbench.theory import Complexity
 def expected(case: Case, phase: str) -> dict[str, float]:
     """What theory says of one phase of a case; NaN where it says nothing.
 
-    `theory_*` are exact, of the `paper` implementation; `published_*` are the leading terms of Table 1, whose complex numbers
+    `theory_*` are exact, of the case's implementation; `published_*` are the leading terms of Table 1, whose complex numbers
     count as one. MACs are of forward, parametrize and inference, exact ones also of backward and of step (an update has
     none); elements are those kept for the backward pass, of forward and step. A network has the sum of its layers' MACs; what
     its activations keep is in no formula, so its elements are NaN.
@@ -28,8 +28,9 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     if method is None:
         return nothing
     found: dict[str, float] = {}
-    if case.spec.implementation == "paper":
-        found |= _numbers("theory", case, phase, method, method.exact)
+    implementation = method.implementations.get(case.spec.implementation)
+    if implementation is not None and implementation.exact is not None:
+        found |= _numbers("theory", case, phase, method, implementation.exact)
     if method.published is not None:
         found |= _numbers("published", case, phase, method, method.published)
     return {**nothing, **found}

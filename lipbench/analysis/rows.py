@@ -11,7 +11,7 @@ import pandas as pd
 from lipbench import registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
-from lipbench.cases import TRITON, NetworkSpec
+from lipbench.cases import NetworkSpec
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
@@ -116,7 +116,7 @@ def _conditions(record: Record) -> dict[str, Any]:
 def _is_interpreted(record: Record) -> bool:
     """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
     machines = [one.machine for one in record.rounds if one.machine]
-    return record.case.spec.implementation == TRITON and any(one.flags.get("triton") == "interpreter" for one in machines)
+    return registry.needs_triton(record.case.spec) and any(one.flags.get("triton") == "interpreter" for one in machines)
 
 
 def _certificate(found: Certificate | None) -> dict[str, Any]:

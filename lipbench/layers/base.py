@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -192,19 +192,31 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Implementation:
+    """One way to compute a method. All those of a method share parameters and state dict."""
+
+    layer: type[LipschitzConv2d]
+    exact: Complexity | None = None
+    """real MACs and stored elements in training mode, c input and c output channels; None: not known"""
+    needs: Literal["", "triton"] = ""
+    """what the machine must have; triton: that package, and a CUDA device or triton's interpreter"""
+    options: tuple[str, ...] = ()
+    """names of options of its own"""
+
+
+@dataclass(frozen=True)
 class Method:
     """All that is known of one method. One such entry per file in `layers/`, one line in `registry.py`."""
 
     name: str
     title: str
     source: str
-    implementations: Mapping[str, type[LipschitzConv2d]]
+    implementations: Mapping[str, Implementation]
+    """by name; `paper` is the algorithm as published"""
     published: Complexity | None
     """the row of Table 1; None where the paper gives none"""
     published_operations: tuple[str, str]
     """what Table 1 names the input and the parameter half by"""
-    exact: Complexity
-    """of the `paper` implementation, training mode, c input and c output channels"""
     iterations: Mapping[str, int] = field(default_factory=dict)
     """value of each iteration symbol in training mode"""
     evaluation_iterations: Mapping[str, int] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pandas as pd
 import sympy
 
 from lipbench import registry, theory
+from lipbench.cases import PAPER
 from lipbench.layers.base import Method
 
 HALVES = ("input", "parameters")
@@ -107,16 +109,23 @@ def complexity_table() -> pd.DataFrame:
 
 def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict[str, object]:
     published = None if method.published is None else getattr(getattr(method.published, half), quantity)
-    exact = sympy.sympify(getattr(getattr(method.exact, half), quantity))
+    exact = _exact(method, half, quantity)
     short = None if published is None else shortened(published)
     leading = exact if published is None else published
     return {
         "method": name, "title": method.title, "half": half, "quantity": quantity,
         "operations": method.published_operations[HALVES.index(half)],
         "published": "" if short is None else text(short), "published_mathml": "" if short is None else mathml(short),
-        "exact": str(exact).replace("**", "^"), "exact_mathml": mathml(exact),
-        **{f"exponent_{symbol}": theory.exponent(leading, theory.SYMBOLS[symbol]) for symbol in "cksb"},
+        "exact": "" if exact is None else str(exact).replace("**", "^"), "exact_mathml": "" if exact is None else mathml(exact),
+        **{f"exponent_{symbol}": math.nan if leading is None else theory.exponent(leading, theory.SYMBOLS[symbol])
+           for symbol in "cksb"},
     }  # fmt: skip
+
+
+def _exact(method: Method, half: str, quantity: str) -> sympy.Expr | None:
+    """Of the `paper` implementation; None where its costs are not known."""
+    exact = method.implementations[PAPER].exact
+    return None if exact is None else sympy.sympify(getattr(getattr(exact, half), quantity))
 
 
 def published_layout(table: pd.DataFrame) -> pd.DataFrame:

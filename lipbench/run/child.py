@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import resource
@@ -125,7 +126,7 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
         for name in question["methods"]:
             registry.title(name)  # raises for a name that nobody has
         known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
-        offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
+        offered = {cases.PAPER, *(implementation for method in known for implementation in method.implementations)}
         for implementation in question["implementations"]:
             if implementation not in offered:
                 raise errors.unknown_choice("implementation", implementation, offered)
@@ -134,8 +135,9 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
             raise errors.no_cuda()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        for implementation in question["implementations"]:
-            registry.check_device(implementation, device)
+        for method, name in itertools.product(known, question["implementations"]):
+            if name in method.implementations:
+                registry.check_machine(method.implementations[name], device)
     except errors.LipbenchError as error:
         return {"error": str(error)}
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if device == "cuda" else None

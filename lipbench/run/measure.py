@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import torch
 
 from lipbench import certify, errors, registry
-from lipbench.cases import TRITON, Case, Limits
+from lipbench.cases import Case, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
@@ -160,7 +160,7 @@ class _NotFiniteError(ArithmeticError):
 
 def _tuned(case: Case) -> dict[str, str]:
     """The configurations that the tuning of Triton kernels chose in this process."""
-    if case.spec.implementation != TRITON:
+    if not registry.needs_triton(case.spec):
         return {}
     from lipbench_kernels import launching
 
@@ -269,7 +269,7 @@ def _warnings(case: Case, found: Round) -> Iterator[str]:
     if not found.phases:
         return
     phases, flags = found.phases, found.machine.flags if found.machine else {}
-    if case.spec.implementation == TRITON and flags.get("triton") == "interpreter":
+    if registry.needs_triton(case.spec) and flags.get("triton") == "interpreter":
         yield "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
     elif case.device == "cpu" and case.precision != "ieee":
         yield f"precision {case.precision} has no effect on a CPU; compare with ieee"

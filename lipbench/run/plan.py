@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipbench import errors
-from lipbench.cases import PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench.cases import PAPER, PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
 from lipbench.cores import usable_cores
 
 
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def implementation_names(self) -> tuple[str, ...]:
-        return self.implementations or ("paper",)
+        return self.implementations or (PAPER,)
 
 
 def plan(request: Request, device: str) -> tuple[Case, ...]:
@@ -62,7 +62,7 @@ def plan(request: Request, device: str) -> tuple[Case, ...]:
     series = [
         _specs(request, method, implementation)
         for method in request.method_names
-        for implementation in (("paper",) if ":" in method else request.implementation_names)
+        for implementation in ((PAPER,) if ":" in method else request.implementation_names)
     ]
     return tuple(
         dict.fromkeys(

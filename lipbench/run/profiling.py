@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lipbench import __version__, cases, errors
-from lipbench.cases import PRESETS, TRITON, Case, Limits
+from lipbench.cases import PRESETS, Case, Limits, needs_triton
 from lipbench.run import isolate, schedule
 from lipbench.run.isolate import Place, Processes
 from lipbench.run.plan import Request, plan
@@ -154,7 +154,7 @@ def _added(options: Options, standing: Run | None, processes: Processes) -> tupl
         implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
         threads = max((case.threads for case in standing.planned), default=1)
         if on_cpu:
-            implementations = tuple(name for name in implementations if name != TRITON)
+            implementations = tuple(name for name in implementations if not needs_triton(name))
     else:
         device, methods, implementations = options.device, request.method_names, request.implementation_names
         threads = added[0].threads if added else 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lipbench import errors
-from lipbench.cases import TRITON, Case, Limits
+from lipbench.cases import Case, Limits, needs_triton
 from lipbench.cores import usable_cores
 from lipbench.quantities import EXAMINED, GROUPS
 from lipbench.run.isolate import Processes
@@ -281,7 +281,7 @@ def _jobs(case: Case, parts: Sequence[str]) -> list[_Job]:
     aside = replace(case, device="cpu", threads=1, compile=False)
     on_cpu = case.device == "cpu"
     places = {"memory": case, "macs": aside if on_cpu else replace(case, compile=False)}
-    places["certificate"] = replace(case, compile=False) if case.spec.implementation == TRITON and not on_cpu else aside
+    places["certificate"] = replace(case, compile=False) if needs_triton(case.spec.implementation) and not on_cpu else aside
     found: dict[Case, list[str]] = {}
     for part in parts:
         found.setdefault(places[part], []).append(part)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from lipbench import certify, errors, registry
-from lipbench.cases import TRITON, Case, LayerSpec, NetworkSpec
+from lipbench.cases import PAPER, Case, LayerSpec, NetworkSpec
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.workload import Workload
@@ -30,7 +30,7 @@ class Shapes:
     channels: Sequence[int] = (16,)
     image_sizes: Sequence[int] = (8,)
     kernel_sizes: Sequence[int] = (1, 3)
-    implementations: Sequence[str] = ("paper",)
+    implementations: Sequence[str] = (PAPER,)
 
 
 def claiming_methods(implementations: Sequence[str]) -> list[str]:
@@ -83,8 +83,8 @@ def _rows(spec: LayerSpec | NetworkSpec, precision: str) -> Iterator[dict[str, o
 
 def _case(spec: LayerSpec | NetworkSpec, precision: str) -> Case:
     """On the CPU, but kernels of our own where they run. Raises `LipbenchError` where there is no such place."""
-    device = "cuda" if spec.implementation == TRITON and torch.cuda.is_available() else "cpu"
-    registry.check_device(spec.implementation, device)
+    device = "cuda" if registry.needs_triton(spec) and torch.cuda.is_available() else "cpu"
+    registry.check_device(spec, device)
     return Case(spec, batch_size=2, precision=precision, device=device)
 
 
@@ -107,7 +107,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per weights and mode as text for a terminal: the best bound, and what a second way of finding it gave."""
     keys = ["method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
     table = pd.DataFrame([_line(group) for _, group in rows.groupby(keys, sort=False, dropna=False)])
-    usual = {"network": "", "implementation": "paper"}
+    usual = {"network": "", "implementation": PAPER}
     return table.drop(columns=[name for name, value in usual.items() if not table.empty and (table[name] == value).all()])
 
 
