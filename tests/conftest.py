@@ -10,7 +10,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,13 +104,14 @@ def disturb(module: torch.nn.Module) -> None:
     """Move every parameter away from where it starts (an identity hides mistakes), and let power iterations follow."""
     import torch
 
+    from lipbench.layers.base import TwoHalves
+
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     for part in module.modules():
-        refresh: Callable[[], None] | None = getattr(part, "refresh", None)
-        for _ in range(4 if refresh else 0):  # until nothing moves any more
-            refresh()
+        for _ in range(4 if isinstance(part, TwoHalves) else 0):  # until nothing moves any more
+            part.refresh()
 
 
 def pytest_configure(config: pytest.Config) -> None:

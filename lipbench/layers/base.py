@@ -20,8 +20,8 @@ def refresh_steps(iterations: int) -> int:
     return iterations if detect_fake_mode() is None else 1
 
 
-def refresh_loaded(module: Any, incompatible_keys: Any) -> None:
-    """Hook of a layer with a `refresh()`, for after a state dict was loaded into it."""
+def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
+    """Hook of a layer whose `refresh()` does something, for after a state dict was loaded into it."""
     module.refresh()
 
 
@@ -73,6 +73,13 @@ class TwoHalves(nn.Module, ABC):
         all are active: the Lipschitz constant is max(1, ‖B Bᵀ‖ − 1), exactly.
         """
         return None
+
+    def refresh(self) -> None:
+        """Bring iterated state, such as vectors of power iterations, to convergence on the present weights, outside any graph.
+
+        Here it does nothing: most layers have no such state.
+        """
+        return
 
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """The parameter half, from the evaluation cache where that is allowed."""

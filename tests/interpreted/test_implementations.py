@@ -31,7 +31,7 @@ def pair(method: str, channels: int, kernel_size: int, image_size: int) -> tuple
     with torch.no_grad():
         for parameter in paper.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    for _ in range(4 if hasattr(paper, "refresh") else 0):
+    for _ in range(4):
         paper.refresh()
     triton = registry.implementation(method, TRITON).layer(channels, channels, kernel_size, image_size)
     triton.load_state_dict(paper.state_dict(), strict=True)
