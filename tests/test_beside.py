@@ -49,7 +49,7 @@ def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_nobody_knows_survives_being_stored() -> None:
-    (row, *_) = complexity.fit_layer("foreign_layers:OneImage", complexity.given({"s": (8,)}))
+    (row, *_) = complexity.fit_layer("external_layers:OneImage", complexity.given({"s": (8,)}))
     (stored,) = complexity.as_json([row])
     again = beside._fitted(stored | {"residual": None})
     assert math.isnan(again.residual)
@@ -58,7 +58,7 @@ def test_what_nobody_knows_survives_being_stored() -> None:
 
 def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(beside, "FOREIGN_LIMIT_S", 3.0)
+    monkeypatch.setattr(beside, "EXTERNAL_LIMIT_S", 3.0)
     found = beside.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
     assert found.fitted["note"].str.contains("no result within 3 s").all()
     assert len(found.fitted) == 4

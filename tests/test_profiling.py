@@ -36,7 +36,9 @@ class Answers:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int) -> Place:
+    def survey(
+        self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int, networks: Sequence[str]
+    ) -> Place:
         self.devices.append(device)
         if device == "cuda" and self.gpu is None:
             raise LipbenchError("no CUDA")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import cases, errors, registry
+from lipbench import cases, errors, external, registry
 from lipbench.cases import TRITON, LayerSpec
 from lipbench.run import isolate
 
@@ -16,18 +16,18 @@ from lipbench.run import isolate
 def test_a_module_that_fails_to_import_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_module.py").write_text("raise ZeroDivisionError('while importing')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(errors.LipbenchError, match="cannot load the layer") as caught:
-        registry.load_class("broken_module:Layer")
+    with pytest.raises(errors.LipbenchError, match="cannot load the external layer") as caught:
+        external.load("broken_module:Layer")
     assert "ZeroDivisionError: while importing" in str(caught.value)
     with pytest.raises(errors.LipbenchError, match="ZeroDivisionError"):
-        registry.title("broken_module:Layer")
+        registry.check_name("broken_module:Layer")
 
 
 def entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """Install a package that has nothing but an entry point for a method."""
-    information = folder / "somebody_elses-1.0.dist-info"
+    information = folder / "another_package-1.0.dist-info"
     information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody_elses\nVersion: 1.0\n")
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: another_package\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[lipbench.methods]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(str(folder))
 
@@ -65,7 +65,7 @@ def test_a_layer_in_the_current_folder_is_found_last_of_all(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     for _ in range(2):
-        assert registry.load_class("layer_in_this_folder:Own").__name__ == "Own"
+        assert external.load("layer_in_this_folder:Own").__name__ == "Own"
         assert sys.path == [*before, str(tmp_path)]
 
 
@@ -73,12 +73,12 @@ def test_a_layer_is_found_though_the_current_folder_is_gone(tmp_path: Path, monk
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path / "folder")
     (tmp_path / "folder").rmdir()
-    assert registry.load_class("foreign_layers:Grouped").__name__ == "Grouped"
+    assert external.load("external_layers:Grouped").__name__ == "Grouped"
 
 
 def test_titles() -> None:
     assert registry.title("aol") == "AOL"
-    assert registry.title("foreign_layers:Grouped") == "Grouped"
+    assert registry.title("external_layers:Grouped") == "Grouped"
     with pytest.raises(errors.LipbenchError, match="unknown method: got 'nobody'"):
         registry.title("nobody")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import sympy
 
 from lipbench import networks, registry, theory
-from lipbench.cases import Case, LayerSpec
+from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, NetworkSpec
 from lipbench.layers.base import Method
 from lipbench.predict.table1 import HALVES
 from lipbench.theory import Complexity
@@ -25,7 +25,7 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
-    if method is None:
+    if method is None or isinstance(case.spec, ExternalNetworkSpec):
         return nothing
     found: dict[str, float] = {}
     implementation = method.implementations.get(case.spec.implementation)
@@ -75,6 +75,7 @@ def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tupl
     if isinstance(spec, LayerSpec):
         yield complexity, _sizes(case, spec)
         return
+    assert isinstance(spec, NetworkSpec), "no formula is asked for an external network"
     for channels, image_size, kernel_size in networks.convolution_shapes(spec):
         yield complexity, {"b": case.batch_size, "c": channels, "s": image_size, "k": kernel_size}
     yield _head(method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench import registry
+from lipbench import external, registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
-from lipbench.cases import NetworkSpec
+from lipbench.cases import network_of
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
@@ -60,6 +60,8 @@ def measured_rows(run: Run) -> pd.DataFrame:
     paid for it. `interpreted` times say nothing: Triton kernels ran in their interpreter.
     """
     found = [row for record in run.records for row in _case_rows(record)]
+    titles = external.titles(dict.fromkeys(row["method"] for row in found))
+    found = [row | {"title": titles.get(row["method"], row["title"])} for row in found]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
     frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in _COLUMNS.items()})
     return frame.fillna({name: "" for name, kind in _COLUMNS.items() if kind == "str"})
@@ -101,11 +103,11 @@ def _conditions(record: Record) -> dict[str, Any]:
     known = registry.methods().get(spec.method)
     return {
         "method": spec.method,
-        "title": known.title if known else spec.method.rpartition(":")[2],
+        "title": known.title if known else external.title(spec.method),
         "implementation": spec.implementation,
-        "network": spec.size if isinstance(spec, NetworkSpec) else "",
-        "channels": spec.channels,
-        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size, "dtype": case.dtype,
+        "network": network_of(spec),
+        "channels": spec.channels or None, "image_size": spec.image_size, "kernel_size": spec.kernel_size or None,
+        "batch_size": case.batch_size, "dtype": case.dtype,
         "precision": case.precision, "device": case.device, "threads": case.threads,
         "compiled": case.compile, "interpreted": _is_interpreted(record),
         **_certificate(record.certificate),

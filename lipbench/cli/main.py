@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'lipbench'} --help")
     except errors.LipbenchError as error:
-        _fail(str(error))
+        summary, _, code_to_write = str(error).partition("\n")
+        _fail(summary, code_to_write)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     if code == INTERRUPTED:  # which is also what newer versions of Typer make of Ctrl-C
@@ -63,20 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code or 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code_to_write: str = "") -> None:
     print(f"lipbench: {' '.join(message.split())}", file=sys.stderr)
+    if code_to_write:
+        print(code_to_write.rstrip(), file=sys.stderr)
     raise SystemExit(WRONG_USE) from None
 
 
 # Options that several verbs have.
+LAYERS_HELP = "Methods, or external layers as package.module:name or file.py:name, with commas."
+NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
-MethodList = Annotated[Names | None, names("--method", "Methods, or package.module:Class of any layer, with commas.")]
+MethodList = Annotated[Names | None, names("--method", LAYERS_HELP)]
 ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
 ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
 ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of the square images, with commas.")]
 KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
-NetworkList = Annotated[Names | None, names("--network", "Sizes of the paper's ConvNet, of XS,S,M,L.")]
+NetworkList = Annotated[
+    Names | None,
+    names("--network", NETWORKS_HELP),
+]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
 
 
@@ -156,7 +164,8 @@ def kernels(
 @app.command()
 def verify(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
+        list[str] | None,
+        typer.Argument(metavar="[METHOD|RUN|package.module:name|file.py:name]...", help="All methods if left out."),
     ] = None,
     method: MethodList = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels, with commas.  [default: 16]")] = None,
@@ -191,7 +200,10 @@ def verify(
 
 @app.command()
 def complexity(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Methods, or package.module:Class of any layer, with commas.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help=LAYERS_HELP),
+    ],
     channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,

@@ -101,13 +101,21 @@ class Processes:
             left = rest
         return replace(found, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int = 1) -> Place:
+    def survey(
+        self,
+        methods: Sequence[str],
+        implementations: Sequence[str],
+        device: str,
+        threads: int = 1,
+        networks: Sequence[str] = (),
+    ) -> Place:
         """Whether the names exist, and which device 'auto' means.
 
-        Raises `LipbenchError` for a method or implementation that nobody has, a class that cannot be imported, and for 'cuda'
-        where there is none.
+        `networks` are external ones. Raises `LipbenchError` for a method or implementation that nobody has, an external layer
+        or network that cannot be loaded or called, and for 'cuda' where there is none.
         """
-        question = {"methods": list(methods), "implementations": list(implementations), "device": device}
+        question = {"methods": list(methods), "implementations": list(implementations), "device": device,
+                    "networks": list(networks)}  # fmt: skip
         ending = self._ask(question, SURVEY_TIMEOUT_S, _threads(threads))
         if ending.answer is None:
             raise errors.survey_failed(ending.reason)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import torch
 
 from lipbench import certify, errors, registry
-from lipbench.cases import Case, Limits
+from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
@@ -106,7 +106,7 @@ class _Sitting:
             gained, ending = self._measured(found, parts), Part()
         except _NotFiniteError as error:
             gained, ending = found, Part("nan", str(error))
-        except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+        except BaseException as error:  # an external layer may raise anything, SystemExit too
             gained, ending = found, failures.of_exception(error)
         if ending.status != "ok":
             _let_go(self.workload)
@@ -169,7 +169,7 @@ def _tuned(case: Case) -> dict[str, str]:
 
 def _let_go(workload: Workload) -> None:
     """Free what a failed part has left behind, so that the next one has all of the memory."""
-    with contextlib.suppress(Exception):  # it calls a layer of somebody else's
+    with contextlib.suppress(Exception):  # it calls an external layer
         workload.prepare_first_inference()
     gc.collect()
     if workload.case.device == "cuda":
@@ -215,9 +215,10 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     A layer may work as measured and not in float64 on one image.
     """
     doubts: list[str] = []
+    each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            return certify.certify(workload.module, workload.x, training), tuple(doubts)
+            return certify.certify(workload.module, workload.x, training, each_layer), tuple(doubts)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             found = " ".join(("no certificate could be found", what)).strip()
@@ -226,7 +227,7 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
 
 
 def _claims(case: Case) -> bool:
-    """Whether a case is held to be 1-Lipschitz. Layers of somebody else's are: that is what they are measured for here."""
+    """Whether a case is held to be 1-Lipschitz. External layers are: that is what they are measured for here."""
     method = registry.methods().get(case.spec.method)
     return method is None or method.lipschitz
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lipbench import __version__, cases, errors
-from lipbench.cases import PRESETS, Case, Limits, needs_triton
+from lipbench.cases import PRESETS, Case, ExternalNetworkSpec, Limits, needs_triton
 from lipbench.run import isolate, schedule
 from lipbench.run.isolate import Place, Processes
 from lipbench.run.plan import Request, plan
@@ -150,15 +150,18 @@ def _added(options: Options, standing: Run | None, processes: Processes) -> tupl
     if standing is not None and as_it_stands:
         on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
         device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.planned) else "cuda"
-        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.planned))
+        named = {case.spec.method: isinstance(case.spec, ExternalNetworkSpec) for case in standing.planned}
+        methods: tuple[str, ...] = tuple(name for name, is_network in named.items() if not is_network)
+        networks = tuple(name for name, is_network in named.items() if is_network)
         implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.planned))
         threads = max((case.threads for case in standing.planned), default=1)
         if on_cpu:
             implementations = tuple(name for name in implementations if not needs_triton(name))
     else:
         device, methods, implementations = options.device, request.method_names, request.implementation_names
+        networks = request.external_networks
         threads = added[0].threads if added else 1
-    place = processes.survey(methods, implementations, device, threads)
+    place = processes.survey(methods, implementations, device, threads, networks)
     begun_on = standing.meta.get("gpu") if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)

@@ -22,6 +22,7 @@ from lipbench_reports.tables import (
     as_written,
     common_conditions,
     failed_cases,
+    network_title,
     prepare,
     reference_shape,
     series_of,
@@ -190,4 +191,4 @@ def _place(rows: pd.DataFrame) -> str | None:
     parts = common_conditions(at_shape).split(", ")
     network = str(at_shape["network"].iloc[0])
     own = [part for part in parts if part not in shared or part.endswith(" channels")]
-    return ", ".join([*([f"ConvNet {network}"] if network else []), *own])
+    return ", ".join([*([network_title(network)] if network else []), *own])

@@ -15,6 +15,8 @@ import pandas as pd
 YARDSTICK = "standard"
 """the method that costs are put in relation to"""
 
+EXTERNAL = "external"
+"""stands in the column `network` for one that is not the paper's ConvNet"""
 CONDITIONS = ["network", "channels", "image_size", "kernel_size", "batch_size", "dtype", "precision", "device", "threads"]
 """Columns that say what was measured under which conditions, whatever the method."""
 
@@ -233,10 +235,15 @@ def _shapes(rows: pd.DataFrame) -> list[str]:
     texts = []
     for values in rows[CONDITIONS].itertuples(index=False):
         value = dict(zip(CONDITIONS, values))
-        network = [f"ConvNet {value['network']}"] if value["network"] else []
+        network = [network_title(str(value["network"]))] if value["network"] else []
         parts = [_PARTS[name].format(number(value[name])) for name in names if as_text(value[name])]
         texts.append(", ".join([*network, *parts]) or "one shape")
     return texts
+
+
+def network_title(network: str) -> str:
+    """A network in words: the paper's ConvNet of a size, or one that is given by name."""
+    return "external network" if network == EXTERNAL else f"ConvNet {network}"
 
 
 def common_conditions(rows: pd.DataFrame) -> str:
