@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from lipbench import registry
+from lipbench import external, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.meters import machine
 from lipbench.meters import memory as memory_meter
@@ -73,7 +73,7 @@ def cases(
 
 
 def _has(method: str, implementation: str) -> bool:
-    return registry.is_external(method) or implementation in registry.find(method).implementations
+    return external.is_external(method) or implementation in registry.find(method).implementations
 
 
 def main() -> None:

@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lipbench import errors
+from lipbench import errors, external
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 """tf32x3 is one of Triton kernels alone: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
-TRITON = "triton"
-"""the implementation whose kernels need a CUDA device"""
+PAPER, TRITON = "paper", "triton"
+"""names of implementations: the algorithm as published, and the one with Triton kernels"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
 """First-block channels w of the paper's ConvNet by size (Table 5) for 32 × 32 images; half of it for 64 × 64."""
+CLASSES = 10
+"""Outputs of a network."""
+EXTERNAL = "external"
+"""What stands for the size of a network that is not the paper's."""
 COLOURS = 3
 """Channels of the images that networks take."""
 
@@ -36,18 +40,26 @@ def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
         raise errors.unknown_choice(option, value, known)
 
 
+def needs_triton(implementation: str) -> bool:
+    """Whether an implementation of this name runs Triton kernels, which need a CUDA device.
+
+    `Implementation.needs` says so too. The process that plans and schedules cannot ask it: the registry imports torch.
+    """
+    return implementation == TRITON
+
+
 @dataclass(frozen=True, order=True)
 class LayerSpec:
     """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
 
-    `method` is a name of the registry, or `package.module:Class` of somebody else's layer.
+    `method` is a name of the registry, or an external one: `package.module:name`, or `file.py:name` with the file's whole path.
     """
 
     method: str
     channels: int
     image_size: int
     kernel_size: int = 3
-    implementation: str = "paper"
+    implementation: str = PAPER
 
     def __post_init__(self) -> None:
         _require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
@@ -61,7 +73,7 @@ class LayerSpec:
 
     @property
     def slug(self) -> str:
-        return f"{self.method}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+        return f"{external.slug(self.method)}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
 
 
 @dataclass(frozen=True, order=True)
@@ -72,7 +84,7 @@ class NetworkSpec:
     size: str
     image_size: int = 32
     kernel_size: int = 3
-    implementation: str = "paper"
+    implementation: str = PAPER
 
     def __post_init__(self) -> None:
         _require_choice("network size", self.size, tuple(WIDTHS))
@@ -94,7 +106,58 @@ class NetworkSpec:
 
     @property
     def slug(self) -> str:
-        return f"{self.method}-{self.implementation}-convnet{self.size}-s{self.image_size}-k{self.kernel_size}"
+        return f"{external.slug(self.method)}-{self.implementation}-convnet{self.size}-s{self.image_size}-k{self.kernel_size}"
+
+
+@dataclass(frozen=True, order=True)
+class ExternalNetworkSpec:
+    """A network that is not the paper's ConvNet: (b, 3, image_size, image_size) → (b, classes).
+
+    `method` is its external name, `package.module:name` or `file.py:name` with the file's whole path. Its layers are its own:
+    it has no width, no kernel size and no implementations.
+    """
+
+    method: str
+    image_size: int = 32
+    classes: int = CLASSES
+
+    def __post_init__(self) -> None:
+        _require_positive(image_size=self.image_size, classes=self.classes)
+
+    @property
+    def implementation(self) -> str:
+        return PAPER
+
+    @property
+    def channels(self) -> int:
+        """0: it is not made from a width."""
+        return 0
+
+    @property
+    def kernel_size(self) -> int:
+        """0: nor from a kernel size."""
+        return 0
+
+    @property
+    def input_channels(self) -> int:
+        """Of the images that the network takes."""
+        return COLOURS
+
+    @property
+    def slug(self) -> str:
+        return f"{external.slug(self.method)}-network-s{self.image_size}"
+
+
+Spec = LayerSpec | NetworkSpec | ExternalNetworkSpec
+KINDS: dict[str, type[Spec]] = {"layer": LayerSpec, "network": NetworkSpec, "external network": ExternalNetworkSpec}
+"""What a case may be of, by the word that it is stored under."""
+
+
+def network_of(spec: Spec) -> str:
+    """The word for a spec's network: a size of the paper's ConvNet, or `EXTERNAL`; "" for a layer."""
+    if isinstance(spec, NetworkSpec):
+        return spec.size
+    return EXTERNAL if isinstance(spec, ExternalNetworkSpec) else ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +211,7 @@ grows with it, so that it orders cases and gives presets their shape. To add a c
 class Case:
     """A layer or network, its batch size, and the conditions it is measured under. Equal cases mean the same measurement."""
 
-    spec: LayerSpec | NetworkSpec
+    spec: Spec
     batch_size: int
     dtype: str = "float32"
     precision: str = "ieee"
@@ -180,15 +243,15 @@ class Case:
 
 
 def to_dict(case: Case) -> dict[str, Any]:
-    """A case as JSON-ready values; `kind` tells layer from network."""
-    kind = "network" if isinstance(case.spec, NetworkSpec) else "layer"
+    """A case as JSON-ready values; `kind` is the word of its spec's type."""
+    kind = next(word for word, spec_type in KINDS.items() if isinstance(case.spec, spec_type))
     return {"kind": kind, **asdict(case)}
 
 
 def from_dict(values: dict[str, Any]) -> Case:
     """The case that `to_dict` wrote. Raises `LipbenchError` on a value no case can have."""
     values = dict(values)
-    spec_type = NetworkSpec if values.pop("kind") == "network" else LayerSpec
+    spec_type = KINDS.get(values.pop("kind"), LayerSpec)
     return Case(**{**values, "spec": spec_type(**values["spec"])})
 
 

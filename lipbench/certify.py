@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,27 +17,33 @@ from torch import Tensor, nn
 from lipbench.layers.base import TwoHalves, WithKernel
 from lipbench.meters import lipschitz, machine
 from lipbench.meters.lipschitz import Map
-from lipbench.networks import ConvolutionalHead
+from lipbench.networks import ConvolutionalHead, FirstChannels, MaxMin, PadChannels
 from lipbench.quantities import Bound, Certificate
 
 TRAINING_STEPS, LEARNING_RATE, MOMENTUM, TRAINING_BATCH = 100, 0.05, 0.9, 8
 VARIANCE_BATCH = 16
+ONE_LIPSCHITZ = (
+    MaxMin, PadChannels, FirstChannels, nn.Identity, nn.ReLU, nn.Tanh, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle,
+)  # fmt: skip
+"""Parts without parameters, between the layers of a network, that are 1-Lipschitz as they stand."""
 
 
-def certify(module: nn.Module, like: Tensor, training: bool = True) -> Certificate:
+def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: bool = True) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum by all Fourier blocks where the map is circular, by the dense Jacobian where that
     is small enough (at the size given or at a smaller image), and by Lanczos steps at the size given. Residual layers: the
-    exact constant, with all units active. Everything else: a lower bound. A network: the product over its layers, and the
-    worst of them.
+    exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are known to be
+    1-Lipschitz: the product over its layers, and the worst of them, since `each_layer` is held to be 1-Lipschitz; where only
+    the whole is, a lower bound of the whole in its place. Everything else: a lower bound.
     """
     exact = _exact_copy(module)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
-    find = _network_bounds if isinstance(exact, nn.Sequential) else _layer_bounds
+    is_network = isinstance(exact, nn.Sequential) and _is_chain(exact)
+    find = _layer_bounds if not is_network else _network_bounds if each_layer else _whole_bounds
     with machine.exact_products():
         evaluation = find(exact.eval(), like)
-        growing = _growing(exact, like) if isinstance(exact, nn.Sequential) else ()
+        growing = _growing(exact, like) if is_network and each_layer else ()
         return Certificate(evaluation, find(exact.train(), like) if training else (), growing)
 
 
@@ -143,15 +149,27 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
     try:
         apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else layer
         return lipschitz.exact_singular_values(apply, smaller, _rounding(layer))
-    except Exception:  # a layer of somebody else's made for one size may raise anything at another
+    except Exception:  # an external layer made for one size may raise anything at another
         return None
 
 
 # ---------------------------------------------------------------------------------------------------------------- networks
 
 
+def _is_chain(module: nn.Module) -> bool:
+    """Whether a module is its layers one after the other, with nothing between them that is not known to be 1-Lipschitz.
+
+    A subclass of `nn.Sequential` may do anything in its forward pass, so that it is none.
+    """
+    if isinstance(module, nn.Sequential):
+        return type(module) is nn.Sequential and all(map(_is_chain, module))
+    if isinstance(module, nn.AdaptiveMaxPool2d):
+        return module.output_size == 1
+    return isinstance(module, ONE_LIPSCHITZ) or any(True for _ in module.parameters())
+
+
 def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers with parameters that a network is made of. All its other parts are 1-Lipschitz as they stand."""
+    """The layers with parameters that a network is made of. All its other parts are of `ONE_LIPSCHITZ`."""
     for child_name, child in module.named_children():
         full = f"{name}.{child_name}".removeprefix(".")
         if isinstance(child, nn.Sequential | ConvolutionalHead):
@@ -162,17 +180,30 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
 def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
     """The product over all layers, an upper bound, and the worst layer; a lower bound where some layer has no more."""
-    found: list[Bound] = []
-    for passed in lipschitz.pass_through(network, dict(_parts(network)), like.to(_dtype(network))):
-        found.append(_layer_bounds(passed.module, like.new_zeros(1, *passed.shape[1:]), thorough=False)[0])
+    found = _bounds_of_layers(network, like)
     if not found:
         return (_lower_bound(network, network, like),)
     worst = max(found, key=lambda bound: bound.largest)
-    image_size = int(like.shape[-1])
-    if any(bound.kind != "exact" for bound in found):
-        return (worst, _lower_bound(network, network, like))
-    product = math.prod(bound.largest for bound in found)
-    return (Bound(product, None, "upper bound", "product", image_size), worst)
+    product = _product(found, like)
+    return (worst, _lower_bound(network, network, like)) if product is None else (product, worst)
+
+
+def _whole_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
+    """The product over all layers where all are known exactly, and a lower bound: what one layer gains another may lose."""
+    product = _product(_bounds_of_layers(network, like), like)
+    return (*([] if product is None else [product]), _lower_bound(network, network, like))
+
+
+def _bounds_of_layers(network: nn.Module, like: Tensor) -> list[Bound]:
+    passed = lipschitz.pass_through(network, dict(_parts(network)), like.to(_dtype(network)))
+    return [_layer_bounds(one.module, like.new_zeros(1, *one.shape[1:]), thorough=False)[0] for one in passed]
+
+
+def _product(found: Sequence[Bound], like: Tensor) -> Bound | None:
+    """An upper bound; None where some layer has no exact constant."""
+    if not found or any(bound.kind != "exact" for bound in found):
+        return None
+    return Bound(math.prod(bound.largest for bound in found), None, "upper bound", "product", int(like.shape[-1]))
 
 
 def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ def _listing(names: object) -> str:
 
 
 def unknown_method(name: str, known: object) -> LipbenchError:
-    return LipbenchError(_message("unknown method", repr(name), f"choose from {_listing(known)} or give package.module:Class"))
+    return LipbenchError(
+        _message("unknown method", repr(name), f"choose from {_listing(known)} or give package.module:name or file.py:name")
+    )
 
 
 def duplicate_method(name: str) -> LipbenchError:
@@ -119,9 +121,24 @@ def newer_schema(path: object, got: object, known: int) -> NotOursError:
     )
 
 
-def not_importable(path: str, why: str) -> LipbenchError:
-    do = "give package.module:Class of an nn.Module class in the current folder or in an installed package"
-    return LipbenchError(_message("cannot load the layer", f"{path!r} ({why})", do))
+def not_importable(name: str, why: str) -> LipbenchError:
+    do = (
+        "give package.module:name of a class or function that makes an nn.Module, in an installed package or the current "
+        "folder, or file.py:name of an adapter"
+    )
+    return LipbenchError(_message("cannot load the external layer or network", f"{name!r} ({why})", do))
+
+
+def adapter_needed(name: str, call: str, why: str, kind: str, lines: str) -> LipbenchError:
+    """The one message of several lines: after the first, the adapter's file to write."""
+    option = "--method" if kind == "layer" else "--network"
+    do = f"write an adapter as below, say adapter.py, check what it passes on, and give {option} adapter.py:{kind}"
+    return LipbenchError(_message(f"cannot call an external {kind} as ({call})", f"{name!r} ({why})", do) + f"\n\n{lines}")
+
+
+def not_a_module(name: str, got: str) -> LipbenchError:
+    do = "have the class or function return the layer or network itself"
+    return LipbenchError(_message("an external name must make a torch.nn.Module", f"{name!r}, which makes a {got}", do))
 
 
 def unreadable_file(path: object, why: str) -> LipbenchError:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-TRAINING_PHASES = ("forward", "backward", "step")
-PHASES = ("forward", "backward", "step", "parametrize", "inference", "first_inference")
-"""forward: training mode, graph kept · backward · step: forward, backward and SGD update · parametrize: the parameter half
-alone · inference: evaluation mode, cache warm · first_inference: cache cold."""
 GROUPS = {
     "training": ("forward", "backward"), "step": ("step",), "parametrize": ("parametrize",), "inference": ("inference",),
     "first_inference": ("first_inference",),
 }  # fmt: skip
-"""Phases that are timed together, by the name of their group."""
+"""Phases that are timed together, by the name of their group: the one list of phases, in order.
+
+forward: training mode, graph kept · backward · step: forward, backward and SGD update · parametrize: the parameter half alone ·
+inference: evaluation mode, cache warm · first_inference: cache cold.
+"""
+PHASES = tuple(phase for phases in GROUPS.values() for phase in phases)
+TRAINING_PHASES = (*GROUPS["training"], *GROUPS["step"])
 EXAMINED = ("macs", "certificate")
 """Parts of a measurement that no clock takes part in: they are the same in every round, and may be found elsewhere."""
 PARTS = (*GROUPS, "memory", *EXAMINED)

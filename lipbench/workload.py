@@ -217,6 +217,5 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
         scale = parameter.square().mean().sqrt() if parameter.any() else torch.ones(())
         parameter.add_(NOISE * scale * torch.randn(parameter.shape, generator=generator))
     for half in module.modules():
-        refresh = getattr(half, "refresh", None)
-        if isinstance(half, TwoHalves) and callable(refresh):
-            refresh()  # power iterations that converge once, here on the weights as they are now
+        if isinstance(half, TwoHalves):
+            half.refresh()  # power iterations that converge once, here on the weights as they are now

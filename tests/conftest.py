@@ -10,7 +10,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ class Variant:
         if self.implementation == HEAD:
             assert self.method.head is not None
             return self.method.head.layer
-        return registry.implementation(self.method.name, self.implementation)
+        return registry.implementation(self.method.name, self.implementation).layer
 
     def keeps_its_promise_at(self, image_size: int, kernel_size: int = KERNEL_SIZE) -> bool:
         """ECO as published is 1-Lipschitz only where 3 divides the image size; `test_certify.py` has it caught elsewhere."""
@@ -105,13 +104,14 @@ def disturb(module: torch.nn.Module) -> None:
     """Move every parameter away from where it starts (an identity hides mistakes), and let power iterations follow."""
     import torch
 
+    from lipbench.layers.base import TwoHalves
+
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     for part in module.modules():
-        refresh: Callable[[], None] | None = getattr(part, "refresh", None)
-        for _ in range(4 if refresh else 0):  # until nothing moves any more
-            refresh()
+        for _ in range(4 if isinstance(part, TwoHalves) else 0):  # until nothing moves any more
+            part.refresh()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -131,11 +131,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "variant" not in metafunc.fixturenames:
         return
     from lipbench import registry
-    from lipbench.cases import TRITON
 
     # Kernels take float32 on a GPU or in triton's interpreter: `tests/interpreted` holds them against `paper`.
     variants = [
-        Variant(method, name) for method in registry.METHODS.values() for name in method.implementations if name != TRITON
+        Variant(method, name)
+        for method in registry.METHODS.values()
+        for name, one in method.implementations.items()
+        if not one.needs
     ]
     if metafunc.definition.get_closest_marker("heads"):
         variants += [Variant(method, HEAD) for method in registry.METHODS.values() if method.head]

@@ -1,4 +1,4 @@
-"""Layers of somebody else's that go wrong, one way each; given as `faulty_layers:Class`."""
+"""External layers that go wrong, one way each; given as `faulty_layers:Class`."""
 
 from __future__ import annotations
 

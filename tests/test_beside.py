@@ -25,7 +25,7 @@ def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
     """Which other tests hold against counts. Run `tests/fits.py` where this fails."""
     entry = registry.METHODS[method]
     for row in beside.shipped()[method]:
-        exact = getattr(getattr(entry.exact, row.half), row.quantity)
+        exact = getattr(getattr(entry.implementations["paper"].exact, row.half), row.quantity)
         for sizes in UNSEEN:
             if method == "eco" and sizes["k"] > 3:
                 continue
@@ -49,7 +49,7 @@ def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(beside, "FOREIGN_LIMIT_S", 3.0)
+    monkeypatch.setattr(beside, "EXTERNAL_LIMIT_S", 3.0)
     found = beside.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
     assert found.fitted["note"].str.contains("no result within 3 s").all()
     assert len(found.fitted) == 4

@@ -187,7 +187,7 @@ def trained_without_an_optimizer(layer: TwoHalves, x: Tensor) -> None:
 
 
 def refreshed(layer: TwoHalves, x: Tensor) -> None:
-    if not hasattr(layer, "refresh"):
+    if type(layer).refresh is TwoHalves.refresh:
         pytest.skip("has nothing to refresh")
     layer.refresh()
 

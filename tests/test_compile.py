@@ -39,7 +39,7 @@ def train(layer: TwoHalves, call: Callable[[Tensor], Tensor], x: Tensor, target:
     torch.manual_seed(5)
     losses = []
     for step in range(STEPS):
-        if step == REFRESH_STEP and hasattr(layer, "refresh"):
+        if step == REFRESH_STEP:
             layer.refresh()
         optimizer.zero_grad()
         loss = (call(x) - target).square().mean()

@@ -25,7 +25,7 @@ SMALLER: dict[str, dict[str, tuple[int, ...]]] = {
     "sandwich": {"s": (16, 32, 64, 128), "c": (4, 8, 16, 32), "k": (1, 3), "b": (2, 3)},
 }
 """enough sizes for methods that take long to count"""
-FOREIGN = "foreign_layers:"
+EXTERNAL = "external_layers:"
 
 
 def fitted(method: str, **given: tuple[int, ...]) -> dict[tuple[str, str], Fitted]:
@@ -139,7 +139,7 @@ UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1},
 def test_what_is_found_equals_the_exact_formulas(method: str) -> None:
     entry, compared = registry.METHODS[method], 0
     for (half, quantity), row in fitted(method).items():
-        exact = getattr(getattr(entry.exact, half), quantity)
+        exact = getattr(getattr(entry.implementations["paper"].exact, half), quantity)
         for sizes in UNSEEN:
             if sizes["k"] > max(SMALLER.get(method, {}).get("k", (math.inf,))):
                 continue  # how it grows with the kernel was not asked, to save time
@@ -181,38 +181,38 @@ def test_bcop_is_another_sum_for_1x1_kernels() -> None:
         ("Pointwise", ["1.00 b s² c²", "1.00 M", "0", "1.00 c²"]),
     ],
 )
-def test_foreign_layers(layer: str, expected: list[str]) -> None:
-    rows = fitted(FOREIGN + layer)
+def test_external_layers(layer: str, expected: list[str]) -> None:
+    rows = fitted(EXTERNAL + layer)
     assert [row.text for row in rows.values()] == expected
     assert all(row.residual == 0 and row.title == layer for row in rows.values())
 
 
 def test_an_operation_without_formula_is_named() -> None:
-    rows = fitted(FOREIGN + "Exponential")
+    rows = fitted(EXTERNAL + "Exponential")
     assert rows["input", "macs"].note == "not counted: aten.linalg_matrix_exp"
     assert rows["input", "memory"].note == ""
 
 
 def test_refused_sizes_are_left_out_and_said() -> None:
-    note = fitted(FOREIGN + "Pointwise")["input", "macs"].note
+    note = fitted(EXTERNAL + "Pointwise")["input", "macs"].note
     assert "at k = 1 only" in note
     assert "without channels 8 (ValueError: only for multiples of 16 channels)" in note
     assert "without kernel size 3, 5, 7, 9, 11 (ValueError: only for 1 × 1 kernels)" in note
 
 
 def test_an_axis_of_one_value_is_a_constant() -> None:
-    assert texts(FOREIGN + "OneImage", s=(8,)) == ["4096.00 b c²", "64.00 b c", "0", "4096.00 c²"]
+    assert texts(EXTERNAL + "OneImage", s=(8,)) == ["4096.00 b c²", "64.00 b c", "0", "4096.00 c²"]
 
 
 def test_a_batch_that_enters_squared_is_said() -> None:
-    row = fitted(FOREIGN + "Pairs")["input", "macs"]
+    row = fitted(EXTERNAL + "Pairs")["input", "macs"]
     assert "not linear in the batch size" in row.note
     assert row.residual > 0.1
-    assert fitted(FOREIGN + "Pairs")["input", "memory"].note == ""
+    assert fitted(EXTERNAL + "Pairs")["input", "memory"].note == ""
 
 
 def test_what_was_not_explained_is_said() -> None:
-    rows = fitted(FOREIGN + "Odd", s=(16, 32), k=(3,))
+    rows = fitted(EXTERNAL + "Odd", s=(16, 32), k=(3,))
     assert rows["parameters", "macs"].residual > 0.1
     assert "no exact sum was found" in rows["parameters", "macs"].note
     assert rows["input", "memory"].text == "1.00 M"
@@ -251,7 +251,7 @@ def test_json_has_every_term(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_written_is_read_again() -> None:
-    rows = [*fitted("cayley").values(), *fitted("bcop").values(), *fitted(FOREIGN + "Pointwise").values()]
+    rows = [*fitted("cayley").values(), *fitted("bcop").values(), *fitted(EXTERNAL + "Pointwise").values()]
     assert any(row.at_kernel_1 is not None for row in rows)
     assert any(len(row.notes) > 1 for row in rows)
     for row, plain in zip(rows, complexity.as_json(rows)):
@@ -269,13 +269,13 @@ def test_a_residual_that_nothing_tells_survives_being_written() -> None:
     ("arguments", "message"),
     [
         (["nosuch"], "unknown method: got 'nosuch'"),
-        (["foreign_layers:Nothing"], "cannot load the layer"),
-        ([FOREIGN + "Peeking"], "cannot run on tensors without values: got DataDependentOutputException"),
+        (["external_layers:Nothing"], "cannot load the external layer"),
+        ([EXTERNAL + "Peeking"], "cannot run on tensors without values: got DataDependentOutputException"),
         (
-            [FOREIGN + "OneImage", "--image-size", "16,32", "--channels", "8", "--kernel-size", "3"],
+            [EXTERNAL + "OneImage", "--image-size", "16,32", "--channels", "8", "--kernel-size", "3"],
             "runs at none of these sizes: got RuntimeError",
         ),
-        ([FOREIGN + "Pointwise", "--channels", "8,16"], "got --channels 16 (ValueError: only for multiples of 16 channels)"),
+        ([EXTERNAL + "Pointwise", "--channels", "8,16"], "got --channels 16 (ValueError: only for multiples of 16 channels)"),
         (["standard", "--kernel-size", "2,3"], "kernel size must be odd: got 2"),
         (["standard", "--batch-size", "4"], "too few sizes for standard: got --batch-size 4"),
         (["standard", "--channels", "0,8"], "--channels must be a whole number of at least 1: got 0"),
@@ -291,7 +291,7 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 
 
 def test_the_table_for_the_report_goes_on_without_a_layer_that_cannot_be_counted() -> None:
-    table = complexity.fitted_table(["standard", FOREIGN + "Peeking"])
+    table = complexity.fitted_table(["standard", EXTERNAL + "Peeking"])
     assert list(table.columns) == ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
     standard, peeking = table[table["method"] == "standard"], table[table["method"] != "standard"]
     assert standard["fitted"].iloc[0] == "1.00 C"

@@ -82,7 +82,7 @@ INITIAL: dict[str, dict[str, Check]] = {
 
 @pytest.mark.parametrize("method", INITIAL)
 def test_starts_as_published(method: str) -> None:
-    layer = registry.implementation(method, "paper")(C, C, K, S)
+    layer = registry.implementation(method, "paper").layer(C, C, K, S)
     state = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
     assert {name for name, _ in layer.named_parameters()} <= set(INITIAL[method]) <= set(state)
     for name, check in INITIAL[method].items():

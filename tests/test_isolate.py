@@ -225,7 +225,7 @@ def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch
         for methods, implementations, device, named in (
             (["nope"], ["paper"], "cpu", "nope"),
             (["faulty_layers:Absent"], ["paper"], "cpu", "Absent"),
-            (["faulty_layers:time"], ["paper"], "cpu", "Module class"),
+            (["faulty_layers:time"], ["paper"], "cpu", "cannot be called"),
             (["aol"], ["paper", "splendid"], "cpu", "splendid"),
             (["aol"], ["paper"], "cuda", "CUDA"),
         ):

@@ -22,8 +22,8 @@ from lipbench.workload import Workload
 QUICK = Limits(phase_seconds=0.02)
 
 
-class Foreign(nn.Module):
-    """Somebody else's layer: no halves."""
+class External(nn.Module):
+    """An external layer: no halves."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Foreign(nn.Module):
         return self.convolution(x)
 
 
-class BreaksInEvaluation(Foreign):
+class BreaksInEvaluation(External):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if self.training else x / 0
 
 
-class BreaksInBackward(Foreign):
+class BreaksInBackward(External):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + (x - x).abs().sqrt()  # 0, of infinite slope
 
@@ -77,7 +77,7 @@ def test_later_rounds_only_take_time() -> None:
 
 
 def test_a_black_box_goes_through_the_same_meters() -> None:
-    found = conductor.measure(case(f"{__name__}:Foreign"), QUICK)
+    found = conductor.measure(case(f"{__name__}:External"), QUICK)
     assert found.status == "ok"
     assert found.phases is not None
     assert set(found.phases) == {"forward", "backward", "step", "inference"}
@@ -101,14 +101,14 @@ def test_what_is_not_finite_is_not_measured(layer: str, reason: str) -> None:
     assert found.machine is not None
 
 
-class IsTooLargeToTrain(Foreign):
+class IsTooLargeToTrain(External):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             torch.empty(2**50)
         return super().forward(x)
 
 
-class Interrupts(Foreign):
+class Interrupts(External):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             raise KeyboardInterrupt

@@ -71,7 +71,7 @@ def test_ten_logits_of_64_pixels(method: str) -> None:
 def test_every_layer_is_of_the_method(variant: Variant) -> None:
     spec = NetworkSpec(variant.method.name, "XS", implementation=variant.implementation)
     layers = [module for module in registry.build(spec).modules() if isinstance(module, TwoHalves)]
-    layer_type = variant.method.implementations[variant.implementation]
+    layer_type = variant.method.implementations[variant.implementation].layer
     assert len(layers) == 1 + 5 * 5 + 1
     assert all(type(layer) is layer_type for layer in layers[:-1])
     assert isinstance(layers[-1], variant.method.head.layer if variant.method.head else layer_type)

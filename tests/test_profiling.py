@@ -28,7 +28,14 @@ class Answers:
         self.asked: list[str] = []
         self.devices: list[str] = []
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int | None = None) -> Place:
+    def survey(
+        self,
+        methods: Sequence[str],
+        implementations: Sequence[str],
+        device: str,
+        threads: int | None = None,
+        networks: Sequence[str] = (),
+    ) -> Place:
         self.devices.append(device)
         if device == "cuda" and self.gpu is None:
             raise LipbenchError("no CUDA")

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from lipbench_reports import against_theory, agreement, measurements
+from lipbench_reports import against_theory, agreement, compilation, measurements
 from lipbench_reports.cells import Table, digits
 from lipbench_reports.html import render
 from report_frames import Page, complexity, exponents, fitted, predicted, quick, ready, tables, words
+
+from lipbench import quantities
 
 
 def few(**changed: Any) -> pd.DataFrame:
@@ -155,3 +157,8 @@ def test_a_busy_reference_leaves_a_mark_on_networks_too() -> None:
     place = [column.title for column in table.columns].index("This run ÷ Standard")
     assert {row[place].mark for row in table.rows} == {"contended"}
     assert not np.isnan([row[place].sort for row in table.rows]).any()
+
+
+def test_the_report_has_words_for_every_phase_in_its_order() -> None:
+    assert tuple(measurements.PHASE_TITLES) == quantities.PHASES
+    assert (*compilation.TRAINING, "parametrize", *compilation.EVALUATION) == quantities.PHASES

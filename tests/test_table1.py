@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.resources import files
 from xml.etree import ElementTree
 
@@ -14,9 +15,10 @@ import torch
 from lipbench import registry, theory
 from lipbench.analysis.expected import expected, leading_exponent
 from lipbench.cases import Case, LayerSpec, NetworkSpec
+from lipbench.layers.base import Implementation
 from lipbench.meters import macs
 from lipbench.predict import table1
-from lipbench.theory import C
+from lipbench.theory import C, Complexity, Cost, M, P
 
 LAYER = {"b": 2, "s": 8, "c": 4, "k": 3}
 
@@ -28,7 +30,7 @@ def layer(method: str, implementation: str = "paper") -> Case:
 def test_every_text_reads_back_as_its_formula_and_every_mathml_parses() -> None:
     for row in table1.complexity_table().to_dict("records"):
         method = registry.METHODS[row["method"]]
-        for kind, complexity in (("published", method.published), ("exact", method.exact)):
+        for kind, complexity in (("published", method.published), ("exact", method.implementations["paper"].exact)):
             if complexity is None:
                 assert row[kind] == row[f"{kind}_mathml"] == ""
                 continue
@@ -103,6 +105,24 @@ def test_other_implementations_have_no_exact_cost_and_other_layers_none_at_all()
     assert math.isnan(lean["theory_macs"])
     assert lean["published_macs"] == expected(layer("aol"), "forward")["published_macs"]
     assert all(map(math.isnan, expected(layer("module:Class"), "forward").values()))
+
+
+def test_an_implementation_has_exact_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    aol, case = registry.METHODS["aol"], layer("aol", "lean")
+    lean = Implementation(aol.implementations["paper"].layer, Complexity(Cost(2 * C, M), Cost(C * 0, P)))
+    monkeypatch.setitem(registry.METHODS, "aol", replace(aol, implementations={**aol.implementations, "lean": lean}))
+    paper = expected(layer("aol"), "inference")["theory_macs"]
+    assert expected(case, "inference")["theory_macs"] == 2 * paper
+    assert expected(case, "parametrize")["theory_macs"] == 0
+
+
+def test_a_method_without_exact_costs_has_an_empty_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    eco = registry.METHODS["eco"]
+    unknown = {"paper": Implementation(eco.implementations["paper"].layer)}
+    monkeypatch.setitem(registry.METHODS, "eco", replace(eco, implementations=unknown))
+    rows = table1.complexity_table().query("method == 'eco'")
+    assert set(rows["exact"]) == set(rows["exact_mathml"]) == {""}
+    assert rows["exponent_c"].isna().all()
 
 
 def test_a_network_is_the_sum_of_its_layers() -> None:

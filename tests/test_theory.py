@@ -36,7 +36,10 @@ def test_published_formulas_are_those_of_table_1(title: str) -> None:
 def test_exact_formulas_equal_what_is_counted(
     method: str, batch_size: int, image_size: int, kernel_size: int, channels: int
 ) -> None:
-    exact, values = registry.METHODS[method].exact, _values(method, batch_size, image_size, kernel_size, channels)
+    exact, values = (
+        registry.implementation(method, "paper").exact,
+        _values(method, batch_size, image_size, kernel_size, channels),
+    )
     layer = yardstick.build(method, channels, kernel_size, image_size)
     x = torch.randn(batch_size, channels, image_size, image_size, requires_grad=True)
     expected_macs = tuple(theory.evaluate(half.macs, **values) for half in (exact.input, exact.parameters))
@@ -49,7 +52,10 @@ def test_exact_formulas_equal_what_is_counted(
 def test_exact_formulas_of_the_backward_pass_equal_what_is_counted(
     method: str, batch_size: int, image_size: int, kernel_size: int, channels: int
 ) -> None:
-    exact, values = registry.METHODS[method].exact, _values(method, batch_size, image_size, kernel_size, channels)
+    exact, values = (
+        registry.implementation(method, "paper").exact,
+        _values(method, batch_size, image_size, kernel_size, channels),
+    )
     layer = yardstick.build(method, channels, kernel_size, image_size)
     x = torch.randn(batch_size, channels, image_size, image_size, requires_grad=True)
     expected = tuple(theory.evaluate(half.backward, **values) for half in (exact.input, exact.parameters))
@@ -84,7 +90,7 @@ def test_exponents_are_those_of_the_leading_term() -> None:
     assert theory.exponent(lot.parameters.macs, theory.s) == 2
     assert theory.exponent(lot.parameters.macs, theory.b) == 0
     assert theory.exponent(theory.C + theory.P, theory.k) == 2
-    eco = registry.METHODS["eco"].exact
+    eco = registry.implementation("eco", "paper").exact
     assert [theory.exponent(eco.input.memory, symbol) for symbol in (theory.b, theory.c, theory.s)] == [1, 1, 2]
     assert theory.exponent(eco.parameters.macs, theory.c) == 3
 

@@ -23,7 +23,7 @@ SHAPES = ((2, 6, 3, 4), (3, 7, 3, 6), (2, 7, 3, 9), (2, 5, 5, 4), (2, 7, 7, 3), 
 
 def build(method: str, channels: int, kernel_size: int, image_size: int) -> TwoHalves:
     """The `paper` layer of a method in training mode."""
-    return registry.implementation(method, "paper")(channels, channels, kernel_size, image_size)
+    return registry.implementation(method, "paper").layer(channels, channels, kernel_size, image_size)
 
 
 def takes(method: str, batch_size: int, image_size: int, kernel_size: int, channels: int) -> bool:

@@ -1,7 +1,7 @@
 """What a report sets beside measurements: formulas of what layers cost, and peaks of memory, both from counts on fake tensors.
 
-Registered methods are counted in this process; the formulas of our own ship with the package (`fits.json`). A layer of somebody
-else's is counted in a child with a time limit, since it may do anything: how that child ends becomes a note.
+Registered methods are counted in this process; the formulas of our own ship with the package (`fits.json`). An external
+layer or network is counted in a child with a time limit, since it may do anything: how that child ends becomes a note.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench import cases, registry
-from lipbench.cases import Case
+from lipbench import cases, external, registry
+from lipbench.cases import Case, ExternalNetworkSpec
 from lipbench.predict import complexity
 from lipbench.predict import memory as predict
 from lipbench.predict.complexity import Fitted
 from lipbench.run import child, processes
 
 PREDICTION_LIMIT_S = 60.0
-"""seconds for the memory of all cases of registered methods, and of each layer of somebody else's"""
-FOREIGN_LIMIT_S = 180.0
-"""seconds for one layer of somebody else's, its formulas and its memory together"""
+"""seconds for the memory of all cases of registered methods, and of each external layer or network"""
+EXTERNAL_LIMIT_S = 180.0
+"""seconds for one external layer, its formulas and its memory together"""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Estimates:
 
 
 def estimate(methods: Sequence[str], ran: Sequence[Case]) -> Estimates:
-    """Formulas of the methods, and peaks of the cases that `ran`; a layer of somebody else's that never ran is not tried."""
-    ours = [case for case in ran if not registry.is_external(case.spec.method)]
+    """Formulas of the methods, and peaks of the cases that `ran`; an external layer that never ran is not tried."""
+    ours = [case for case in ran if not external.is_external(case.spec.method)]
     peaks, problems = predict.peaks(ours, PREDICTION_LIMIT_S)
     fitted, predicted = [], peaks.to_numpy().tolist()
     for method in methods:
-        if not registry.is_external(method):
+        if not external.is_external(method):
             fitted += _registered(method)
             continue
-        answer = _foreign(method, [case for case in ran if case.spec.method == method])
+        answer = _external(method, [case for case in ran if case.spec.method == method])
         fitted += answer["fitted"]
         predicted += answer["peaks"]
         problems += answer["problems"]
@@ -77,10 +77,10 @@ def shipped() -> Mapping[str, tuple[Fitted, ...]]:
     return {method: tuple(map(complexity.read, own)) for method, own in ours if method in registry.METHODS}
 
 
-# ------------------------------------------------------------------------------------------------- layers of somebody else's
+# ------------------------------------------------------------------------------------------------- external layers, networks
 
 
-def _foreign(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
+def _external(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
     """Rows of both tables, and problems, from a child; where it gives none, the reason stands in their place."""
     if not ran:
         return {
@@ -88,18 +88,23 @@ def _foreign(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
             "peaks": [],
             "problems": [],
         }
-    question = {"layer": layer, "cases": [cases.to_dict(case) for case in ran]}
-    ending = processes.ask(__name__, question, FOREIGN_LIMIT_S)
+    layers = [] if any(isinstance(case.spec, ExternalNetworkSpec) for case in ran) else [layer]
+    question = {"layers": layers, "cases": [cases.to_dict(case) for case in ran]}
+    ending = processes.ask(__name__, question, EXTERNAL_LIMIT_S)
     if ending.answer is not None and set(ending.answer) == {"fitted", "peaks", "problems"}:
         return ending.answer
-    reason = f"no result within {FOREIGN_LIMIT_S:g} s" if ending.timed_out else ending.reason
+    reason = f"no result within {EXTERNAL_LIMIT_S:g} s" if ending.timed_out else ending.reason
     problem = f"{layer} could not be counted: its process {reason}"
-    return {"fitted": complexity.unknown_rows(layer, problem), "peaks": [], "problems": [problem]}
+    return {"fitted": _unknown(layers, problem), "peaks": [], "problems": [problem]}
+
+
+def _unknown(layers: Sequence[str], why: str) -> list[complexity.Row]:
+    return [row for layer in layers for row in complexity.unknown_rows(layer, why)]
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     """The child's part; NaN is no JSON, so that a residual nobody knows is None."""
-    fitted = complexity.fitted_table([question["layer"]])
+    fitted = complexity.fitted_table(question["layers"])
     peaks, problems = predict.peaks([cases.from_dict(case) for case in question["cases"]], PREDICTION_LIMIT_S)
     rows = fitted.astype(object).where(fitted.notna(), None).to_numpy().tolist()
     return {"fitted": rows, "peaks": peaks.to_numpy().tolist(), "problems": problems}

@@ -10,7 +10,7 @@ from fractions import Fraction
 import sympy
 
 from lipbench import networks, registry, theory
-from lipbench.cases import Case, LayerSpec
+from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, NetworkSpec
 from lipbench.layers.base import Method
 from lipbench.theory import HALVES, Complexity
 
@@ -18,18 +18,19 @@ from lipbench.theory import HALVES, Complexity
 def expected(case: Case, phase: str) -> dict[str, float]:
     """What theory says of one phase of a case; NaN where it says nothing.
 
-    `theory_*` are exact, of the `paper` implementation; `published_*` are the leading terms of Table 1, whose complex numbers
+    `theory_*` are exact, of the case's implementation; `published_*` are the leading terms of Table 1, whose complex numbers
     count as one. MACs are of forward, parametrize and inference, exact ones also of backward and of step (an update has
     none); elements are those kept for the backward pass, of forward and step. A network has the sum of its layers' MACs; what
     its activations keep is in no formula, so its elements are NaN.
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
-    if method is None:
+    if method is None or isinstance(case.spec, ExternalNetworkSpec):
         return nothing
     found: dict[str, float] = {}
-    if case.spec.implementation == "paper":
-        found |= _numbers("theory", case, phase, method, method.exact)
+    implementation = method.implementations.get(case.spec.implementation)
+    if implementation is not None and implementation.exact is not None:
+        found |= _numbers("theory", case, phase, method, implementation.exact)
     if method.published is not None:
         found |= _numbers("published", case, phase, method, method.published)
     return {**nothing, **found}
@@ -74,6 +75,7 @@ def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tupl
     if isinstance(spec, LayerSpec):
         yield complexity, _sizes(case, spec)
         return
+    assert isinstance(spec, NetworkSpec), "no formula is asked for an external network"
     for channels, image_size, kernel_size in networks.convolution_shapes(spec):
         yield complexity, {"b": case.batch_size, "c": channels, "s": image_size, "k": kernel_size}
     yield _head(method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench import registry
+from lipbench import external, registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
-from lipbench.cases import CONDITIONS, TRITON, NetworkSpec
+from lipbench.cases import CONDITIONS, network_of
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Caution, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
@@ -62,6 +62,8 @@ def measured_rows(run: Run) -> pd.DataFrame:
     paid for it. `interpreted` times say nothing: Triton kernels ran in their interpreter.
     """
     found = [row for record in run.records for row in _case_rows(record)]
+    titles = external.titles(dict.fromkeys(row["method"] for row in found))
+    found = [row | {"title": titles.get(row["method"], row["title"])} for row in found]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
     frame = frame.astype({name: "object" if kind == "str" else kind for name, kind in COLUMNS.items()})
     frame = frame.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
@@ -107,11 +109,11 @@ def _conditions(record: Record) -> dict[str, Any]:
     known = registry.methods().get(spec.method)
     return {
         "method": spec.method,
-        "title": known.title if known else spec.method.rpartition(":")[2],
+        "title": known.title if known else external.title(spec.method),
         "implementation": spec.implementation,
-        "network": spec.size if isinstance(spec, NetworkSpec) else "",
-        "channels": spec.channels,
-        "image_size": spec.image_size, "kernel_size": spec.kernel_size, "batch_size": case.batch_size,
+        "network": network_of(spec),
+        "channels": spec.channels or None, "image_size": spec.image_size, "kernel_size": spec.kernel_size or None,
+        "batch_size": case.batch_size,
         **{condition.column: value for condition, value in case.conditions().items() if condition.column},
         "interpreted": _is_interpreted(record),
         **_certificate(record.certificate),
@@ -136,7 +138,7 @@ def warning_rows(run: Run) -> pd.DataFrame:
 def _is_interpreted(record: Record) -> bool:
     """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
     machines = [one.machine for one in record.rounds if one.machine]
-    return record.case.spec.implementation == TRITON and any(one.flags.get("triton") == "interpreter" for one in machines)
+    return registry.needs_triton(record.case.spec) and any(one.flags.get("triton") == "interpreter" for one in machines)
 
 
 def _certificate(found: Certificate | None) -> dict[str, Any]:

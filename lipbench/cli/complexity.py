@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli.options import Format, ImageSizeList, KernelSizeList, Numbers, Output, numbers, split
+from lipbench.cli.options import LAYERS_HELP, Format, ImageSizeList, KernelSizeList, Numbers, Output, numbers, split
 from lipbench.cli.printing import Printer
 
 
 def complexity(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Methods, or package.module:Class of any layer, with commas.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=LAYERS_HELP)],
     channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,

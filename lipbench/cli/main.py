@@ -69,7 +69,8 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     except click_error as error:
         return _refuse(f"{error.format_message().rstrip('.')}; see lipbench {verb} --help")
     except errors.LipbenchError as error:
-        return _refuse(str(error))
+        summary, _, code_to_write = str(error).partition("\n")
+        return _refuse(summary, code_to_write)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     if code == INTERRUPTED:  # newer versions of Typer return this code on Ctrl-C
@@ -90,8 +91,10 @@ def _command(verb: str) -> Any:
     return typer.main.get_command(app)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, code_to_write: str = "") -> int:
     print(f"lipbench: {' '.join(message.split())}", file=sys.stderr)
+    if code_to_write:
+        print(code_to_write.rstrip(), file=sys.stderr)
     return WRONG_USE
 
 

@@ -122,13 +122,15 @@ def seconds(option: str, text: str) -> Any:
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
-MethodList = Annotated[Names | None, names("--method", "Methods, or package.module:Class of any layer, with commas.")]
+LAYERS_HELP = "Methods, or external layers as package.module:name or file.py:name, with commas."
+NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
+MethodList = Annotated[Names | None, names("--method", LAYERS_HELP)]
 ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
 ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
 ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of the square images, with commas.")]
 KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
-NetworkList = Annotated[Names | None, names("--network", "Sizes of the paper's ConvNet, of XS,S,M,L.")]
+NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP)]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[

@@ -20,7 +20,8 @@ REMARKS = ("σ: singular values, or the Lipschitz constant of a layer that is no
 
 def verify(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[METHOD|RUN|package.module:Class]...", help="All methods if left out.")
+        list[str] | None,
+        typer.Argument(metavar="[METHOD|RUN|package.module:name|file.py:name]...", help="All methods if left out."),
     ] = None,
     method: MethodList = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels, with commas.  [default: 16]")] = None,
@@ -45,13 +46,13 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
     Without names, of all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises. Raises
     `LipbenchError` for a name that is neither a run nor a layer.
     """
-    from lipbench.cases import LayerSpec, NetworkSpec
+    from lipbench.cases import Spec
     from lipbench.run import verifying
     from lipbench.store import records
 
     runs = [Path(name) for name in names if Path(name).is_dir()]
     layers = [name for name in names if not Path(name).is_dir()]
-    specs: list[LayerSpec | NetworkSpec] = [record.case.spec for run in runs for record in records.load_run(run).records]
+    specs: list[Spec] = [record.case.spec for run in runs for record in records.load_run(run).records]
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
     rows = verifying.verify(dict.fromkeys(specs), precision)

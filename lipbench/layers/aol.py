@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.standard import PADDED, circular_conv2d, identity_kernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
@@ -61,12 +61,13 @@ class TritonAOLConv2d(WithKernel, AOLConv2d):
         return aol_bound(self.weight, precision=self.precision)
 
 
+EXACT = Complexity(Cost(C, PADDED, 2 * C), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c, 2 * CORRELATION_MACS))
+
 METHOD = Method(
     name="aol",
     title="AOL",
     source="Prach & Lampert, ECCV 2022, arXiv 2208.03160",
-    implementations={"paper": AOLConv2d, "triton": TritonAOLConv2d},
+    implementations={"paper": Implementation(AOLConv2d, EXACT), "triton": Implementation(TritonAOLConv2d, needs="triton")},
     published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONV", "CONV"),
-    exact=Complexity(Cost(C, PADDED, 2 * C), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c, 2 * CORRELATION_MACS)),
 )

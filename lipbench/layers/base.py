@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ def refresh_steps(iterations: int) -> int:
     return iterations if detect_fake_mode() is None else 1
 
 
-def refresh_loaded(module: Any, incompatible_keys: Any) -> None:
-    """Hook of a layer with a `refresh()`, for after a state dict was loaded into it."""
+def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
+    """Hook of a layer whose `refresh()` does something, for after a state dict was loaded into it."""
     module.refresh()
 
 
@@ -73,6 +73,13 @@ class TwoHalves(nn.Module, ABC):
         all are active: the Lipschitz constant is max(1, ‖B Bᵀ‖ − 1), exactly.
         """
         return None
+
+    def refresh(self) -> None:
+        """Bring iterated state, such as vectors of power iterations, to convergence on the present weights, outside any graph.
+
+        Here it does nothing: most layers have no such state.
+        """
+        return
 
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """The parameter half, from the evaluation cache where that is allowed."""
@@ -192,19 +199,31 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Implementation:
+    """One way to compute a method. All those of a method share parameters and state dict."""
+
+    layer: type[LipschitzConv2d]
+    exact: Complexity | None = None
+    """real MACs and stored elements in training mode, c input and c output channels; None: not known"""
+    needs: Literal["", "triton"] = ""
+    """what the machine must have; triton: that package, and a CUDA device or triton's interpreter"""
+    options: tuple[str, ...] = ()
+    """names of options of its own"""
+
+
+@dataclass(frozen=True)
 class Method:
     """All that is known of one method. One such entry per file in `layers/`, one line in `registry.py`."""
 
     name: str
     title: str
     source: str
-    implementations: Mapping[str, type[LipschitzConv2d]]
+    implementations: Mapping[str, Implementation]
+    """by name; `paper` is the algorithm as published"""
     published: Complexity | None
     """the row of Table 1; None where the paper gives none"""
     published_operations: tuple[str, str]
     """what Table 1 names the input and the parameter half by"""
-    exact: Complexity
-    """of the `paper` implementation, training mode, c input and c output channels"""
     iterations: Mapping[str, int] = field(default_factory=dict)
     """value of each iteration symbol in training mode"""
     evaluation_iterations: Mapping[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import Head, LipschitzConv2d, LipschitzLinear, Method, WithKernel
+from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method, WithKernel
 from lipbench.layers.standard import PADDED, circular_conv2d
 from lipbench.theory import C, Complexity, Cost, M, b, c, k, t
 
@@ -171,14 +171,15 @@ def _block_kernel() -> Cost:
     return Cost(*(sympy.Piecewise((quantity, k > 1), (0, True)) for quantity in (macs, memory, 2 * macs)))
 
 
+EXACT = Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + _block_kernel())
+
 METHOD = Method(
     name="bcop",
     title="BCOP",
     source="Li et al., NeurIPS 2019, arXiv 1911.00937",
-    implementations={"paper": BCOPConv2d, "triton": TritonBCOPConv2d},
+    implementations={"paper": Implementation(BCOPConv2d, EXACT), "triton": Implementation(TritonBCOPConv2d, needs="triton")},
     published=Complexity(Cost(C, M), Cost(c**3 * k * t + c**3 * k**3, c**2 * k * t + c**2 * k**3)),
     published_operations=("CONV", "BnB & MMs"),
-    exact=Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + _block_kernel()),
     iterations={"t": BJORCK_ITERATIONS},
     orthogonal=True,
     head=Head(BjorckLinear, Complexity(Cost(b * c**2, b * c, 2 * b * c**2), _orthogonalization(sympy.Integer(1)))),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, s
 
 EPSILON = 1e-6
@@ -142,17 +142,18 @@ def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
     return matrix[:, 0].to(dtype)
 
 
+EXACT = Complexity(
+    Cost(2 * C, 3 * M, 4 * C),
+    # The vectors are not differentiated, so of three convolutions only the last has a gradient, and only of its kernel.
+    Cost(3 * s**2 * c**2 * k**2, P + 2 * s**2 * c + 3, s**2 * c**2 * k**2),
+)
+
 METHOD = Method(
     name="cpl",
     title="CPL",
     source="Meunier et al., ICML 2022, arXiv 2110.12690",
-    implementations={"paper": CPLConv2d},
+    implementations={"paper": Implementation(CPLConv2d, EXACT)},
     published=Complexity(Cost(2 * C, 3 * M), Cost(s**2 * c**2 * k**2, P + s**2 * c)),
     published_operations=("CONVs & ACT", "power method"),
-    exact=Complexity(
-        Cost(2 * C, 3 * M, 4 * C),
-        # The vectors are not differentiated, so of three convolutions only the last has a gradient, and only of its kernel.
-        Cost(3 * s**2 * c**2 * k**2, P + 2 * s**2 * c + 3, s**2 * c**2 * k**2),
-    ),
     linear=False,
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method, refresh_loaded, refresh_steps
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method, refresh_loaded, refresh_steps
 from lipbench.theory import C, Complexity, Cost, P, b, c, k, s, t1, t2
 
 TRAINING_TERMS = 5
@@ -113,21 +113,22 @@ _FFT = sympy.Piecewise((sympy.Rational(45, 4) * sympy.log(9, 2), k > 1), (0, Tru
 _PADDED = b * c * (s + (k - 1) * sympy.ceiling(s / 3)) ** 2
 """kept of the input: circularly padded by the dilation"""
 
+EXACT = Complexity(
+    Cost(C, _PADDED, 2 * C),
+    Cost(
+        _MATRICES * (c**3 * (t1 - 1) + c**2 * (2 * t2 + 1) + c) + c**2 * _FFT,
+        _MATRICES * (c**2 * t1 + 2 * c + 1) + P,
+        _MATRICES * (2 * c**3 * (t1 - 1) + c**2 + c) + c**2 * _FFT,
+    ),
+)
+
 METHOD = Method(
     name="eco",
     title="ECO",
     source="Yu et al., ICLR 2022",
-    implementations={"paper": ECOConv2d},
+    implementations={"paper": Implementation(ECOConv2d, EXACT)},
     published=None,
     published_operations=("", ""),
-    exact=Complexity(
-        Cost(C, _PADDED, 2 * C),
-        Cost(
-            _MATRICES * (c**3 * (t1 - 1) + c**2 * (2 * t2 + 1) + c) + c**2 * _FFT,
-            _MATRICES * (c**2 * t1 + 2 * c + 1) + P,
-            _MATRICES * (2 * c**3 * (t1 - 1) + c**2 + c) + c**2 * _FFT,
-        ),
-    ),
     iterations={"t1": TRAINING_TERMS, "t2": 1},
     evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},
     orthogonal=True,

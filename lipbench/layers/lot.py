@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
@@ -91,24 +91,25 @@ class TritonLOTConv2d(WithKernel, LOTConv2d):
 _F = half_plane(s + k - 1)
 _FFT = fft_macs(s + k - 1)
 
+EXACT = Complexity(
+    Cost(
+        4 * b * _F * c**2 + 2 * b * c * _FFT,
+        b * c * (s + k - 1) ** 2 + 2 * b * c * _F,
+        8 * b * _F * c**2 + 3 * b * c * _FFT,
+    ),
+    Cost(
+        c**2 * _FFT + 4 * _F * c**3 * (3 * t - 1),
+        c**2 * (s + k - 1) ** 2 + 2 * _F * c**2 * (3 * t + 3) + 5 * _F,
+        2 * c**2 * _FFT + 8 * _F * c**3 * (3 * t - 1),
+    ),
+)
+
 METHOD = Method(
     name="lot",
     title="LOT",
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
-    implementations={"paper": LOTConv2d, "triton": TritonLOTConv2d},
+    implementations={"paper": Implementation(LOTConv2d, EXACT), "triton": Implementation(TritonLOTConv2d, needs="triton")},
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
     published_operations=("FFTs & MVs", "FFTs & MMs"),
-    exact=Complexity(
-        Cost(
-            4 * b * _F * c**2 + 2 * b * c * _FFT,
-            b * c * (s + k - 1) ** 2 + 2 * b * c * _F,
-            8 * b * _F * c**2 + 3 * b * c * _FFT,
-        ),
-        Cost(
-            c**2 * _FFT + 4 * _F * c**3 * (3 * t - 1),
-            c**2 * (s + k - 1) ** 2 + 2 * _F * c**2 * (3 * t + 3) + 5 * _F,
-            2 * c**2 * _FFT + 8 * _F * c**3 * (3 * t - 1),
-        ),
-    ),
     iterations={"t": NEWTON_ITERATIONS},
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import Head, LipschitzConv2d, LipschitzLinear, Method
+from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.layers.cayley import apply_spectrum, cayley_transform, fft_macs, half_plane, kernel_spectrum
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
@@ -80,21 +80,22 @@ class SandwichLinear(LipschitzLinear):
 _F = half_plane(s)
 _FFT = fft_macs(s)
 
+EXACT = Complexity(
+    Cost(8 * b * _F * c**2 + 4 * b * c * _FFT, 2 * M + 4 * b * c * _F, 16 * b * _F * c**2 + 6 * b * c * _FFT),
+    Cost(
+        2 * c**2 * _FFT + 12 * _F * c**3,
+        2 * P + 2 * s**2 * c**2 + 14 * _F * c**2 + 2 * _F + 4 * c + 3,
+        4 * c**2 * _FFT + 24 * _F * c**3,
+    ),
+)
+
 METHOD = Method(
     name="sandwich",
     title="Sandwich",
     source="Wang & Manchester, ICML 2023, arXiv 2301.11526",
-    implementations={"paper": SandwichConv2d},
+    implementations={"paper": Implementation(SandwichConv2d, EXACT)},
     published=None,
     published_operations=("", ""),
-    exact=Complexity(
-        Cost(8 * b * _F * c**2 + 4 * b * c * _FFT, 2 * M + 4 * b * c * _F, 16 * b * _F * c**2 + 6 * b * c * _FFT),
-        Cost(
-            2 * c**2 * _FFT + 12 * _F * c**3,
-            2 * P + 2 * s**2 * c**2 + 14 * _F * c**2 + 2 * _F + 4 * c + 3,
-            4 * c**2 * _FFT + 24 * _F * c**3,
-        ),
-    ),
     linear=False,
     head=Head(
         SandwichLinear,

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.aol import CORRELATION_MACS, CORRELATION_MEMORY
-from lipbench.layers.base import LipschitzConv2d, Method, WithKernel
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
 EPSILON = 1e-6
@@ -70,16 +70,17 @@ class TritonSLLConv2d(WithKernel, SLLConv2d):
         return aol_bound(self.weight.transpose(0, 1), q, self.precision)
 
 
+EXACT = Complexity(
+    Cost(2 * C, 3 * M, 4 * C),
+    Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c, 2 * CORRELATION_MACS + c**2),
+)
+
 METHOD = Method(
     name="sll",
     title="SLL",
     source="Araujo et al., ICLR 2023, arXiv 2303.03169",
-    implementations={"paper": SLLConv2d, "triton": TritonSLLConv2d},
+    implementations={"paper": Implementation(SLLConv2d, EXACT), "triton": Implementation(TritonSLLConv2d, needs="triton")},
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONVs & ACT", "CONVs"),
-    exact=Complexity(
-        Cost(2 * C, 3 * M, 4 * C),
-        Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c, 2 * CORRELATION_MACS + c**2),
-    ),
     linear=False,
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method, WithKernel, refresh_loaded, refresh_steps
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel, refresh_loaded, refresh_steps
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -122,18 +122,19 @@ class TritonSOCConv2d(WithKernel, SOCConv2d):
         return soc_series(x, kernel, terms, self.precision)
 
 
+EXACT = Complexity(
+    Cost(C * t1, M * t1, 2 * C * t1),
+    # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication an element.
+    Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
+)
+
 METHOD = Method(
     name="soc",
     title="SOC",
     source="Singla & Feizi, ICML 2021, arXiv 2105.11417",
-    implementations={"paper": SOCConv2d, "triton": TritonSOCConv2d},
+    implementations={"paper": Implementation(SOCConv2d, EXACT), "triton": Implementation(TritonSOCConv2d, needs="triton")},
     published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),
     published_operations=("CONVs", "F4"),
-    exact=Complexity(
-        Cost(C * t1, M * t1, 2 * C * t1),
-        # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication an element.
-        Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
-    ),
     iterations={"t1": TRAINING_TERMS, "t2": 1},
     evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},
     orthogonal=True,

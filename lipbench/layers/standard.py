@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import LipschitzConv2d, Method
+from lipbench.layers.base import Implementation, LipschitzConv2d, Method
 from lipbench.theory import C, Complexity, Cost, M, P, b, c, k, s
 
 
@@ -52,13 +52,14 @@ class StandardConv2d(LipschitzConv2d):
         return circular_conv2d(x, effective[0], self.bias)
 
 
+EXACT = Complexity(Cost(C, PADDED, 2 * C), Cost(C * 0, P, C * 0))
+
 METHOD = Method(
     name="standard",
     title="Standard",
     source="a plain convolution, the yardstick",
-    implementations={"paper": StandardConv2d},
+    implementations={"paper": Implementation(StandardConv2d, EXACT)},
     published=Complexity(Cost(C, M), Cost(C * 0, P)),
     published_operations=("CONV", "-"),
-    exact=Complexity(Cost(C, PADDED, 2 * C), Cost(C * 0, P, C * 0)),
     lipschitz=False,
 )

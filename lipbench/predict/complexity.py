@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import sympy
 
-from lipbench import errors, notation, registry, theory
+from lipbench import errors, external, notation, registry, theory
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
 from lipbench.predict.counting import OPTIONS, Counter, plan
@@ -69,11 +69,12 @@ class Fitted:
 def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) -> tuple[Fitted, ...]:
     """The four formulas of a layer: MACs and memory of its input and its parameter half.
 
-    `method` is a name of the registry or `package.module:Class`; `given` are values for b, s, c, k in place of `DEFAULTS`.
+    `method` is a name of the registry or external; `given` are values for b, s, c, k in place of `DEFAULTS`.
     Where a sum in n is looked for, other image sizes than those given are used too. Raises `LipbenchError` for a layer that
     cannot run on fake tensors, and where it takes too few of the sizes.
     """
     title = registry.title(method)
+    registry.check_name(method)
     for k in dict(given).get("k", ()):
         LayerSpec(method, channels=1, image_size=1, kernel_size=k)  # raises for an even one, which no layer can be asked for
     counter = Counter(method)
@@ -133,7 +134,7 @@ def fitted_rows(found: Sequence[Fitted]) -> list[Row]:
 
 def unknown_rows(method: str, why: str) -> list[Row]:
     """In `COLUMNS`, without formulas."""
-    title = method.partition(":")[2] or method
+    title = external.title(method)
     return [(method, title, half, quantity, "", "", math.nan, why) for half, quantity in itertools.product(HALVES, QUANTITIES)]
 
 

@@ -70,7 +70,7 @@ class Counter:
                 self._totals[key] = self._count(b, s, c, k, t)
             except _DATA_DEPENDENT as error:
                 raise errors.needs_values(self.method, _first_line(error)) from error
-            except Exception as error:  # somebody else's layer may raise anything
+            except Exception as error:  # an external layer may raise anything
                 if any(word in str(error) for word in _FAKE_WORDS):
                     raise errors.needs_values(self.method, _first_line(error)) from error
                 self.refused[key] = _first_line(error)

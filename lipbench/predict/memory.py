@@ -64,7 +64,7 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
 def _imagined(case: Case) -> Iterator[Workload]:
     """The workload of a case on fake tensors, and the mode that they need.
 
-    What somebody else's layer raises becomes a `LipbenchError`.
+    What an external layer raises becomes a `LipbenchError`.
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
 import sympy
 
 from lipbench import notation, registry, theory
+from lipbench.cases import PAPER
 from lipbench.layers.base import Method
 from lipbench.theory import HALVES, QUANTITIES
 
@@ -50,16 +52,24 @@ def complexity_table() -> pd.DataFrame:
 
 def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict[str, object]:
     published = None if method.published is None else getattr(getattr(method.published, half), quantity)
-    exact = sympy.sympify(getattr(getattr(method.exact, half), quantity))
+    exact = _exact(method, half, quantity)
     leading = exact if published is None else published
     return {
         "method": name, "title": method.title, "half": half, "quantity": quantity,
         "operations": method.published_operations[HALVES.index(half)],
         "published": "" if published is None else notation.csv(published),
         "published_mathml": "" if published is None else notation.mathml(notation.shortened(published)),
-        "exact": notation.plain(exact), "exact_mathml": notation.mathml(exact),
-        **{f"exponent_{symbol}": theory.exponent(leading, theory.SYMBOLS[symbol]) for symbol in "cksb"},
+        "exact": "" if exact is None else notation.plain(exact),
+        "exact_mathml": "" if exact is None else notation.mathml(exact),
+        **{f"exponent_{symbol}": math.nan if leading is None else theory.exponent(leading, theory.SYMBOLS[symbol])
+           for symbol in "cksb"},
     }  # fmt: skip
+
+
+def _exact(method: Method, half: str, quantity: str) -> sympy.Expr | None:
+    """Of the `paper` implementation; None where its costs are not known."""
+    exact = method.implementations[PAPER].exact
+    return None if exact is None else sympy.sympify(getattr(getattr(exact, half), quantity))
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

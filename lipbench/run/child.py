@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lipbench import cases, errors
+from lipbench import cases, errors, external
 from lipbench.cases import Case, Limits
 from lipbench.cores import usable_cores
 from lipbench.run import failures
@@ -86,7 +87,7 @@ def _measure(question: dict[str, Any], tell: Tell) -> None:
 
         set_imports_aside()
         measure.measure(case, limits, question["parts"], note, question["failed"])
-    except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+    except BaseException as error:  # an external layer may raise anything, SystemExit too
         failed = failures.of_exception(error)
         known, doing, left = told[0] if told else (Round(failed.status, failed.reason), None, ())
         if doing is not None:  # beside the part itself: what was found before stays
@@ -124,9 +125,11 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
 
     try:
         for name in question["methods"]:
-            registry.title(name)  # raises for a name that nobody has
-        known = [registry.find(name) for name in question["methods"] if not registry.is_external(name)]
-        offered = {"paper", *(implementation for method in known for implementation in method.implementations)}
+            registry.check_name(name)
+        for name in question.get("networks", ()):
+            registry.check_network_name(name)
+        known = [registry.find(name) for name in question["methods"] if not external.is_external(name)]
+        offered = {cases.PAPER, *(implementation for method in known for implementation in method.implementations)}
         for implementation in question["implementations"]:
             if implementation not in offered:
                 raise errors.unknown_choice("implementation", implementation, offered)
@@ -135,8 +138,9 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
             raise errors.no_cuda()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        for implementation in question["implementations"]:
-            registry.check_device(implementation, device)
+        for method, name in itertools.product(known, question["implementations"]):
+            if name in method.implementations:
+                registry.check_machine(method.implementations[name], device)
     except errors.LipbenchError as error:
         return {"error": str(error)}
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if device == "cuda" else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from lipbench.cases import TRITON, Case
+from lipbench.cases import Case, needs_triton
 from lipbench.run.book import Book, Progress
 from lipbench.run.executor import Executor
 from lipbench.store.rounds import Part, not_ok
@@ -30,7 +30,7 @@ def jobs(case: Case, parts: Sequence[str]) -> list[Job]:
     aside = replace(case, device="cpu", threads=1, compile=False)
     on_cpu = case.device == "cpu"
     places = {"memory": case, "macs": aside if on_cpu else replace(case, compile=False)}
-    places["certificate"] = replace(case, compile=False) if case.spec.implementation == TRITON and not on_cpu else aside
+    places["certificate"] = replace(case, compile=False) if needs_triton(case.spec.implementation) and not on_cpu else aside
     found: dict[Case, list[str]] = {}
     for part in parts:
         found.setdefault(places[part], []).append(part)

@@ -34,11 +34,19 @@ class Executor(Protocol):
     `local.Local` is the only one so far.
     """
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int | None = None) -> Place:
+    def survey(
+        self,
+        methods: Sequence[str],
+        implementations: Sequence[str],
+        device: str,
+        threads: int | None = None,
+        networks: Sequence[str] = (),
+    ) -> Place:
         """Where rounds are measured, and which device 'auto' means there.
 
-        `threads` are those that the cases have, if that is known. Raises `LipbenchError` for a method or implementation that
-        nobody has, one that cannot run there, a class that cannot be imported, and for 'cuda' where there is none.
+        `threads` are those that the cases have, if that is known; `networks` are external ones. Raises `LipbenchError` for a
+        method or implementation that nobody has, one that cannot run there, an external layer or network that cannot be loaded
+        or called, and for 'cuda' where there is none.
         """
         ...
 

@@ -16,7 +16,7 @@ OUT_OF_MEMORY_SIGNS = (
 def of_exception(error: BaseException) -> Part:
     """The status and one-line reason of what was raised; an error of this package says what to do, and is `unsupported`."""
     if isinstance(error, errors.LipbenchError):
-        return Part("unsupported", str(error))
+        return Part("unsupported", str(error).partition("\n")[0])
     name = type(error).__name__
     status = "out_of_memory" if is_out_of_memory(f"{name}: {error}") else "raised"
     return Part(status, f"{name}: {last_line(str(error))}".removesuffix(": "))

@@ -54,10 +54,17 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
 
 
 def survey(
-    processes: Processes, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int | None = None
+    processes: Processes,
+    methods: Sequence[str],
+    implementations: Sequence[str],
+    device: str,
+    threads: int | None = None,
+    networks: Sequence[str] = (),
 ) -> Place:
     """What is there on this machine, found by a process with so many threads; see `Executor.survey`."""
-    question = {"methods": list(methods), "implementations": list(implementations), "device": device}
+    question = {
+        "methods": list(methods), "implementations": list(implementations), "device": device, "networks": list(networks),
+    }  # fmt: skip
     ending = processes.ask(question, SURVEY_TIMEOUT_S, threads or usable_cores())
     if ending.answer is None:
         raise errors.survey_failed(ending.reason)

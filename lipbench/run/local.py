@@ -38,9 +38,16 @@ class Local:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int | None = None) -> Place:
+    def survey(
+        self,
+        methods: Sequence[str],
+        implementations: Sequence[str],
+        device: str,
+        threads: int | None = None,
+        networks: Sequence[str] = (),
+    ) -> Place:
         with self._processes() as processes:
-            return isolate.survey(processes, methods, implementations, device, threads)
+            return isolate.survey(processes, methods, implementations, device, threads, networks)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
         with self._processes() as processes:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import torch
 
 from lipbench import certify, errors, registry
-from lipbench.cases import TRITON, Case, Limits
+from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
@@ -106,7 +106,7 @@ class _Sitting:
             gained, ending = self._measured(found, parts), Part()
         except _NotFiniteError as error:
             gained, ending = found, Part("nan", str(error))
-        except BaseException as error:  # a layer of somebody else's may raise anything, SystemExit too
+        except BaseException as error:  # an external layer may raise anything, SystemExit too
             gained, ending = found, failures.of_exception(error)
         if ending.status != "ok":
             _let_go(self.workload)
@@ -160,7 +160,7 @@ class _NotFiniteError(ArithmeticError):
 
 def _tuned(case: Case) -> dict[str, str]:
     """The configurations that the tuning of Triton kernels chose in this process."""
-    if case.spec.implementation != TRITON:
+    if not registry.needs_triton(case.spec):
         return {}
     from lipbench_kernels import launching
 
@@ -169,7 +169,7 @@ def _tuned(case: Case) -> dict[str, str]:
 
 def _let_go(workload: Workload) -> None:
     """Free what a failed part has left behind, so that the next one has all of the memory."""
-    with contextlib.suppress(Exception):  # it calls a layer of somebody else's
+    with contextlib.suppress(Exception):  # it calls an external layer
         workload.prepare_first_inference()
     gc.collect()
     if workload.case.device == "cuda":
@@ -215,9 +215,10 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     A layer may work as measured and not in float64 on one image.
     """
     doubts: list[Caution] = []
+    each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            return certify.certify(workload.module, workload.x, training), tuple(doubts)
+            return certify.certify(workload.module, workload.x, training, each_layer), tuple(doubts)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             found = " ".join(("no certificate could be found", what)).strip()
@@ -227,7 +228,7 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
 
 
 def _claims(case: Case) -> bool:
-    """Whether a case is held to be 1-Lipschitz. Layers of somebody else's are: that is what they are measured for here."""
+    """Whether a case is held to be 1-Lipschitz. External layers are: that is what they are measured for here."""
     method = registry.methods().get(case.spec.method)
     return method is None or method.lipschitz
 
@@ -274,7 +275,7 @@ def _warnings(case: Case, found: Round) -> Iterator[Caution]:
     if not found.phases:
         return
     phases, flags = found.phases, found.machine.flags if found.machine else {}
-    if case.spec.implementation == TRITON and flags.get("triton") == "interpreter":
+    if registry.needs_triton(case.spec) and flags.get("triton") == "interpreter":
         text = "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
         yield Caution("interpreted", (), text)
     elif case.device == "cpu" and case.precision != "ieee":

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lipbench import errors
-from lipbench.cases import CONDITIONS, PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
+from lipbench import errors, external
+from lipbench.cases import (
+    CONDITIONS,
+    PAPER,
+    PAPER_METHODS,
+    PRESETS,
+    Case,
+    ExternalNetworkSpec,
+    LayerSpec,
+    NetworkSpec,
+    Spec,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +48,22 @@ class Request:
 
     @property
     def method_names(self) -> tuple[str, ...]:
-        return self.methods or PAPER_METHODS
+        """Of the methods that were asked for, or the paper's; files of external layers with their whole paths."""
+        return tuple(map(external.absolute, self.methods or PAPER_METHODS))
+
+    @property
+    def network_sizes(self) -> tuple[str, ...] | None:
+        """Sizes of the paper's ConvNet that were asked for; None where none were named, nor any external network."""
+        return None if self.networks is None else tuple(name for name in self.networks if not external.is_external(name))
+
+    @property
+    def external_networks(self) -> tuple[str, ...]:
+        """Names of the external networks that were asked for, files with their whole paths."""
+        return tuple(external.absolute(name) for name in self.networks or () if external.is_external(name))
 
     @property
     def implementation_names(self) -> tuple[str, ...]:
-        return self.implementations or ("paper",)
+        return self.implementations or (PAPER,)
 
 
 def conditions(**values: Sequence[Any] | None) -> Mapping[str, Sequence[Any]]:
@@ -68,23 +89,28 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
         [dict(chosen) for chosen in itertools.product(*(values for one, values in axes.items() if bool(one.label) == labelled))]
         for labelled in (False, True)
     )
-    series = [
+    series: list[Sequence[Spec]] = [
         _specs(request, method, implementation)
         for method in request.method_names
-        for implementation in (("paper",) if ":" in method else request.implementation_names)
+        for implementation in ((PAPER,) if external.is_external(method) else request.implementation_names)
     ]
     return tuple(
         dict.fromkeys(
             Case(spec, batch_size, **shared, **own)
             for batch_size, shared in itertools.product(batch_sizes, around)
-            for same_shape in zip(*series)
-            for spec in same_shape
+            for spec in (*itertools.chain.from_iterable(zip(*series)), *_external_networks(request))
             for own in beside
         )
     )
 
 
-def _specs(request: Request, method: str, implementation: str) -> list[LayerSpec | NetworkSpec]:
+def _external_networks(request: Request) -> Iterator[ExternalNetworkSpec]:
+    """After all else, since they are built from no method."""
+    for image_size, name in itertools.product(request.image_sizes or (32,), request.external_networks):
+        yield ExternalNetworkSpec(name, image_size)
+
+
+def _specs(request: Request, method: str, implementation: str) -> list[Spec]:
     """Layers, then networks.
 
     Any of channels, image sizes and kernel sizes turns the preset's shapes into the product of these axes, and leaves its
@@ -92,11 +118,11 @@ def _specs(request: Request, method: str, implementation: str) -> list[LayerSpec
     """
     preset = PRESETS[request.preset_name]
     as_preset = request.channels is None and request.image_sizes is None and request.kernel_sizes is None
-    found: list[LayerSpec | NetworkSpec] = []
+    found: list[Spec] = []
     if request.networks is None or request.channels is not None:
         shapes = preset.layer_shapes if as_preset else _product(request, preset.layer_shapes)
         found += [LayerSpec(method, *shape, implementation) for shape in shapes]
-    sizes = request.networks or (preset.network_sizes if as_preset else ())
+    sizes = (preset.network_sizes if as_preset else ()) if request.network_sizes is None else request.network_sizes
     for size, image, kernel in itertools.product(sizes, request.image_sizes or (32,), request.kernel_sizes or (3,)):
         found.append(NetworkSpec(method, size, image, kernel, implementation))
     return found

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lipbench import __version__, errors
-from lipbench.cases import PRESETS, TRITON, Case, Limits
+from lipbench.cases import PRESETS, Case, ExternalNetworkSpec, Limits, needs_triton
 from lipbench.run import schedule
 from lipbench.run.book import MEASURED, TIME, Order, Progress
 from lipbench.run.executor import Executor, Place
@@ -150,16 +150,19 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
     if standing is not None and as_it_stands:
         on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
         device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.cases) else "cuda"
-        methods: tuple[str, ...] = tuple(dict.fromkeys(case.spec.method for case in standing.cases))
+        named = {case.spec.method: isinstance(case.spec, ExternalNetworkSpec) for case in standing.cases}
+        methods: tuple[str, ...] = tuple(name for name, is_network in named.items() if not is_network)
+        networks = tuple(name for name, is_network in named.items() if is_network)
         implementations = tuple(dict.fromkeys(case.spec.implementation for case in standing.cases))
         threads: int | None = max((case.threads for case in standing.cases), default=1)
         if on_cpu:
-            implementations = tuple(name for name in implementations if name != TRITON)
+            implementations = tuple(name for name in implementations if not needs_triton(name))
     else:
         plan(request, "cpu")  # refuses wrong sizes before anything is started
         device, methods, implementations = options.device, request.method_names, request.implementation_names
+        networks = request.external_networks
         threads = next(iter(request.conditions.get("threads", ())), None)
-    place = executor.survey(methods, implementations, device, threads)
+    place = executor.survey(methods, implementations, device, threads, networks)
     begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)

@@ -1,4 +1,4 @@
-"""The verb `verify`: certificates of methods, of somebody else's layers, or of the cases of a run, as rows."""
+"""The verb `verify`: certificates of methods, of external layers, or of the cases of a run, as rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from lipbench import certify, errors, registry
-from lipbench.cases import TRITON, Case, LayerSpec, NetworkSpec
+from lipbench import certify, errors, external, registry
+from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.workload import Workload
@@ -30,7 +30,7 @@ class Shapes:
     channels: Sequence[int] = (16,)
     image_sizes: Sequence[int] = (8,)
     kernel_sizes: Sequence[int] = (1, 3)
-    implementations: Sequence[str] = ("paper",)
+    implementations: Sequence[str] = (PAPER,)
 
 
 def claiming_methods(implementations: Sequence[str]) -> list[str]:
@@ -41,16 +41,16 @@ def claiming_methods(implementations: Sequence[str]) -> list[str]:
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
     """Every method at every shape, method by method. Raises `LipbenchError` for a name or implementation that nobody has."""
-    names = list(methods)
+    names = list(map(external.absolute, methods))
     for name in names:
-        registry.title(name)  # raises for a name that nobody has
-        for implementation in () if registry.is_external(name) else shapes.implementations:
+        registry.check_name(name)
+        for implementation in () if external.is_external(name) else shapes.implementations:
             registry.implementation(name, implementation)
     sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes, shapes.implementations))
     return [LayerSpec(name, *size) for name in names for size in sizes]
 
 
-def verify(chosen: Iterable[LayerSpec | NetworkSpec], precision: str = "ieee") -> pd.DataFrame:
+def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
     """One row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound; singular values are plain.
 
     `verdict` is 'ok' or 'violates' for a bound of the evaluation mode, '' in training mode, 'unsupported' or 'failed' with the
@@ -59,15 +59,17 @@ def verify(chosen: Iterable[LayerSpec | NetworkSpec], precision: str = "ieee") -
     return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
 
 
-def _rows(spec: LayerSpec | NetworkSpec, precision: str) -> Iterator[dict[str, object]]:
-    network = spec.size if isinstance(spec, NetworkSpec) else ""
-    place = {"method": spec.method, "implementation": spec.implementation, "network": network, "channels": spec.channels,
-             "image_size": spec.image_size, "kernel_size": spec.kernel_size}  # fmt: skip
+def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
+    place = {"method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
+             "channels": spec.channels or None, "image_size": spec.image_size,
+             "kernel_size": spec.kernel_size or None}  # fmt: skip
     weights = "random"
     try:
         torch.manual_seed(0)
         workload = Workload.build(_case(spec, precision), registry.build(spec))
-        yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
+        each_layer = not isinstance(spec, ExternalNetworkSpec)
+        found = certify.certify(workload.module, workload.x, each_layer=each_layer)
+        yield from _judged({**place, "weights": weights}, found)
         weights = "trained"
         if isinstance(spec, LayerSpec):
             certify.train(workload.module, workload.x)
@@ -76,15 +78,15 @@ def _rows(spec: LayerSpec | NetworkSpec, precision: str) -> Iterator[dict[str, o
         yield {**place, "weights": weights, "verdict": "unsupported", "reason": str(error)}
     except errors.LipbenchError:
         raise
-    except Exception as error:  # a layer of somebody else's may raise anything
+    except Exception as error:  # an external layer may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         yield {**place, "weights": weights, "verdict": FAILED, "reason": reason}
 
 
-def _case(spec: LayerSpec | NetworkSpec, precision: str) -> Case:
+def _case(spec: Spec, precision: str) -> Case:
     """On the CPU, but kernels of our own where they run. Raises `LipbenchError` where there is no such place."""
-    device = "cuda" if spec.implementation == TRITON and torch.cuda.is_available() else "cpu"
-    registry.check_device(spec.implementation, device)
+    device = "cuda" if registry.needs_triton(spec) and torch.cuda.is_available() else "cpu"
+    registry.check_device(spec, device)
     return Case(spec, batch_size=2, precision=precision, device=device)
 
 
@@ -107,7 +109,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per weights and mode as text for a terminal: the best bound, and what a second way of finding it gave."""
     keys = ["method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
     table = pd.DataFrame([_line(group) for _, group in rows.groupby(keys, sort=False, dropna=False)])
-    usual = {"network": "", "implementation": "paper"}
+    usual = {"network": "", "implementation": PAPER}
     return table.drop(columns=[name for name, value in usual.items() if not table.empty and (table[name] == value).all()])
 
 

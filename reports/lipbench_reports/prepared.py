@@ -22,6 +22,7 @@ from lipbench_reports.tables import (
     as_texts,
     failures,
     is_missing,
+    network_title,
     number,
     typed,
     with_columns,
@@ -171,7 +172,7 @@ class Prepared:
         parts = self.at_shape.common.split(", ")
         network = str(at_shape["network"].iloc[0])
         own = [part for part in parts if part not in shared or part.endswith(" channels")]
-        return ", ".join([*([f"ConvNet {network}"] if network else []), *own])
+        return ", ".join([*([network_title(network)] if network else []), *own])
 
     def keys_of(self, frame: pd.DataFrame) -> list[str | None]:
         """The key of the series that each row of a frame is of; None where no row of this run is of it."""
@@ -270,7 +271,7 @@ def _shapes(rows: pd.DataFrame, conditions: Sequence[Condition]) -> list[str]:
     texts = []
     for network, *values in rows[["network", *(one.column for one in varying)]].itertuples(index=False):
         parts = [one.short.format(number(value)) for one, value in zip(varying, values) if as_text(value)]
-        texts.append(", ".join([*([f"ConvNet {network}"] if network else []), *parts]) or "one shape")
+        texts.append(", ".join([*([network_title(network)] if network else []), *parts]) or "one shape")
     return texts
 
 

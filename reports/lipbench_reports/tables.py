@@ -15,6 +15,8 @@ import pandas as pd
 YARDSTICK = "standard"
 """the method that costs are put in relation to"""
 
+EXTERNAL = "external"
+"""stands in the column `network` for one that is not the paper's ConvNet"""
 COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
 EXPONENTS = [
     "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
@@ -136,3 +138,8 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
     first = failed.drop_duplicates(keys)
     texts = [as_text(phases.get(key, "")).replace("_", " ") for key in zip(*(first[name] for name in keys))]
     return first.assign(failed=pd.Series(texts, index=first.index, dtype=object))
+
+
+def network_title(network: str) -> str:
+    """A network in words: the paper's ConvNet of a size, or one that is given by name."""
+    return "external network" if network == EXTERNAL else f"ConvNet {network}"

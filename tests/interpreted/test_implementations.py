@@ -27,13 +27,13 @@ SIZES = [(4, 3, 5), (3, 1, 4)]
 def pair(method: str, channels: int, kernel_size: int, image_size: int) -> tuple[LipschitzConv2d, LipschitzConv2d]:
     """`paper` in float64 and `triton` in float32 with the same weights, away from where they start."""
     torch.manual_seed(0)
-    paper = registry.implementation(method, "paper")(channels, channels, kernel_size, image_size)
+    paper = registry.implementation(method, "paper").layer(channels, channels, kernel_size, image_size)
     with torch.no_grad():
         for parameter in paper.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    for _ in range(4 if hasattr(paper, "refresh") else 0):
+    for _ in range(4):
         paper.refresh()
-    triton = registry.implementation(method, TRITON)(channels, channels, kernel_size, image_size)
+    triton = registry.implementation(method, TRITON).layer(channels, channels, kernel_size, image_size)
     triton.load_state_dict(paper.state_dict(), strict=True)
     return paper.double(), triton
 
@@ -69,7 +69,7 @@ def test_same_function_and_gradients(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_same_state_and_parameters(method: str) -> None:
-    paper, triton = (registry.implementation(method, name)(4, 4, 3, 5) for name in ("paper", TRITON))
+    paper, triton = (registry.implementation(method, name).layer(4, 4, 3, 5) for name in ("paper", TRITON))
     assert {name: value.shape for name, value in paper.state_dict().items()} == {
         name: value.shape for name, value in triton.state_dict().items()
     }

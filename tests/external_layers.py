@@ -1,4 +1,4 @@
-"""Layers that were never written for lipbench, given as `foreign_layers:Class`."""
+"""External layers, which were never written for lipbench, given as `external_layers:Class`."""
 
 from __future__ import annotations
 
