@@ -10,7 +10,7 @@ import samples
 
 from lipbench import registry, theory
 from lipbench.analysis import beside
-from lipbench.predict import complexity
+from lipbench.prediction import complexity
 
 UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1}, {"b": 3, "s": 42, "c": 26, "k": 5})
 

@@ -17,7 +17,7 @@ from lipbench import __version__, registry
 from lipbench.analysis import document
 from lipbench.cli import main as cli
 from lipbench.cli import terminal
-from lipbench.predict import table1
+from lipbench.prediction import table1
 from lipbench.run import schedule, verifying
 from lipbench.store import records
 from lipbench.store.rounds import SCHEMA, Record, Round

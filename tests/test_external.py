@@ -14,7 +14,7 @@ from torch import nn
 from lipbench import certify, errors, external, registry
 from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, from_dict, to_dict
 from lipbench.cli import main as cli
-from lipbench.predict import memory
+from lipbench.prediction import memory
 from lipbench.run.plan import Request, plan
 
 PACKAGE = """
