@@ -1,4 +1,4 @@
-"""What is measured, as frozen data: the layer or network, and the conditions around it.
+"""Cases as frozen data: the layer or network to measure, and the conditions of the measurement.
 
 Nothing here imports torch, so that listing, planning and reading runs stay quick.
 """
@@ -15,16 +15,16 @@ from lipbench import errors, external
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
-"""tf32x3 is one of Triton kernels alone: PyTorch's own products are then ieee"""
+"""only Triton kernels have tf32x3: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
 PAPER, TRITON = "paper", "triton"
 """names of implementations: the algorithm as published, and the one with Triton kernels"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
-"""First-block channels w of the paper's ConvNet by size (Table 5) for 32 × 32 images; half of it for 64 × 64."""
+"""Channels w of the first block of the paper's ConvNet by size (Table 5) for 32 × 32 images; half as many for 64 × 64."""
 CLASSES = 10
 """Outputs of a network."""
 EXTERNAL = "external"
-"""What stands for the size of a network that is not the paper's."""
+"""Used in place of a size for a network that is not the paper's."""
 COLOURS = 3
 """Channels of the images that networks take."""
 
@@ -43,7 +43,7 @@ def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 def needs_triton(implementation: str) -> bool:
     """Whether an implementation of this name runs Triton kernels, which need a CUDA device.
 
-    `Implementation.needs` says so too. The process that plans and schedules cannot ask it: the registry imports torch.
+    `Implementation.needs` says the same, but the process that plans and schedules cannot read it: the registry imports torch.
     """
     return implementation == TRITON
 
@@ -68,7 +68,7 @@ class LayerSpec:
 
     @property
     def input_channels(self) -> int:
-        """Of the images that the layer takes."""
+        """Channels of the layer's input images."""
         return self.channels
 
     @property
@@ -96,12 +96,12 @@ class NetworkSpec:
 
     @property
     def channels(self) -> int:
-        """Of the first block: the paper's width w."""
+        """Channels of the first block: the paper's width w."""
         return WIDTHS[self.size] * 32 // self.image_size
 
     @property
     def input_channels(self) -> int:
-        """Of the images that the network takes."""
+        """Channels of the network's input images."""
         return COLOURS
 
     @property
@@ -113,8 +113,8 @@ class NetworkSpec:
 class ExternalNetworkSpec:
     """A network that is not the paper's ConvNet: (b, 3, image_size, image_size) → (b, classes).
 
-    `method` is its external name, `package.module:name` or `file.py:name` with the file's whole path. Its layers are its own:
-    it has no width, no kernel size and no implementations.
+    `method` is its external name, `package.module:name` or `file.py:name` with the file's whole path. The network chooses its
+    own layers: it has no width, no kernel size and no implementations.
     """
 
     method: str
@@ -130,17 +130,17 @@ class ExternalNetworkSpec:
 
     @property
     def channels(self) -> int:
-        """0: it is not made from a width."""
+        """Always 0: the network has no width."""
         return 0
 
     @property
     def kernel_size(self) -> int:
-        """0: nor from a kernel size."""
+        """Always 0: the network has no kernel size."""
         return 0
 
     @property
     def input_channels(self) -> int:
-        """Of the images that the network takes."""
+        """Channels of the network's input images."""
         return COLOURS
 
     @property
@@ -150,7 +150,7 @@ class ExternalNetworkSpec:
 
 Spec = LayerSpec | NetworkSpec | ExternalNetworkSpec
 KINDS: dict[str, type[Spec]] = {"layer": LayerSpec, "network": NetworkSpec, "external network": ExternalNetworkSpec}
-"""What a case may be of, by the word that it is stored under."""
+"""Types of spec, by the word that a case stores for them."""
 
 
 def network_of(spec: Spec) -> str:
@@ -171,16 +171,16 @@ class Condition:
     column: str = ""
     """name of the column in exports; "" for none"""
     choices: tuple[str, ...] = ()
-    """the values that it may have; empty where any will do"""
+    """the allowed values; empty where every value is allowed"""
     label: str = ""
     """format of a value other than the default in the names of series: cases with it are a series of their own, and are planned
-    beside those without it. "" for a condition that tells shapes apart, such as the dtype"""
+    beside those without it. "" for a condition that is part of the shape, such as the dtype"""
     short: str = "{}"
-    """format of the value where shapes are told apart, as in "64 ch, 2 threads"; not of one with a label"""
+    """format of the value in the name of a shape, as in "64 ch, 2 threads"; not used for a condition with a label"""
     words: str = "{}"
-    """format of the value in a sentence about all cases, as in "64 channels, on cpu"; not of one with a label"""
+    """format of the value in a sentence about all cases, as in "64 channels, on cpu"; not used for a condition with a label"""
     affects_memory: bool = True
-    """whether a case may fit into memory under one value and not under another"""
+    """whether a case may fit into memory with one value and not with another"""
     always_exported: bool = True
     """False: the column is left out of the export of a run in which all cases have the default"""
 
@@ -202,9 +202,9 @@ CONDITIONS = (
     Condition("seed", "seed{}", affects_memory=False),
     Condition("compile", "compiled", "compiled", label="compiled"),
 )
-"""Everything that a case has beside its spec and its batch size. The batch size is a size, like channels and image size: a case
-grows with it, so that it orders cases and gives presets their shape. To add a condition takes an entry here and a field of
-`Case`."""
+"""All fields of a case except its spec and its batch size. The batch size is a size, like channels and image size: the cost of
+a case grows with it, so it orders cases and belongs to the shapes of presets. A new condition needs an entry here and a field
+of `Case`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -219,7 +219,7 @@ class Case:
     threads: int = 1
     seed: int = 0
     compile: bool = False
-    """whether `torch.compile` is used; records from before it was an axis are read as without"""
+    """whether `torch.compile` is used; False for records that are older than this field"""
 
     def __post_init__(self) -> None:
         _require_positive(batch_size=self.batch_size, threads=self.threads)
@@ -249,7 +249,7 @@ def to_dict(case: Case) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Case:
-    """The case that `to_dict` wrote. Raises `LipbenchError` on a value no case can have."""
+    """The case that `to_dict` wrote. Raises `LipbenchError` for a value that no case can have."""
     values = dict(values)
     spec_type = KINDS.get(values.pop("kind"), LayerSpec)
     return Case(**{**values, "spec": spec_type(**values["spec"])})
@@ -257,7 +257,7 @@ def from_dict(values: dict[str, Any]) -> Case:
 
 @dataclass(frozen=True)
 class Preset:
-    """Specs and batch size of a named selection, and the limits it is measured under."""
+    """Specs and batch size of a named selection, and the limits of its measurement."""
 
     layer_shapes: tuple[tuple[int, int, int], ...]
     """(channels, image_size, kernel_size)"""
@@ -268,7 +268,7 @@ class Preset:
 
 
 def _block_shapes() -> tuple[tuple[int, int, int], ...]:
-    """Shapes of the ConvNet's five blocks, XS to L (Table 6): channels double as the image halves, the last kernel is 1 × 1."""
+    """Shapes of the ConvNet's five blocks, XS to L (Table 6): channels double as the image halves; the last kernel is 1 × 1."""
     shapes = {(width * 2**block, 32 // 2**block, 3 if block < 4 else 1) for width in WIDTHS.values() for block in range(5)}
     return tuple(sorted(shapes))
 
@@ -287,7 +287,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how large a round may grow."""
+    """Limits of time and memory of a round."""
 
     phase_seconds: float = 0.2
     """sampling time of one phase in one round"""

@@ -1,7 +1,8 @@
-"""Certificates: whether a layer or network is 1-Lipschitz on the weights it has, in evaluation and in training mode.
+"""Certificates: whether a layer or network is 1-Lipschitz with its present weights, in evaluation and in training mode.
 
-On a copy: neither weights nor buffers of the module are touched. Always in float64, except a layer whose own kernel serves:
-that is certified as the kernel computes, in float32 and in its precision (tf32 as ieee).
+A certificate is computed on a copy: neither weights nor buffers of the module change. It is computed in float64, except for a
+layer that runs its own Triton kernel: that layer is certified in float32, as the kernel computes, and in the kernel's precision
+(tf32 as ieee).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ VARIANCE_BATCH = 16
 ONE_LIPSCHITZ = (
     MaxMin, PadChannels, FirstChannels, nn.Identity, nn.ReLU, nn.Tanh, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle,
 )  # fmt: skip
-"""Parts without parameters, between the layers of a network, that are 1-Lipschitz as they stand."""
+"""Parts without parameters, between the layers of a network, that are always 1-Lipschitz."""
 
 
 def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: bool = True) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
-    Linear layers: the ends of the spectrum by all Fourier blocks where the map is circular, by the dense Jacobian where that
-    is small enough (at the size given or at a smaller image), and by Lanczos steps at the size given. Residual layers: the
-    exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are known to be
-    1-Lipschitz: the product over its layers, and the worst of them, since `each_layer` is held to be 1-Lipschitz; where only
-    the whole is, a lower bound of the whole in its place. Everything else: a lower bound.
+    Linear layers: the ends of the spectrum, from all Fourier blocks where the map is circular, from the dense Jacobian where
+    that is small enough (at the given image size or at a smaller one), and from Lanczos steps at the given size. Residual
+    layers: the exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are
+    known to be 1-Lipschitz: the product over its layers, and either the worst layer, if `each_layer` claims to be 1-Lipschitz,
+    or a lower bound of the whole network, if only the whole does. Everything else: a lower bound.
     """
     exact = _exact_copy(module)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
@@ -51,13 +52,13 @@ def _exact_copy(module: nn.Module) -> nn.Module:
     exact = copy.deepcopy(module)
     for part in exact.modules():
         if isinstance(part, TwoHalves) and part.precision == "tf32":
-            part.precision = "ieee"  # 10 bits of mantissa cannot keep the tolerance; the parameters are what is judged
+            part.precision = "ieee"  # 10 bits of mantissa exceed the tolerance; the certificate is about the parameters
     served = any(isinstance(part, WithKernel) and not part.fallback for part in exact.modules())
     return exact.float() if served else exact.double()
 
 
 def violation(certificate: Certificate) -> str:
-    """Why a certificate says that its module is not 1-Lipschitz in evaluation mode; "" if it does not."""
+    """Reason why a certificate shows that its module is not 1-Lipschitz in evaluation mode; "" if it does not show that."""
     broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound)), None)
     if broken is not None:
         sign = ">=" if broken.kind == "lower bound" else "="
@@ -74,7 +75,7 @@ def violation(certificate: Certificate) -> str:
 
 
 def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tuple[Bound, ...]:
-    """The best bound first; if not `thorough`, that one alone, and of its spectrum the upper end."""
+    """Bounds of a layer, the best first; if not `thorough`, only the best, and only the upper end of its spectrum."""
     rounding = _rounding(layer)
     if isinstance(layer, TwoHalves):
         apply, branch = _input_half(layer, like)
@@ -92,7 +93,7 @@ def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tupl
 
 
 def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
-    """The input half with the parameters as this mode computes them once, and the branch of a residual layer."""
+    """The input half, with the effective parameters of this mode computed once, and the branch of a residual layer."""
     dtype = _dtype(layer)
     with torch.no_grad():
         effective = tuple(tensor.detach() for tensor in layer.transform_parameters(lipschitz.image_size(like)))
@@ -110,7 +111,8 @@ def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
 
 
 def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
-    """By search. It looks at small differences, which float32 does not have: a layer with a kernel is searched as `paper`."""
+    """A lower bound by search. The search needs small differences, which float32 cannot represent, so it runs in float64: a
+    layer with a kernel then computes as `paper` does."""
     if _dtype(module) != torch.float64:
         exact = copy.deepcopy(module).double()
         apply = _input_half(exact, like)[0] if isinstance(exact, TwoHalves) else exact
@@ -118,7 +120,7 @@ def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    """What a copy computes in: float64, or float32 where some kernel serves."""
+    """The dtype in which a copy computes: float64, or float32 where a kernel is used."""
     return next((parameter.dtype for parameter in module.parameters()), torch.float64)
 
 
@@ -136,12 +138,12 @@ def _spectrum(apply: Map, like: Tensor, rounding: float, both: bool, thorough: b
 
 
 def _residual_constant(branch: Bound) -> Bound:
-    """Of `x − B relu(Bᵀ x)`, from the norm of `B Bᵀ`: the Jacobian with all units active, or with none."""
+    """The constant of `x − B relu(Bᵀ x)` from the norm of `B Bᵀ`: the Jacobian with all units active, or with none."""
     return replace(branch, largest=max(1.0, branch.largest - 1), smallest=None)
 
 
 def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
-    """All singular values at the largest image whose Jacobian is small enough; None where a layer cannot take it."""
+    """All singular values at the largest image whose Jacobian is small enough; None where the layer cannot take that image."""
     size = math.isqrt(lipschitz.DENSE_LIMIT // like.shape[1])
     if size < max(2, getattr(layer, "kernel_size", 1) if isinstance(layer, TwoHalves) else 1):
         return None
@@ -157,9 +159,9 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
 
 
 def _is_chain(module: nn.Module) -> bool:
-    """Whether a module is its layers one after the other, with nothing between them that is not known to be 1-Lipschitz.
+    """Whether a module applies its layers one after the other, with only parts between them that are known to be 1-Lipschitz.
 
-    A subclass of `nn.Sequential` may do anything in its forward pass, so that it is none.
+    A subclass of `nn.Sequential` does not count, since its forward pass may do anything.
     """
     if isinstance(module, nn.Sequential):
         return type(module) is nn.Sequential and all(map(_is_chain, module))
@@ -169,7 +171,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers with parameters that a network is made of. All its other parts are of `ONE_LIPSCHITZ`."""
+    """Names and modules of a network's layers with parameters. All its other parts are in `ONE_LIPSCHITZ`."""
     for child_name, child in module.named_children():
         full = f"{name}.{child_name}".removeprefix(".")
         if isinstance(child, nn.Sequential | ConvolutionalHead):
@@ -179,7 +181,7 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
 
 def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
-    """The product over all layers, an upper bound, and the worst layer; a lower bound where some layer has no more."""
+    """The product over all layers, an upper bound, and the worst layer; a lower bound where a layer has only a lower bound."""
     found = _bounds_of_layers(network, like)
     if not found:
         return (_lower_bound(network, network, like),)
@@ -189,7 +191,8 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
 
 
 def _whole_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
-    """The product over all layers where all are known exactly, and a lower bound: what one layer gains another may lose."""
+    """The product over all layers, where all are known exactly, and a lower bound: the norm may grow in one layer and shrink in
+    another."""
     product = _product(_bounds_of_layers(network, like), like)
     return (*([] if product is None else [product]), _lower_bound(network, network, like))
 
@@ -200,7 +203,7 @@ def _bounds_of_layers(network: nn.Module, like: Tensor) -> list[Bound]:
 
 
 def _product(found: Sequence[Bound], like: Tensor) -> Bound | None:
-    """An upper bound; None where some layer has no exact constant."""
+    """The product of the layers' constants, an upper bound; None where a layer has no exact constant."""
     if not found or any(bound.kind != "exact" for bound in found):
         return None
     return Bound(math.prod(bound.largest for bound in found), None, "upper bound", "product", int(like.shape[-1]))
@@ -217,9 +220,10 @@ def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:
 
 
 def train(module: nn.Module, like: Tensor, seed: int = 0) -> float:
-    """Move a module's weights by 100 SGD steps towards random targets; how far they went, relative to where they were.
+    """Train a module for 100 SGD steps towards random targets; returns the relative change of its weights.
 
-    The targets are larger than a 1-Lipschitz map could reach, so that a bound that can be pushed is pushed.
+    The targets are larger than a 1-Lipschitz map can reach, so that training increases the Lipschitz constant wherever the
+    layer allows that.
     """
     generator = torch.Generator().manual_seed(seed)
     before = [parameter.detach().clone() for parameter in module.parameters()]

@@ -1,4 +1,4 @@
-"""A workload whose stages run what `torch.compile` makes of its module."""
+"""A workload whose stages run its module compiled by `torch.compile`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lipbench.workload import Group, Workload, image_size, parameter_halves
 
 
 class CompiledWorkload(Workload):
-    """A workload whose stages run what `torch.compile` makes of its module: one graph each, wherever the module allows that.
+    """A workload whose stages run its module compiled by `torch.compile`: one graph each, wherever the module allows that.
 
-    Training compiles the module whole, and its parameter halves once more to be timed alone; the optimizer's update stays
-    as it is. In evaluation the input halves are compiled, and the parameter halves remain what the cache holds: it is looked
-    up, and filled where it is empty, outside the graph, since no graph can decide by version counters. Module, data and
-    optimizer are those of the workload it is made from, which goes on to run uncompiled.
+    For training, the whole module is compiled, and its parameter halves once more, so that they can be timed alone; the
+    optimizer's update is not compiled. For evaluation, the input halves are compiled, and the parameter halves come from the
+    cache: it is read, and filled where it is empty, outside the graph, since a graph cannot check version counters. Module,
+    data and optimizer are shared with the given workload, which still runs uncompiled.
 
     Raises `UnsupportedError` where there is no C++ compiler for a graph on the CPU.
     """
 
     def __init__(self, workload: Workload) -> None:
-        vars(self).update(vars(workload))  # shared: what each had of its own would count as memory twice
-        from torch._dynamo.utils import counters  # here, since importing it takes a second that an uncompiled case can spare
+        vars(self).update(vars(workload))  # shared: copies would count as memory twice
+        from torch._dynamo.utils import counters  # here, since the import takes a second and only a compiled case needs it
 
         if workload.case.device == "cpu":
             _require_cxx_compiler()
@@ -36,7 +36,7 @@ class CompiledWorkload(Workload):
         self._parameters = torch.compile(parameter_halves, dynamic=False)
         self._looked_up = [(half, _LookedUp()) for half in self.halves]
         self.recompiled: dict[str, None] = {}
-        """stages during which something was compiled after their first call"""
+        """stages during which `torch.compile` compiled again after their first call"""
 
     def forward(self) -> Tensor:
         output: Tensor = self._network(self.x)
@@ -57,15 +57,15 @@ class CompiledWorkload(Workload):
 
     @property
     def graphs(self) -> int:
-        """How many were compiled since this was made."""
+        """Number of graphs compiled since this workload was made."""
         return int(self._counters["stats"]["unique_graphs"])
 
     def graph_breaks(self) -> list[str]:
-        """Why what was compiled since this was made left the graph, one line each."""
+        """Reasons of the graph breaks since this workload was made, one line each."""
         return [reason.splitlines()[0] for reason in self._counters["graph_break"]]
 
     def _watched(self, group: Group) -> Callable[[], None]:
-        """The preparation of a group, which also looks whether anything was compiled since its first call."""
+        """The preparation of a group, which also checks whether anything was compiled since the group's first call."""
         iterations = expected = 0
 
         def prepare() -> None:
@@ -79,7 +79,7 @@ class CompiledWorkload(Workload):
 
     @contextmanager
     def _caches_outside(self) -> Iterator[None]:
-        """Have every half take, while the graph runs, what its cache gives it before."""
+        """Read every half's cache first; within the block, the halves return these effective parameters."""
         for half, effective in self._looked_up:
             effective.found = half.effective_parameters(image_size(half))
             vars(half)["effective_parameters"] = effective
@@ -88,11 +88,11 @@ class CompiledWorkload(Workload):
         finally:
             for half, effective in self._looked_up:
                 del vars(half)["effective_parameters"]
-                effective.found = ()  # the cache holds them; what has left it takes no memory
+                effective.found = ()  # the cache holds them; those that it dropped must not stay in memory
 
 
 class _LookedUp:
-    """In the place of a half's `effective_parameters`: what that gave before."""
+    """A replacement for a half's `effective_parameters` that returns what was read from the cache before."""
 
     found: tuple[Tensor, ...] = ()
 

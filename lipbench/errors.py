@@ -1,15 +1,15 @@
-"""Every message once: what is wrong, what was got, what to do.
+"""All error messages. Each says what is wrong, what was got, and what to do.
 
-An error here is the user's to mend. The command line prints it as one line and exits with code 2; a traceback is a bug.
+These are errors that the user can fix. The command line prints one as one line and exits with code 2; a traceback is a bug.
 """
 
 
 class LipbenchError(Exception):
-    """Wrong use, bad input or a missing part; its text is one line: what, got, do."""
+    """Wrong use, bad input or a missing part; its text is one line: what is wrong, what was got, what to do."""
 
 
 class NotOursError(LipbenchError):
-    """Something that must not be written over stands where a file of this program belongs."""
+    """The path of one of lipbench's files is taken by a file that lipbench must not overwrite."""
 
 
 class UnsupportedError(LipbenchError):
@@ -31,11 +31,11 @@ def unknown_method(name: str, known: object) -> LipbenchError:
 
 
 def duplicate_method(name: str) -> LipbenchError:
-    return LipbenchError(_message("method name taken twice", repr(name), "rename the entry point of the other package"))
+    return LipbenchError(_message("two methods have the same name", repr(name), "rename the entry point of the other package"))
 
 
 def bad_entry_point(name: str, why: str) -> LipbenchError:
-    do = "mend or uninstall the other package; an entry point in lipbench.methods is a Method under the Method's own name"
+    do = "fix or uninstall the other package; an entry point in lipbench.methods must be a Method and have the Method's name"
     return LipbenchError(_message("cannot use the entry point", f"{name!r} ({why})", do))
 
 
@@ -56,11 +56,11 @@ def even_kernel(got: object) -> UnsupportedError:
 
 
 def unknown_kernel(method: str, got: int, known: object) -> UnsupportedError:
-    return UnsupportedError(_message(f"{method} has no kernels of that size", got, f"use a kernel size of {known}"))
+    return UnsupportedError(_message(f"{method} does not support this kernel size", got, f"use a kernel size of {known}"))
 
 
 def padding_exceeds_image(kernel_size: int, image_size: int) -> UnsupportedError:
-    what, got = "circular padding would go round the image more than once", f"kernel {kernel_size} and image {image_size}"
+    what, got = "circular padding would wrap around the image more than once", f"kernel {kernel_size} and image {image_size}"
     return UnsupportedError(_message(what, got, "use a smaller kernel or a larger image"))
 
 
@@ -120,7 +120,7 @@ def unreadable_run(path: object, why: str) -> LipbenchError:
 
 def run_exists(path: object) -> LipbenchError:
     return LipbenchError(
-        _message("the run directory is not empty", path, "add --resume to go on with it, or choose another --out")
+        _message("the run directory is not empty", path, "add --resume to continue its run, or choose another --out")
     )
 
 
@@ -132,14 +132,14 @@ def newer_schema(path: object, got: object, known: int) -> NotOursError:
 
 def not_importable(name: str, why: str) -> LipbenchError:
     do = (
-        "give package.module:name of a class or function that makes an nn.Module, in an installed package or the current "
+        "give package.module:name of a class or function that returns an nn.Module, in an installed package or the current "
         "folder, or file.py:name of an adapter"
     )
     return LipbenchError(_message("cannot load the external layer or network", f"{name!r} ({why})", do))
 
 
 def adapter_needed(name: str, call: str, why: str, kind: str, lines: str) -> LipbenchError:
-    """The one message of several lines: after the first, the adapter's file to write."""
+    """The only message of several lines: the lines after the first are the adapter file to write."""
     option = "--method" if kind == "layer" else "--network"
     do = f"write an adapter as below, say adapter.py, check what it passes on, and give {option} adapter.py:{kind}"
     return LipbenchError(_message(f"cannot call an external {kind} as ({call})", f"{name!r} ({why})", do) + f"\n\n{lines}")
@@ -147,11 +147,13 @@ def adapter_needed(name: str, call: str, why: str, kind: str, lines: str) -> Lip
 
 def not_a_module(name: str, got: str) -> LipbenchError:
     do = "have the class or function return the layer or network itself"
-    return LipbenchError(_message("an external name must make a torch.nn.Module", f"{name!r}, which makes a {got}", do))
+    what = "an external class or function must return a torch.nn.Module"
+    return LipbenchError(_message(what, f"{name!r}, which returns an object of type {got}", do))
 
 
 def unreadable_file(path: object, why: str) -> LipbenchError:
-    return LipbenchError(_message("not a readable file", f"{path} ({why})", "remove it, and run what made it once more"))
+    do = "remove it, and run the command that wrote it again"
+    return LipbenchError(_message("not a readable file", f"{path} ({why})", do))
 
 
 def no_samples(path: object) -> LipbenchError:
@@ -159,20 +161,20 @@ def no_samples(path: object) -> LipbenchError:
 
 
 def not_writable(path: object, why: str) -> LipbenchError:
-    return LipbenchError(_message("cannot write there", f"{path} ({why})", "choose another place"))
+    return LipbenchError(_message("cannot write to this path", f"{path} ({why})", "choose another path"))
 
 
 def no_output_file(kind: str) -> LipbenchError:
-    return LipbenchError(_message(f"{kind} is not for a terminal", "no output file", "add -o FILE"))
+    return LipbenchError(_message(f"{kind} needs an output file", "none", "add -o FILE"))
 
 
 def format_against_ending(format: str, path: object, by_ending: object) -> LipbenchError:
-    what, got = "the format and the ending of the file contradict each other", f"--format {format} and {path}"
-    return LipbenchError(_message(what, got, f"leave --format out to write {by_ending}, or choose another ending"))
+    what, got = "the format and the file extension contradict each other", f"--format {format} and {path}"
+    return LipbenchError(_message(what, got, f"leave --format out to write {by_ending}, or choose another extension"))
 
 
 def unknown_ending(path: object, known: object) -> LipbenchError:
-    what = "the ending of the file stands for no format"
+    what = "no format has this file extension"
     return LipbenchError(_message(what, path, f"add --format, or use one of {_listing(known)}"))
 
 
@@ -185,28 +187,28 @@ def not_positive_number(option: str, got: object) -> LipbenchError:
 
 
 def resume_without_run() -> LipbenchError:
-    return LipbenchError(_message("nothing says which run to go on with", "--resume without --out", "add --out DIR"))
+    return LipbenchError(_message("no run to resume is given", "--resume without --out", "add --out DIR"))
 
 
 def another_gpu(path: object, begun_on: str, got: str) -> LipbenchError:
-    what = f"the run {path} was begun on {begun_on}, and times of different GPUs are not to be mixed"
-    return LipbenchError(_message(what, got, "choose another --out, or go on where it was begun"))
+    what = f"the run {path} was started on {begun_on}, and times of different GPUs must not be mixed"
+    return LipbenchError(_message(what, got, "choose another --out, or resume it on the GPU that it was started on"))
 
 
 def resume_without_cases() -> LipbenchError:
-    what = "nothing says which cases are to be added to the run"
+    what = "no cases to add to the run are given"
     got = "--resume with conditions alone"
     return LipbenchError(
-        _message(what, got, "name a preset, methods or sizes too, or leave the conditions out to go on as planned")
+        _message(what, got, "name a preset, methods or sizes too, or leave the conditions out to resume the run as planned")
     )
 
 
 def retry_without_resume() -> LipbenchError:
-    return LipbenchError(_message("only a run that stands can be retried", "--retry-failed without --resume", "add --resume"))
+    return LipbenchError(_message("only an existing run can be retried", "--retry-failed without --resume", "add --resume"))
 
 
 def nothing_can_run(cases: int, reason: str) -> LipbenchError:
-    """`reason` is itself a line of this module, and says what to do."""
+    """`reason` is itself a message of this module, and says what to do."""
     return LipbenchError(f"none of {cases} {'case' if cases == 1 else 'cases'} can run: {reason}")
 
 
@@ -215,12 +217,12 @@ def survey_failed(why: str) -> LipbenchError:
 
 
 def unreadable_record(path: object, why: str) -> LipbenchError:
-    do = "measure its case again with --resume, or move the file away if it is no case of this run"
+    do = "measure its case again with --resume, or move the file away if it belongs to no case of this run"
     return LipbenchError(_message("not a readable record", f"{path} ({why})", do))
 
 
 def unreadable_plan(path: object, why: str) -> LipbenchError:
-    do = "give a directory that lipbench profile wrote; without its plan, a run cannot be gone on with"
+    do = "give a directory that lipbench profile wrote; a run without its plan cannot be resumed"
     return LipbenchError(_message("not a readable plan of a run", f"{path} ({why})", do))
 
 
@@ -229,18 +231,18 @@ def unreachable_file(path: object, why: str) -> NotOursError:
 
 
 def needs_values(method: str, why: str) -> LipbenchError:
-    do = "keep what asks for a tensor's values, as .item(), bool() and .numpy() do, out of it, or use lipbench profile"
+    do = "remove calls that need a tensor's values, such as .item(), bool() and .numpy(), from it, or use lipbench profile"
     return LipbenchError(_message(f"{method} cannot run on tensors without values", why, do))
 
 
 def refuses_all(method: str, why: str) -> LipbenchError:
-    do = "give sizes that it takes with --channels, --image-size and --kernel-size"
+    do = "give sizes that it supports with --channels, --image-size and --kernel-size"
     return LipbenchError(_message(f"{method} runs at none of these sizes", why, do))
 
 
 def too_few_sizes(method: str, option: str, taken: object, why: str) -> LipbenchError:
     got = f"{option} {taken} ({why})"
-    return LipbenchError(_message(f"too few sizes for {method}", got, f"give more that it takes with {option}"))
+    return LipbenchError(_message(f"too few sizes for {method}", got, f"give more sizes that it supports with {option}"))
 
 
 def kernel_too_large(title: str, got: int, largest: int) -> UnsupportedError:
@@ -252,7 +254,7 @@ def no_triton() -> UnsupportedError:
 
 
 def cannot_compile(line: str) -> LipbenchError:
-    """`line` is one of `lipbench_kernels.resources`, and says what, got and do."""
+    """`line` is a message of `lipbench_kernels.resources`, and says what is wrong, what was got and what to do."""
     return LipbenchError(line)
 
 

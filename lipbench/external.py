@@ -1,11 +1,11 @@
-"""External layers and networks: what a name stands for, how it is loaded, and how it is called.
+"""External layers and networks: the meaning of a name, and how its callable is loaded and called.
 
-An external name is one of two. `package.module:name` is any callable that can be imported, in the current folder too; as a
-layer it is called as `name(channels, channels, kernel_size)`, with `image_size=` where it has a parameter of that name.
+There are two kinds of external names. `package.module:name` is any callable that can be imported, also from the current folder;
+as a layer it is called as `name(channels, channels, kernel_size)`, with `image_size=` if it has a parameter of that name.
 `file.py:name` is an adapter, a function in a file, called as `name(channels, image_size, kernel_size)`. As a network, both are
-called as `name(image_size, classes)`. What decides is the place: one that ends in `.py` is a file.
+called as `name(image_size, classes)`. If the part before the colon ends in `.py`, it is a file.
 
-Nothing here imports torch: the process that plans reads names too, and loads none.
+Nothing here imports torch: the process that plans reads names too, but loads none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from lipbench import errors
 
 _MODULE_PREFIX = "lipbench_external_"
-"""of the names that files have as modules"""
+"""prefix of the module names of files"""
 _PACKAGE_LAYER = ("channels", "channels", "kernel_size")
 _ADAPTER = ("channels", "image_size", "kernel_size")
 _NETWORK = ("image_size", "classes")
@@ -39,12 +39,12 @@ _WORDS = {
     "something else": ("input_size", "shape", "stride", "padding", "dilation", "groups", "bias", "factor"),
     "channels": ("channel", "plane", "feature", "cin", "cout", "width"),
 }
-"""meaning → parts of names that parameters of that meaning have; the first that fits"""
+"""meaning of a parameter → words that occur in its name; the first match counts"""
 _USUAL = {
     "stride": "1", "padding": "kernel_size // 2", "dilation": "1", "groups": "1", "bias": "True",
     "input_size": "(1, channels, image_size, image_size)", "shape": "(channels, image_size, image_size)",
 }  # fmt: skip
-"""what an adapter gives to parameters of such names"""
+"""word in a parameter's name → the value that an adapter passes"""
 
 
 # --------------------------------------------------------------------------------------------------------------- the names
@@ -57,7 +57,7 @@ class External:
     place: str
     """dotted name of a module, or path of a file"""
     name: str
-    """of the callable; dotted, where it stands in a class"""
+    """name of the callable; dotted, if it is an attribute of a class"""
 
     @property
     def is_file(self) -> bool:
@@ -65,7 +65,7 @@ class External:
 
 
 def is_external(name: str) -> bool:
-    """Whether a name is an external one rather than that of a registered method."""
+    """Whether a name is external, not that of a registered method."""
     return ":" in name
 
 
@@ -76,26 +76,26 @@ def parse(name: str) -> External:
 
 
 def absolute(name: str) -> str:
-    """The same name with the whole path of a file, so that it means the same in every process and folder."""
+    """The name with the whole path of its file, so that it means the same in every process and folder."""
     found = parse(name)
     return f"{os.path.abspath(found.place)}:{found.name}" if is_external(name) and found.is_file else name
 
 
 def title(name: str) -> str:
-    """What it is called in a table: `name` of a package, `file.py:name` of a file. Nothing is loaded."""
+    """Title in tables: `name` for a package, `file.py:name` for a file. Nothing is loaded."""
     found = parse(name)
     return f"{Path(found.place).name}:{found.name}" if found.is_file else found.name
 
 
 def titles(names: Iterable[str]) -> dict[str, str]:
-    """Titles of external names, each different: one that two names share is replaced by the names as they are."""
+    """Titles of external names, all different: names that would share a title keep their full name as title."""
     found = {name: title(name) for name in names if is_external(name)}
     shared = list(found.values())
     return {name: own if shared.count(own) == 1 else name for name, own in found.items()}
 
 
 def slug(name: str) -> str:
-    """The same for case ids: the name, and of a file a hash of its path, since files in other folders may have its name."""
+    """The name for case ids; for a file, with a hash of its path, since files in other folders may have the same name."""
     found = parse(name)
     if not (is_external(name) and found.is_file):
         return name
@@ -110,17 +110,17 @@ def _digest(path: str) -> str:
 
 
 def check_layer(name: str) -> None:
-    """Raises `LipbenchError` if the name cannot be loaded, or not be called as a layer; nothing is called."""
+    """Raises `LipbenchError` if the name cannot be loaded, or cannot be called as a layer; nothing is called."""
     _layer_call(name)
 
 
 def check_network(name: str) -> None:
-    """Raises `LipbenchError` if the name cannot be loaded, or not be called as a network; nothing is called."""
+    """Raises `LipbenchError` if the name cannot be loaded, or cannot be called as a network; nothing is called."""
     _checked(name, _NETWORK)
 
 
 def make_layer(name: str, channels: int, image_size: int, kernel_size: int) -> object:
-    """What the callable returns. Raises `LipbenchError` as `check_layer` does, and whatever the callable raises."""
+    """The object that the callable returns. Raises `LipbenchError` as `check_layer` does, and any error of the callable."""
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size}
     function, roles, keywords = _layer_call(name)
     with _surroundings(name):
@@ -128,14 +128,14 @@ def make_layer(name: str, channels: int, image_size: int, kernel_size: int) -> o
 
 
 def make_network(name: str, image_size: int, classes: int) -> object:
-    """What the callable returns. Raises `LipbenchError` as `check_network` does, and whatever the callable raises."""
+    """The object that the callable returns. Raises `LipbenchError` as `check_network` does, and any error of the callable."""
     function = _checked(name, _NETWORK)
     with _surroundings(name):
         return function(image_size, classes)
 
 
 def _layer_call(name: str) -> tuple[Callable[..., object], Sequence[str], Sequence[str]]:
-    """The callable, and what it is given by place and by keyword."""
+    """The callable, and the sizes that it gets as positional and as keyword arguments."""
     if parse(name).is_file:
         return _checked(name, _ADAPTER), _ADAPTER, ()
     takes_image_size = "image_size" in _parameters(load(name))
@@ -144,7 +144,7 @@ def _layer_call(name: str) -> tuple[Callable[..., object], Sequence[str], Sequen
 
 
 def _checked(name: str, roles: Sequence[str], keywords: Sequence[str] = ()) -> Callable[..., object]:
-    """The callable. Raises `LipbenchError`, with the adapter to write, where its signature does not take what it is given."""
+    """The callable. Raises `LipbenchError`, with the adapter to write, if its signature does not take the arguments."""
     function = load(name)
     why = _misfit(function, roles, keywords)
     if why:
@@ -155,7 +155,7 @@ def _checked(name: str, roles: Sequence[str], keywords: Sequence[str] = ()) -> C
 
 
 def _misfit(function: Callable[..., object], roles: Sequence[str], keywords: Sequence[str]) -> str:
-    """Why a callable does not take these arguments; "" if it does. Decided by its signature, never by calling it."""
+    """Reason why a callable does not take these arguments; "" if it does. The signature decides; nothing is called."""
     try:
         signature = inspect.signature(function)
         signature.bind(*roles, **dict.fromkeys(keywords))
@@ -170,19 +170,19 @@ def _misfit(function: Callable[..., object], roles: Sequence[str], keywords: Seq
 
 
 def _meaning(parameter: str) -> str:
-    """What a parameter is by its name; "" where the name does not say."""
+    """Meaning of a parameter by its name; "" where the name does not say."""
     return next((meaning for meaning, words in _WORDS.items() if any(word in parameter.lower() for word in words)), "")
 
 
 def _parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # of a callable that is not written in Python
+    except (TypeError, ValueError):  # for a callable that is not written in Python
         return {}
 
 
 def _adapter(name: str, function: Callable[..., object], roles: Sequence[str], kind: str) -> str:
-    """Five lines of an adapter's file that call it with what its parameters are named for; the others are to be filled in."""
+    """Five lines of an adapter file: it passes the sizes that parameter names stand for; the user fills in the other values."""
     found = parse(name)
     known = _NETWORK if roles is _NETWORK else _ADAPTER
     module = Path(found.place).stem if found.is_file else found.place
@@ -195,7 +195,7 @@ def _adapter(name: str, function: Callable[..., object], roles: Sequence[str], k
 
 
 def _argument(parameter: inspect.Parameter, known: Sequence[str]) -> str:
-    """How an adapter gives a parameter; "" for one that it leaves as it is."""
+    """The argument that an adapter passes for a parameter; "" for one that keeps its default."""
     meaning, required = _meaning(parameter.name), parameter.default is parameter.empty
     if parameter.kind is parameter.VAR_KEYWORD or not (required or meaning in known):
         return ""
@@ -208,20 +208,20 @@ def _argument(parameter: inspect.Parameter, known: Sequence[str]) -> str:
 
 
 class _File(ModuleType):
-    """A file as a module, under a name that no other file has."""
+    """A file as a module, with a name that no other file has."""
 
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name)
         self.__file__ = path
         self.beside: dict[str, ModuleType] = {}
-        """the modules in its folder that it has imported"""
+        """modules of the file's folder that the file has imported"""
 
 
 def load(name: str) -> Callable[..., Any]:
     """The callable of an external name. Raises `LipbenchError` if there is none.
 
-    Modules are looked for in the current folder and, for a file, in its own folder too: last of all, so that nothing there
-    takes the place of what is installed.
+    Modules are searched in the current folder too and, for a file, in its own folder: both come last, so that nothing in them
+    hides an installed module.
     """
     found = parse(name)
     _see_current_folder()
@@ -238,7 +238,7 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def _see_current_folder() -> None:
-    with contextlib.suppress(FileNotFoundError):  # of a current folder that is there no more
+    with contextlib.suppress(FileNotFoundError):  # if the current folder was deleted
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
 
@@ -265,14 +265,14 @@ def _load_file(place: str) -> _File:
 
 
 def _surroundings(name: str) -> contextlib.AbstractContextManager[None]:
-    """In which a callable runs: that of a file may import what lies beside it."""
+    """The context in which a callable runs: the callable of a file may import modules from the file's folder."""
     found = parse(name)
     return _folder_of(_load_file(found.place)) if found.is_file else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _folder_of(file: _File) -> Iterator[None]:
-    """In the block, imports find what lies beside a file, and not what lies under the same name beside another one."""
+    """In the block, imports find modules of the file's folder, and no modules of the same name from another file's folder."""
     assert file.__file__ is not None
     folder = Path(file.__file__).parent
     for other in [module for module in sys.modules.values() if isinstance(module, _File) and module is not file]:

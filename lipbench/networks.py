@@ -1,6 +1,6 @@
 """The ConvNet of the comparison paper (arXiv 2311.16833, Tables 5–7), built from any method's layers.
 
-Widths w = 16, 32, 64, 128 make the sizes XS, S, M, L for 32 × 32 images; 64 × 64 images take one more block and half the width.
+Widths w = 16, 32, 64, 128 give the sizes XS, S, M, L for 32 × 32 images; 64 × 64 images need one more block and half the width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MaxMin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         even, odd = x[:, : x.shape[1] // 2 * 2 : 2], x[:, 1::2]
-        # Both keep the same two views of x for the backward pass, and no tensor of their own.
+        # Maximum and minimum keep the same two views of x for the backward pass, and no tensors of their own.
         sorted_pairs = torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), dim=2).flatten(1, 2)
         return sorted_pairs if x.shape[1] % 2 == 0 else torch.cat((sorted_pairs, x[:, -1:]), dim=1)
 
@@ -65,7 +65,8 @@ class ConvolutionalHead(nn.Module):
 
 
 def downsize_block(channels: int, kernel_size: int, image_size: int, convolution: ConvolutionFactory) -> nn.Sequential:
-    """(b, c, s, s) → (b, 2c, s/2, s/2): five convolutions with MaxMin, half of the channels, pixel-unshuffle by 2."""
+    """A block (b, c, s, s) → (b, 2c, s/2, s/2): five convolutions with MaxMin, the first half of the channels, pixel-unshuffle
+    by 2."""
     layers: list[nn.Module] = []
     for _ in range(CONVOLUTIONS_PER_BLOCK):
         layers += [convolution(channels, kernel_size, image_size), MaxMin()]
@@ -82,13 +83,13 @@ def block_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
 
 
 def convolution_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
-    """(channels, image_size, kernel_size) of every convolution of the network but the head, in order."""
+    """(channels, image_size, kernel_size) of every convolution of the network except the head, in order."""
     blocks = [shape for shape in block_shapes(spec) for _ in range(CONVOLUTIONS_PER_BLOCK)]
     return [(spec.channels, spec.image_size, 1), *blocks]
 
 
 def head_features(spec: NetworkSpec) -> int:
-    """Features that enter the linear head: 32 w for 32 × 32 images."""
+    """Number of features that enter the linear head: 32 w for 32 × 32 images."""
     return 2 * block_shapes(spec)[-1][0]
 
 

@@ -1,7 +1,7 @@
-"""Formulas in print: as text with superscripts, as MathML, and as the published table writes them.
+"""Formulas in print: as text with superscripts, as MathML, and in the notation of the published table.
 
-A formula that is known is printed as it is. A sum that was fitted to counts is printed with decimal coefficients, the largest
-term first.
+A known formula is printed unchanged. A sum that was fitted to counts is printed with decimal coefficients, the largest term
+first.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from lipbench import theory
 from lipbench.theory import Monomial
 
 LEGEND = "C = b s² c² k², M = b s² c, P = c² k²; batch b, channels c, image s × s, kernel k × k, iterations t"
-"""what the symbols mean; n stands only in fitted sums"""
+"""meaning of the symbols; n occurs only in fitted sums"""
 SHORTHANDS = {"C": theory.C, "M": theory.M, "P": theory.P}
-"""of one convolution, one activation, one kernel"""
+"""C: MACs of one convolution; M: elements of one activation; P: elements of one kernel"""
 _ORDER = (*SHORTHANDS, *theory.SYMBOLS)
 _SIZES = {theory.b, theory.s, theory.n, theory.c, theory.k}
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def superscript(number: int | str) -> str:
-    """The digits of a whole number, raised."""
+    """A whole number in superscript digits."""
     return str(number).translate(_SUPERSCRIPTS)
 
 
 def shortened(expression: sympy.Expr) -> sympy.Expr:
-    """The same sum with C, M or P in each term that Table 1 prints so: C and M times what has no sizes, P times a number."""
+    """The sum with C, M or P in the terms that Table 1 prints so: C and M times factors without sizes, P times a number."""
     return sympy.Add(*(_shortened_term(term) for term in sympy.Add.make_args(sympy.expand(expression))))
 
 
@@ -46,7 +46,7 @@ def _shortened_term(term: sympy.Expr) -> sympy.Expr:
 
 
 def csv(expression: sympy.Expr) -> str:
-    """A polynomial as `published/complexity.csv` writes it, in its order of symbols and terms; `theory.parse` reads it."""
+    """A polynomial as `published/complexity.csv` has it, with its order of symbols and terms; `theory.parse` reads it."""
     terms = [_term_csv(term) for term in sorted(sympy.Add.make_args(shortened(expression)), key=_term_order)]
     return " + ".join(terms).replace("+ -", "- ")
 
@@ -72,18 +72,18 @@ def _factor_order(factor: sympy.Expr) -> tuple[bool, int, str]:
 
 
 def plain(expression: sympy.Expr) -> str:
-    """Any formula on one line, in the order of sympy; `theory.parse` reads it."""
+    """A formula on one line, in sympy's order; `theory.parse` reads it."""
     return str(expression).replace("**", "^")
 
 
 def text(formula: str) -> str:
-    """What `csv` or `plain` gave, for reading: `b*s^2*(k - 1)` as `b s² (k − 1)`."""
+    """A result of `csv` or `plain` in readable form: `b*s^2*(k - 1)` as `b s² (k − 1)`."""
     raised = re.sub(r"\^(\d+)", lambda found: superscript(found[1]), formula)
     return raised.replace("*", " ").replace("-", "−")
 
 
 def mathml(expression: sympy.Expr) -> str:
-    """Any formula as presentation MathML; of one that differs for k = 1, the branch for k > 1, which says so."""
+    """A formula as presentation MathML; if it differs for k = 1, only the branch for k > 1, marked "k > 1"."""
     general = expression.replace(sympy.Piecewise, lambda first, *others: first[0])
     written = str(sympy.mathml(general, printer="presentation"))
     return written if general == expression else f"<mrow>{written}<mtext>, k > 1</mtext></mrow>".replace(" > ", " &gt; ")
@@ -93,7 +93,7 @@ def mathml(expression: sympy.Expr) -> str:
 
 
 def sum_text(expression: sympy.Expr) -> str:
-    """A sum of monomials, e.g. `2.00 C`, `4.00 c³ k⁴ − 4.00 c³ k³ + 1.00 c³ k²`, `2.50 s² c² log₂ s`; `0` of no terms.
+    """A sum of monomials as text, e.g. `2.00 C`, `4.00 c³ k⁴ − 4.00 c³ k³ + 1.00 c³ k²`, `2.50 s² c² log₂ s`; `0` for no terms.
 
     Raises `ValueError` for any other expression.
     """
@@ -101,12 +101,12 @@ def sum_text(expression: sympy.Expr) -> str:
 
 
 def sum_mathml(expression: sympy.Expr) -> str:
-    """The same as presentation MathML, one `mrow`. Raises `ValueError` likewise."""
+    """A sum of monomials as presentation MathML, one `mrow`. Raises `ValueError` for any other expression."""
     return f"<mrow>{_joined(expression, _monomial_mathml, '<mo>{}</mo>') or '<mn>0</mn>'}</mrow>"
 
 
 def _joined(expression: sympy.Expr, write: Callable[[Monomial], str], operator: str) -> str:
-    """All terms, the sign of each before its absolute value; no sign before a positive first one."""
+    """All terms, each with its sign before its absolute value; a positive first term has no sign."""
     written = ""
     for term in theory.monomials(expression):
         sign = "−" if term.coefficient < 0 else "+" if written else ""
@@ -131,7 +131,7 @@ def _decimal(term: Monomial) -> str:
 
 
 def _short_powers(term: Monomial) -> dict[str, int]:
-    """Exponents by symbol, with C, M or P in the place of what `shortened` replaces by it."""
+    """Exponents by symbol, after `shortened` has put in C, M or P."""
     factors = _shortened_term(theory.monomial(Fraction(1), term.powers, term.logs)).as_powers_dict()
     named = {str(factor): int(exponent) for factor, exponent in factors.items() if factor.is_Symbol}
     return {name: named[name] for name in _ORDER if name in named}

@@ -1,4 +1,4 @@
-"""What the meters return: plain frozen data, in SI units with the unit in the name. No torch, so that runs are read quickly."""
+"""Results of the meters: plain frozen data, in SI units with the unit in the name. No torch, so that runs are read quickly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GROUPS = {
     "training": ("forward", "backward"), "step": ("step",), "parametrize": ("parametrize",), "inference": ("inference",),
     "first_inference": ("first_inference",),
 }  # fmt: skip
-"""Phases that are timed together, by the name of their group: the one list of phases, in order.
+"""Phases that are timed together, by the name of their group. This is the only list of phases; they are in order.
 
 forward: training mode, graph kept · backward · step: forward, backward and SGD update · parametrize: the parameter half alone ·
 inference: evaluation mode, cache warm · first_inference: cache cold.
@@ -17,43 +17,43 @@ inference: evaluation mode, cache warm · first_inference: cache cold.
 PHASES = tuple(phase for phases in GROUPS.values() for phase in phases)
 TRAINING_PHASES = (*GROUPS["training"], *GROUPS["step"])
 EXAMINED = ("macs", "certificate")
-"""Parts of a measurement that no clock takes part in: they are the same in every round, and may be found elsewhere."""
+"""Parts of a measurement without timing: they are the same in every round, and may be found in another process."""
 PARTS = (*GROUPS, "memory", *EXAMINED)
-"""What a case is measured for. Each part succeeds or fails on its own."""
+"""Parts of the measurement of a case. Each part succeeds or fails on its own."""
 
 CautionKind = Literal[
-    "contended",  # others used the machine while the phases were timed
+    "contended",  # other processes used the machine while the phases were timed
     "unsettled",  # the median of the phases had not converged at the time limit
     "low_clock",  # the GPU itself lowered its clock during the phases
-    "interpreted",  # Triton kernels ran in their interpreter
-    "one_process",  # how much processes differ is not known
-    "threads",  # torch ran another number of threads than the case names
+    "interpreted",  # Triton kernels ran in Triton's interpreter
+    "one_process",  # only one process ran, so the spread between processes is unknown
+    "threads",  # torch used another number of threads than the case has
     "precision",  # the case's precision has no effect on its device
-    "no_certificate",  # none was found, in one mode or in both
+    "no_certificate",  # no certificate was found, in one mode or in both
     "graph_break",  # torch.compile left the graph
     "recompiled",  # torch.compile compiled the phases again after their first call
     "inexact",  # the compiled output differs from the uncompiled one
-    "uncompared",  # or could not be compared with it
+    "uncompared",  # the compiled output could not be compared with the uncompiled one
     "fallback",  # layers computed without their kernel
-    "other",  # a text that a program of schema 1 or 2 wrote, and no rule knows
-]  # an older program cannot read a new kind, so one more means one more of `store.rounds.SCHEMA`
-"""What a warning is about. Reports choose by this, never by the words of the text."""
+    "other",  # a text that a program of schema 1 or 2 wrote and that matches no rule
+]  # an older program cannot read a new kind, so a new kind needs a new `store.rounds.SCHEMA`
+"""Topic of a warning. Reports select warnings by it, never by the words of the text."""
 
 
 @dataclass(frozen=True)
 class Caution:
-    """A warning about measured numbers. `Warning` is the name of a class of Python itself."""
+    """A warning about measured numbers. The name `Warning` is taken by a class of Python."""
 
     kind: CautionKind
     phases: tuple[str, ...]
-    """those that it is about; empty where it is about the case as a whole"""
+    """phases that the warning is about; empty where it is about the whole case"""
     text: str
-    """one line: what makes the numbers doubtful, and what to do"""
+    """one line: why the numbers are doubtful, and what to do"""
 
 
 @dataclass(frozen=True)
 class Contention:
-    """Who else used the machine while a phase was timed."""
+    """Use of the machine by this and other processes while a phase was timed."""
 
     own_share: float
     """own CPU time ÷ (wall time × threads)"""
@@ -61,14 +61,14 @@ class Contention:
     """CPU time of other processes ÷ (wall time × cores)"""
     involuntary_switches: int
     gpu_processes: int | None = None
-    """other processes that compute on the GPU; None where NVML does not say"""
+    """number of other processes that compute on the GPU; None where NVML does not report it"""
     gpu_clock_share: float | None = None
     """SM clock ÷ its maximum, right after the phase"""
     contended: bool = False
-    """over the limits of the meter, in both attempts; a low clock is, unless the GPU gives a reason of its own for it"""
+    """whether a limit of the meter was exceeded in both attempts; a low GPU clock counts, unless the GPU itself caused it"""
     gpu_clock_limited_by: tuple[str, ...] = ()
-    """what the GPU itself says lowers its clock: 'power limit', 'temperature', 'idle', 'application clocks' and so on; where
-    it says nothing, or the clock is not lowered, nothing"""
+    """reasons that the GPU reports for a lowered clock: 'power limit', 'temperature', 'idle', 'application clocks' and so on;
+    empty where it reports none or the clock is not lowered"""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class Timing:
     """CUDA: host seconds per call, launches only; empty on a CPU"""
     calls_per_sample: int = 1
     converged: bool = False
-    """stopped because the median's 95 % interval was within ±2 % of it, not at the limit"""
+    """whether sampling stopped because the median's 95 % interval was within ±2 % of the median, not at the time limit"""
     warmup_s: float = 0.0
     timer_cost_s: float = 0.0
     """cost of reading the clock itself, not subtracted"""
     remeasured: bool = False
     contention: Contention | None = None
     first_call_s: float = 0.0
-    """the very first call of the phase, compilation and autotuning included; no sample, and not part of `warmup_s`"""
+    """the first call of the phase, with compilation and autotuning; it is no sample and not part of `warmup_s`"""
 
 
 @dataclass(frozen=True)
@@ -96,91 +96,91 @@ class Peak:
     """Largest number of bytes held at once during a phase."""
 
     total_bytes: int
-    """everything the allocator had handed out, weights and inputs included, workspaces that are kept for cuBLAS not"""
+    """all bytes that the allocator had allocated, with weights and inputs, without the workspaces kept for cuBLAS"""
     above_baseline_bytes: int
-    """above what was held before the phase began"""
+    """bytes above those held before the phase began"""
     reserved_bytes: int | None = None
-    """CUDA: held by PyTorch's caching allocator, kept workspaces included"""
+    """CUDA: bytes reserved by PyTorch's caching allocator, with the kept workspaces"""
     process_bytes: int | None = None
-    """CUDA: the whole process, by NVML"""
+    """CUDA: bytes of the whole process, by NVML"""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what holds them, and the peak of each phase."""
+    """Bytes by their use, and the peak of each phase."""
 
     source: str
     """which allocator was read: 'cuda allocator' or 'cpu allocator events'"""
     parameter_bytes: int
     buffer_bytes: int
     gradient_bytes: int | None
-    """this, and the two below where they are None: no phase that makes them was measured"""
+    """None here, and in the fields below: no phase that allocates these bytes was measured"""
     optimizer_bytes: int | None
     input_bytes: int
     output_bytes: int
     saved_bytes: int | None
-    """kept by autograd for the backward pass, unique storages, weights and input included where they are kept"""
+    """bytes that autograd keeps for the backward pass: each storage once, with weights and input where they are kept"""
     saved_per_image_bytes: float | None = None
     """slope in the batch size: the input half"""
     saved_constant_bytes: float | None = None
     """intercept at batch size 0: the parameter half"""
     peaks: dict[str, Peak] = field(default_factory=dict)
     workspace_bytes: int | None = None
-    """CUDA: what PyTorch's allocator hands out as workspaces of cuBLAS and cuBLASLt and keeps; in no peak's `total_bytes`"""
+    """CUDA: workspaces that PyTorch's allocator keeps for cuBLAS and cuBLASLt; in no peak's `total_bytes`"""
 
 
 @dataclass(frozen=True)
 class Macs:
-    """Real multiply-accumulates of one call, counted (a complex one is 4); FLOPs are twice that."""
+    """Counted real multiply-accumulates of one call (a complex one is 4); FLOPs are twice the MACs."""
 
     phases: dict[str, int]
     by_operation: dict[str, int]
-    """of one training forward pass"""
+    """operation → MACs of one training forward pass"""
     unsupported: tuple[str, ...] = ()
-    """operations that have no formula: not counted, and not zero"""
+    """operations without a formula: they are not counted, but their MACs need not be zero"""
     per_image: float | None = None
-    """slope in the batch size of the training forward pass: the input half"""
+    """slope of the training forward pass in the batch size: the input half"""
     constant: float | None = None
-    """its intercept: the parameter half"""
+    """intercept of the same line: the parameter half"""
     published_phases: dict[str, int] = field(default_factory=dict)
-    """the same as `phases` in the convention of Table 1: a complex multiply-accumulate is one"""
+    """`phases` in the convention of Table 1: a complex multiply-accumulate counts as one"""
     fvcore_forward: int | None = None
     fvcore_unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A Lipschitz constant found in one way, in float64."""
+    """A Lipschitz constant by one method of computation, in float64."""
 
     largest: float
-    """largest singular value of a linear map, else the constant or a bound of it"""
+    """largest singular value of a linear map; for other maps the constant or a bound of it"""
     smallest: float | None
     """smallest singular value; None where the map is not linear"""
     kind: str
     """'exact' · 'lower bound' · 'upper bound'"""
     how: str
     """'fourier': all Fourier blocks · 'dense': all singular values · 'lanczos': both ends of the spectrum, with a residual ·
-    'ascent': random points and ascent · 'product': over the layers of a network"""
+    'ascent': random points and gradient ascent · 'product': product over the layers of a network"""
     image_size: int
-    """of the images it holds for"""
+    """image size that the bound is valid for"""
     residual: float = 0.0
     """‖JᵀJ v − σ² v‖ ÷ σ² of the largest singular value's vector v; 0 where all singular values were computed"""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Whether a module keeps its promise on the weights it was measured with; the first bound of a mode is the one to quote."""
+    """Whether a module is 1-Lipschitz with the weights that it was measured with. Quote the first bound of a mode."""
 
     evaluation: tuple[Bound, ...]
     training: tuple[Bound, ...]
-    """as a training forward pass computes it, with its truncated series or unconverged norm"""
+    """bounds of the training forward pass, with its truncated series or unconverged norm"""
     growing: tuple[str, ...] = ()
-    """network: layers after which the variance over a batch has grown, which no 1-Lipschitz layer lets it"""
+    """network: layers in which the variance over a batch grew, which cannot happen in a 1-Lipschitz layer"""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what a round ran."""
+    """Hardware and software that a round ran on."""
 
     hostname: str
     system: str
@@ -197,6 +197,6 @@ class Machine:
     driver: str | None = None
     cuda: str | None = None
     gpu_uuid: str | None = None
-    """as CUDA gives it, without the letters that nvidia-smi puts before it; tells two GPUs of one name apart"""
+    """UUID as CUDA reports it, without the prefix of nvidia-smi; it distinguishes GPUs of the same name"""
     flags: dict[str, str] = field(default_factory=dict)
-    """precision and autotuning flags in force, threads, affinity"""
+    """active precision and autotuning flags, threads, affinity"""

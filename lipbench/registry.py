@@ -1,4 +1,4 @@
-"""The methods there are: one line each, and the entry points `lipbench.methods` of other packages."""
+"""The registry of methods: one line for each, and the entry points `lipbench.methods` of other packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHODS: dict[str, Method] = {
 def methods() -> dict[str, Method]:
     """Built-in methods and those of installed packages, by name.
 
-    Raises `LipbenchError` if a name is taken twice, and for an entry point that is no `Method` of its own name.
+    Raises `LipbenchError` if two methods have the same name, and for an entry point that is not a `Method` of the same name.
     """
     found = dict(METHODS)
     for entry_point in entry_points(group="lipbench.methods"):
@@ -46,13 +46,13 @@ def _load_method(entry_point: EntryPoint) -> Method:
         raise errors.bad_entry_point(entry_point.name, f"{type(error).__name__}: {error}") from error
     if not isinstance(method, Method):
         raise errors.bad_entry_point(entry_point.name, f"it is of type {type(method).__name__}")
-    if method.name != entry_point.name:  # records, formulas and tables would be looked for under two names
+    if method.name != entry_point.name:  # records, formulas and tables would have two names
         raise errors.bad_entry_point(entry_point.name, f"its Method is named {method.name!r}")
     return method
 
 
 def find(name: str) -> Method:
-    """The method of that name. Raises `LipbenchError` for a name that nobody has."""
+    """The method of a name. Raises `LipbenchError` for an unknown name."""
     known = methods()
     if name not in known:
         raise errors.unknown_method(name, known)
@@ -60,9 +60,9 @@ def find(name: str) -> Method:
 
 
 def check_name(name: str) -> None:
-    """Raises `LipbenchError` for a method that nobody has, and for an external layer that cannot be loaded or called."""
+    """Raises `LipbenchError` for an unknown method, and for an external layer that cannot be loaded or called."""
     if external.is_external(name):
-        _check_made(name)
+        _check_not_a_module(name)
         external.check_layer(name)
     else:
         find(name)
@@ -70,17 +70,17 @@ def check_name(name: str) -> None:
 
 def check_network_name(name: str) -> None:
     """Raises `LipbenchError` for an external network that cannot be loaded or called."""
-    _check_made(name)
+    _check_not_a_module(name)
     external.check_network(name)
 
 
-def _check_made(name: str) -> None:
+def _check_not_a_module(name: str) -> None:
     if isinstance(external.load(name), nn.Module):
-        raise errors.not_importable(name, "it is a module already made, not what makes one")
+        raise errors.not_importable(name, "it is an nn.Module object, not a class or function that returns one")
 
 
 def title(name: str) -> str:
-    """What a method or an external layer is called in a table. Raises `LipbenchError` for a method that nobody has."""
+    """Title of a method or an external layer in tables. Raises `LipbenchError` for an unknown method."""
     return external.title(name) if external.is_external(name) else find(name).title
 
 
@@ -105,9 +105,9 @@ def build_network(spec: NetworkSpec) -> nn.Module:
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:
-    """The layer a spec describes, freshly initialised: (b, channels, s, s) → (b, channels, s, s).
+    """The layer that a spec describes, freshly initialised: (b, channels, s, s) → (b, channels, s, s).
 
-    How an external layer is called is said in `external`. Raises `UnsupportedError` where the method cannot take the sizes, and
+    `external` describes how an external layer is called. Raises `UnsupportedError` where the method cannot take the sizes, and
     `LipbenchError` for an external layer that is not an `nn.Module`.
     """
     if external.is_external(spec.method):
@@ -123,7 +123,7 @@ def _made(name: str, module: object) -> nn.Module:
 
 
 def implementation(method: str, name: str) -> Implementation:
-    """One implementation of a method. Raises `UnsupportedError` where there is none, or where Python lacks what it needs."""
+    """One implementation of a method. Raises `UnsupportedError` if there is none, or if a package that it needs is missing."""
     entry = find(method)
     if name not in entry.implementations:
         raise errors.no_implementation(entry.title, name, entry.implementations)
@@ -132,20 +132,20 @@ def implementation(method: str, name: str) -> Implementation:
 
 
 def needs_triton(spec: Spec) -> bool:
-    """Whether a spec's implementation runs Triton kernels; by its name, where the method is not installed here."""
+    """Whether a spec's implementation runs Triton kernels; decided by its name where the method is not installed."""
     method = methods().get(spec.method)
     known = method.implementations.get(spec.implementation) if method else None
     return cases.needs_triton(spec.implementation) if known is None else known.needs == "triton"
 
 
 def check_device(spec: Spec, device: str) -> None:
-    """Raises `LipbenchError` where the implementation of a spec does not exist or cannot run on a device."""
+    """Raises `LipbenchError` if the implementation of a spec does not exist or cannot run on a device."""
     if not external.is_external(spec.method):
         check_machine(implementation(spec.method, spec.implementation), device)
 
 
 def check_machine(implementation: Implementation, device: str) -> None:
-    """Raises `LipbenchError` where kernels cannot run: those of triton on a CPU, outside triton's interpreter."""
+    """Raises `LipbenchError` if an implementation's kernels cannot run: Triton kernels on a CPU, without the interpreter."""
     _check_installed(implementation)
     if implementation.needs == "triton" and device == "cpu":
         from lipbench_kernels import launching

@@ -2,7 +2,7 @@
 
 One sympy expression gives the number, the exponent in each variable and the formula that the report prints.
 
-Two conventions stand side by side, never mixed in one expression:
+There are two conventions; no expression mixes them:
 
 * *published*: leading terms as in Table 1 of arXiv 2311.16833. A complex multiply-accumulate is one MAC, a complex number is
   one element.
@@ -20,13 +20,13 @@ from fractions import Fraction
 import sympy
 
 HALVES = ("input", "parameters")
-"""of a layer: the fields of `Complexity`"""
+"""the two halves of a layer: the fields of `Complexity`"""
 QUANTITIES = ("macs", "memory")
-"""of a half that Table 1 states: fields of `Cost`"""
+"""the quantities of a half that Table 1 states: fields of `Cost`"""
 
 b, s, n, c, k, t, t1, t2 = sympy.symbols("b s n c k t t1 t2", integer=True, positive=True)
 SYMBOLS = {str(symbol): symbol for symbol in (b, s, n, c, k, t, t1, t2)}
-"""in the order in which a term has them; n = s + k − 1 is the size of the padded image"""
+"""symbols by name, in their order within a term; n = s + k − 1 is the size of the padded image"""
 
 C = b * s**2 * c**2 * k**2
 """MACs of one convolution"""
@@ -38,32 +38,32 @@ P = c**2 * k**2
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one half: multiply-accumulates of one call, elements kept for its backward pass, and that pass's MACs."""
+    """Cost of one half: multiply-accumulates of a call, elements kept for its backward pass, and MACs of the backward pass."""
 
     macs: sympy.Expr
     memory: sympy.Expr
     backward: sympy.Expr | None = None
-    """exact real MACs of the backward pass through it, for gradients of the input and of every parameter; None: unknown"""
+    """exact real MACs of the backward pass, for gradients of the input and of every parameter; None: unknown"""
 
     def __add__(self, other: Cost) -> Cost:
-        """Of both, one after the other."""
+        """Cost of both, one after the other."""
         backward = None if self.backward is None or other.backward is None else self.backward + other.backward
         return Cost(self.macs + other.macs, self.memory + other.memory, backward)
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """The two halves of a layer: what is done to the input, and what is done to the parameters."""
+    """Costs of the two halves of a layer: the work on the input, and the work on the parameters."""
 
     input: Cost
     parameters: Cost
 
 
 def parse(text: str) -> sympy.Expr:
-    """The expression that a text stands for, in the symbols of this module and the shorthands C, M, P.
+    """The expression of a text, in the symbols of this module and the shorthands C, M, P.
 
-    Reads `published/complexity.csv`, and `str` of every expression in these symbols. The text is evaluated: only for trusted
-    texts.
+    It reads the formulas of `published/complexity.csv`, and `str` of every expression in these symbols. The text is evaluated,
+    so it must be trusted.
     """
     return sympy.sympify(text, locals={**SYMBOLS, "C": C, "M": M, "P": P})
 
@@ -79,7 +79,7 @@ def exponent(expression: sympy.Expr, symbol: sympy.Symbol) -> int:
 
 
 def evaluate(expression: sympy.Expr, **values: int) -> int:
-    """The number at given sizes, e.g. `evaluate(C, b=256, s=32, c=64, k=3)`; logarithms of FFTs are rounded once, at the end.
+    """The number at given sizes, e.g. `evaluate(C, b=256, s=32, c=64, k=3)`. Only the final result is rounded.
 
     n is computed from s and k. Raises `ValueError` if a symbol of the expression is not given.
     """
@@ -87,7 +87,7 @@ def evaluate(expression: sympy.Expr, **values: int) -> int:
 
 
 def evaluate_unrounded(expression: sympy.Expr, **values: int) -> Fraction:
-    """The same, to be rounded after it was added to others: exact, or to double precision where there are logarithms.
+    """The number at given sizes without rounding, for use in sums: exact, or in double precision where there are logarithms.
 
     Raises `ValueError` if a symbol of the expression is not given.
     """
@@ -100,28 +100,28 @@ def evaluate_unrounded(expression: sympy.Expr, **values: int) -> Fraction:
 # --------------------------------------------------------------------------------------------------------- sums of monomials
 
 _REFERENCE = {"b": 64, "s": 32, "n": 34, "c": 64, "k": 3, "t": 10, "t1": 10, "t2": 10}
-"""sizes at which terms are put in order, the largest first"""
+"""sizes at which terms are sorted, the largest first"""
 
 
 @dataclass(frozen=True)
 class Monomial:
-    """A term: a coefficient, times powers of symbols, times logarithms of symbols to base 2."""
+    """A term: a coefficient times powers of symbols times base-2 logarithms of symbols."""
 
     coefficient: Fraction
     powers: dict[str, int]
-    """exponents other than 0 by symbol, in the order of `SYMBOLS`"""
+    """non-zero exponents by symbol, in the order of `SYMBOLS`"""
     logs: tuple[str, ...]
-    """the symbols whose logarithm is a factor, in the same order"""
+    """symbols whose logarithm is a factor, in the order of `SYMBOLS`"""
 
     @property
     def at_reference(self) -> Fraction:
-        """The number at sizes in the middle of what is measured."""
+        """The value of the term at typical sizes (`_REFERENCE`)."""
         logs = (Fraction(math.log2(_REFERENCE[name])) for name in self.logs)
         powers = (Fraction(_REFERENCE[name]) ** exponent for name, exponent in self.powers.items())
         return math.prod((*powers, *logs), start=self.coefficient)
 
     def is_below(self, other: Monomial) -> bool:
-        """Whether the other grows at least as fast in every size, for 1 ≤ k ≤ s, logarithms being constants."""
+        """Whether the other term grows at least as fast in every size, for 1 ≤ k ≤ s; logarithms count as constants."""
         own, others = self._growth(), other._growth()
         if own == others:
             return set(self.logs) < set(other.logs)
@@ -135,16 +135,16 @@ class Monomial:
 
 
 def monomials(expression: sympy.Expr) -> list[Monomial]:
-    """The terms of a sum of monomials, the largest first; none of 0.
+    """The terms of a sum of monomials, the largest first; 0 has no terms.
 
-    Raises `ValueError` if the expression has a term that is no monomial.
+    Raises `ValueError` if a term of the expression is not a monomial.
     """
     terms = [] if expression == 0 else [_monomial(term) for term in sympy.Add.make_args(expression)]
     return sorted(terms, key=lambda term: (-abs(term.at_reference), _place(term)))
 
 
 def _place(term: Monomial) -> list[tuple[bool, int]]:
-    """Order of terms that are equally large: by their factors."""
+    """Sort key for terms of equal size: their factors."""
     return [(name in term.logs, term.powers.get(name, 0)) for name in SYMBOLS]
 
 
@@ -155,12 +155,12 @@ def _monomial(term: sympy.Expr) -> Monomial:
     logs = tuple(name for name, symbol in SYMBOLS.items() if sympy.log(symbol) in factors)
     found = Monomial(Fraction(int(coefficient.p), int(coefficient.q)), powers, logs)
     if monomial(found.coefficient, powers, logs) != term:
-        raise ValueError(f"no monomial with a rational coefficient: {term}")
+        raise ValueError(f"not a monomial with a rational coefficient: {term}")
     return found
 
 
 def monomial(coefficient: Fraction, powers: Mapping[str, int], logs: Iterable[str] = ()) -> sympy.Expr:
-    """The expression of a term: exponents by symbol, and the symbols whose logarithm to base 2 is a factor."""
+    """The expression of a term, from its exponents by symbol and the symbols whose base-2 logarithm is a factor."""
     factors = [SYMBOLS[name] ** exponent for name, exponent in powers.items()]
     return sympy.Mul(
         sympy.Rational(coefficient.numerator, coefficient.denominator),
@@ -170,7 +170,7 @@ def monomial(coefficient: Fraction, powers: Mapping[str, int], logs: Iterable[st
 
 
 def leading(expression: sympy.Expr) -> sympy.Expr:
-    """The terms of a sum of monomials that no other outgrows, n taken for s."""
+    """The terms of a sum of monomials that no other term outgrows, with s in place of n."""
     terms = monomials(expression)
     kept = [term for term in terms if not any(term.is_below(other) for other in terms)]
     return sympy.Add(*(monomial(term.coefficient, term.powers, term.logs) for term in kept)).subs(n, s)

@@ -1,4 +1,4 @@
-"""What a case does once it is built: a module with fixed weights, input and cotangent, and a callable for each phase."""
+"""A built case, ready to run: a module with fixed weights, input and cotangent, and a callable for each phase."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from lipbench.cases import Case
 from lipbench.layers.base import TwoHalves
 
 NOISE = 0.1
-"""by which weights are moved from their initial values, relative to their root mean square"""
+"""size of the noise added to the initial weights, relative to their root mean square"""
 LEARNING_RATE = 1e-8
-"""so small that thousands of updates, all along the same cotangent, leave the weights finite"""
+"""small enough that weights stay finite after thousands of updates with the same cotangent"""
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Group:
-    """Stages that are timed together. One iteration is `prepare()`, then each stage in order, timed by itself."""
+    """Stages that are timed together. An iteration is `prepare()`, then each stage in order; each is timed separately."""
 
     name: str
-    """of `quantities.GROUPS`"""
+    """a key of `quantities.GROUPS`"""
     stages: dict[str, Callable[[], object]]
     prepare: Callable[[], object]
     loop: bool = False
-    """calls of under a millisecond may be repeated within a sample"""
+    """whether calls of less than a millisecond may be repeated within a sample"""
 
 
 class Workload:
-    """A module, ready to be measured; made by `Workload.build`.
+    """A module that is ready to be measured; `Workload.build` makes it.
 
-    Results are kept until the next `prepare_*()`, so that freeing them is in nobody's time.
+    Results are kept until the next `prepare_*()`, so that freeing them is not timed.
     """
 
     def __init__(self, case: Case, module: nn.Module, x: Tensor, cotangent: Tensor) -> None:
@@ -42,21 +42,21 @@ class Workload:
         for half in self.halves:
             half.precision = case.precision
         self.x = x
-        """(b, channels, s, s), requires a gradient"""
+        """input (b, channels, s, s), which requires a gradient"""
         self._images = x.detach()
         self.cotangent = cotangent
-        """of the output: what the backward pass starts from"""
+        """gradient of the output, from which the backward pass starts"""
         self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
         self.output: Tensor | None = None
         self.effective: list[tuple[Tensor, ...]] = []
-        # In host memory, so that it does not count as memory of the device.
+        # In host memory, so that it does not count as device memory.
         self._state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
 
     @classmethod
     def build(cls, case: Case, module: nn.Module) -> Workload:
-        """Move a freshly built module to the case's dtype and device, its weights away from where they start; make its data.
+        """Move a freshly built module to the case's dtype and device, add noise to its initial weights, and make its data.
 
-        All random numbers come from the case's seed and are drawn on the CPU, so that every device gets the same.
+        All random numbers come from the case's seed and are drawn on the CPU, so that they are the same on every device.
         """
         generator = torch.Generator().manual_seed(case.seed)
         _randomise(module, generator)
@@ -70,9 +70,9 @@ class Workload:
 
     @classmethod
     def imagine(cls, case: Case, make: Callable[[], nn.Module]) -> Workload:
-        """The same of fake tensors, for use while a `FakeTensorMode` is on: all shapes, no values, on the CPU.
+        """A workload of fake tensors, for use within a `FakeTensorMode`: shapes without values, on the CPU.
 
-        `make` builds the module here, since a fake one cannot be moved to another dtype: it is born in the case's.
+        `make` builds the module here, in the case's dtype, since a fake module cannot be moved to another dtype.
         """
         dtype, usual = getattr(torch, case.dtype), torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -82,70 +82,70 @@ class Workload:
             torch.set_default_dtype(usual)
         x = torch.empty(_input_shape(case), dtype=dtype, requires_grad=True)
         with torch.no_grad():
-            shape = module.train()(x[:1]).shape[1:]  # in training mode, where an iteration takes one step
+            shape = module.train()(x[:1]).shape[1:]  # in training mode, where power iterations take one step
         return cls(case, module, x, torch.empty(case.batch_size, *shape, dtype=dtype))
 
     # ---------------------------------------------------------------------------------------------------------- the stages
 
     def forward(self) -> Tensor:
-        """Training mode, graph kept."""
+        """Forward pass in training mode; the graph is kept."""
         output: Tensor = self.module(self.x)
         self.output = output
         return output
 
     def backward(self) -> None:
-        """Gradients of input and parameters, from the output of `forward()`."""
+        """Backward pass from the output of `forward()`: gradients of input and parameters."""
         assert self.output is not None
         self.output.backward(self.cotangent)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def step(self) -> None:
-        """Forward, backward and the SGD update."""
+        """Forward pass, backward pass and SGD update."""
         self.forward()
         self.backward()
         self.optimizer.step()
 
     def parametrize(self) -> None:
-        """The parameter halves alone, graph kept; none for a module that has no halves."""
+        """The parameter halves alone; the graph is kept. Does nothing for a module without halves."""
         self.effective = parameter_halves(self.halves)
 
     def inference(self) -> Tensor:
-        """Evaluation mode, no graph."""
+        """Forward pass in evaluation mode, without a graph."""
         with torch.inference_mode():
             output: Tensor = self.module(self._images)
         self.output = output
         return output
 
     def first_inference(self) -> Tensor:
-        """The same; `prepare_first_inference()` has emptied the caches."""
+        """The same, after `prepare_first_inference()` has emptied the caches."""
         return self.inference()
 
-    # ---------------------------------------------------------------------------------------------------- what comes before
+    # ----------------------------------------------------------------------------------------------------- the preparations
 
     def prepare_training(self) -> None:
-        """Training mode; no results, no gradients."""
+        """Set training mode; drop results and gradients."""
         self._forget()
         self.module.train()
 
     def prepare_inference(self) -> None:
-        """Evaluation mode; no results, no gradients; caches as they are."""
+        """Set evaluation mode; drop results and gradients; keep caches."""
         self._forget()
         self.module.eval()
 
     def prepare_first_inference(self) -> None:
-        """Evaluation mode, and every cache empty."""
+        """Set evaluation mode; drop results and gradients; empty every cache."""
         self.prepare_inference()
         for half in self.halves:
             half.clear_cache()
 
     def restore(self) -> None:
-        """Put parameters and buffers back to what they were when the workload was built."""
+        """Reset parameters and buffers to their values when the workload was built."""
         self._forget()
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(self._state[name])
 
     def groups(self) -> list[Group]:
-        """The phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
+        """The groups of phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
         groups = [
             Group("training", {"forward": self.forward, "backward": self.backward}, self.prepare_training),
             Group("step", {"step": self.step}, self.prepare_training),
@@ -158,7 +158,7 @@ class Workload:
         return groups
 
     def results(self) -> dict[str, Tensor]:
-        """What the stages since the last `prepare_*()` have left: output, gradients and effective parameters, by name."""
+        """Results of the stages since the last `prepare_*()`: output, gradients and effective parameters, by name."""
         mode = "training" if self.module.training else "evaluation"
         found = {f"output in {mode}": self.output, "gradient of the input": self.x.grad}
         found |= {f"gradient of {name}": parameter.grad for name, parameter in self.module.named_parameters()}
@@ -175,11 +175,11 @@ class Workload:
 
     @property
     def has_halves(self) -> bool:
-        """Whether parametrising and a cold cache are phases of this module."""
+        """Whether the module has the phases `parametrize` and `first_inference`."""
         return bool(self.halves)
 
     def other_batch(self) -> Tensor:
-        """An input of another batch size, b // 2, or 2 if b is 1, for lines in the batch size."""
+        """An input of another batch size, b // 2, or 2 if b is 1, for fits of a line in the batch size."""
         size = len(self.x)
         other = self.x[: size // 2] if size > 1 else torch.cat((self.x, self.x))
         return other.detach().requires_grad_()
@@ -191,17 +191,17 @@ class Workload:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers, those included that no state dict has."""
+        """Parameters and buffers by name, with those that are not in the state dict."""
         return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
 
 def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:
-    """The effective parameters of each half."""
+    """Compute the effective parameters of each half."""
     return [half.transform_parameters(image_size(half)) for half in halves]
 
 
 def image_size(half: TwoHalves) -> int:
-    """Of the images that a half is made for; a fully connected layer knows none."""
+    """Image size that a half is made for; 1 for a fully connected layer, which has none."""
     return getattr(half, "image_size", 1)
 
 
@@ -212,10 +212,10 @@ def _input_shape(case: Case) -> tuple[int, int, int, int]:
 
 @torch.no_grad()
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Add noise to every parameter, since many layers start as the identity and no trained layer is one."""
+    """Add noise to every parameter, since many layers start as the identity and a trained layer never is."""
     for parameter in module.parameters():
         scale = parameter.square().mean().sqrt() if parameter.any() else torch.ones(())
         parameter.add_(NOISE * scale * torch.randn(parameter.shape, generator=generator))
     for half in module.modules():
         if isinstance(half, TwoHalves):
-            half.refresh()  # power iterations that converge once, here on the weights as they are now
+            half.refresh()  # bring power iterations to convergence on the new weights

@@ -1,4 +1,4 @@
-"""The evaluation cache: it is used where it may be, and never seen anywhere else."""
+"""The evaluation cache: it is used where that is allowed, and has no effect elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.heads
 
 
 class Scaled(TwoHalves):
-    """The smallest layer with two halves: y = (weight² · image size) x. Knows how often each half ran."""
+    """The smallest layer with two halves: y = (weight² · image size) x. It counts how often each half ran."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Scaled(TwoHalves):
         return self.transform_input(x, *self.effective_parameters(x.shape[-1]))
 
 
-# Used where it may be
+# Used where that is allowed
 
 
 def test_parameter_half_runs_once_in_evaluation(variant: Variant, calls: list[int]) -> None:
@@ -198,7 +198,7 @@ def test_follows_a_change_of_buffers(variant: Variant, change: Callable[[TwoHalv
     x = variant.image(layer)
     if not list(layer.buffers()):
         pytest.skip("has no buffers")
-    in_place(layer, x)  # what is iterated has not followed, so that the next steps move it
+    in_place(layer, x)  # iterated state has not converged on the new weights, so the next steps change it
     before = evaluate(layer, x)
     change(layer, x)
     after = evaluate(layer, x)
@@ -207,7 +207,7 @@ def test_follows_a_change_of_buffers(variant: Variant, change: Callable[[TwoHalv
 
 
 def test_follows_another_dtype_of_the_same_tensors(variant: Variant) -> None:
-    """Nothing but the dtype tells: the tensors are the same ones, and no version counter moves."""
+    """Only the dtype shows the change: the tensors are the same, and no version counter changes."""
     layer = variant.build(dtype=torch.float32)
     x = variant.image(layer)
     evaluate(layer, x)
@@ -283,7 +283,7 @@ def test_base_class_computes_afresh_for_gradients() -> None:
 
 
 def test_base_class_follows_another_device() -> None:
-    """Nothing but the device tells: the parameter is the same object, and so is the number of writes to it."""
+    """Only the device shows the change: the parameter is the same object, with the same version counter."""
     layer = Scaled().eval()
     weight = layer.weight
     with torch.no_grad():

@@ -45,7 +45,7 @@ def test_functional_gradient_of_parameters(variant: Variant) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch itself, when it first loads torch.func.jvp
 def test_functional_forward_derivative_of_parameters(variant: Variant) -> None:
-    """Forward-mode derivatives need no gradient mode, so the cache has only the wrapped parameters to go by."""
+    """Forward-mode derivatives need no gradient mode, so only the wrapped parameters show the cache that they are taken."""
     layer = variant.build()
     x = variant.image(layer)
     evaluate(layer, x)
@@ -60,7 +60,7 @@ def test_functional_forward_derivative_of_parameters(variant: Variant) -> None:
     with torch.no_grad():
         torch.manual_seed(7)
         _, derivative = torch.func.jvp(loss, (parameters,), (directions,))
-    torch.testing.assert_close(derivative, expected, rtol=1e-5, atol=0)  # singular vectors, which move too, change little
+    torch.testing.assert_close(derivative, expected, rtol=1e-5, atol=0)  # the singular vectors move too, but change little
 
 
 def test_born_inside_a_functional_gradient(variant: Variant) -> None:
@@ -83,7 +83,7 @@ def test_fake_cache_does_not_poison_a_real_forward(variant: Variant) -> None:
         assert isinstance(layer(mode.from_tensor(x)), FakeTensor)
     assert torch.equal(evaluate(layer, x), expected)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        assert isinstance(layer(mode.from_tensor(x)), FakeTensor)  # nor a real cache a fake one
+        assert isinstance(layer(mode.from_tensor(x)), FakeTensor)  # and a real cache is not used for fake tensors
     assert torch.equal(evaluate(layer, x), expected)
 
 

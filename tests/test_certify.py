@@ -1,4 +1,4 @@
-"""Certificates of every method, of networks and of layers that break their promise; the verb `verify`."""
+"""Certificates of every method, of networks and of layers that are not 1-Lipschitz as claimed; the verb `verify`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lipbench.store.run_plan import RunPlan, save_plan
 from lipbench.workload import Workload
 
 DIVISIBLE = 9
-"""an image size that every method keeps its promise at"""
+"""an image size at which every method is 1-Lipschitz"""
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
-def test_methods_keep_their_promise_before_and_after_training(variant: Variant, kernel_size: int) -> None:
+def test_methods_are_1_lipschitz_before_and_after_training(variant: Variant, kernel_size: int) -> None:
     if not variant.method.lipschitz:
         pytest.skip("claims nothing")
     layer = variant.build(kernel_size=kernel_size, image_size=DIVISIBLE)
@@ -69,7 +69,7 @@ def test_neither_weights_nor_buffers_nor_mode_change(variant: Variant) -> None:
 
 
 def test_the_worst_pattern_bounds_what_random_points_show() -> None:
-    """The constant of a residual layer, against Jacobians at random points: never below one of them, and above most."""
+    """Compares the constant of a residual layer with Jacobians at random points: it is never below one, and above most."""
     layer = SLLConv2d(4, 4, 3, 5).double().eval()
     with torch.no_grad():
         layer.weight.mul_(2)
@@ -98,7 +98,7 @@ def test_training_mode_shows_what_is_truncated_or_has_not_converged() -> None:
 
 
 class Scaled(nn.Module):
-    """The identity, too steep by a thousandth."""
+    """The identity times 1.001."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Scaled(nn.Module):
 
 
 class Bent(Scaled):
-    """Not linear, and stretches negative numbers by 1.5."""
+    """A non-linear layer that multiplies negative numbers by 1.5."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.where(x < 0, 1.5 * x, x) + 0 * self.factor
@@ -215,7 +215,7 @@ def test_verify_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -
 
 
 def allowed() -> tuple[bool, bool]:
-    """Whether products and convolutions may use tf32: the older settings, which are readable only where the newer agree."""
+    """Whether products and convolutions may use tf32, by the older settings, which can be read only if the newer ones agree."""
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 

@@ -1,4 +1,4 @@
-"""Claims on cases: one worker gets one, it goes when its work is stored, and that of a worker that died blocks nobody."""
+"""Claims on cases: only one worker gets a claim; it ends when the work is stored; a dead worker's claim blocks no other."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_claim_that_was_taken_over_is_not_taken_away(tmp_path: Path) -> None:
 
 
 def test_without_locks_a_claim_is_exclusive_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two look before either writes, as they may where there are none."""
+    """Two workers check for a claim before either writes one."""
     with claimed(tmp_path, CASE, 1.0) as is_own:
         monkeypatch.setattr(claims, "_owner", lambda path: None)
         assert is_own

@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and one plain line for everything that was asked wrongly."""
+"""The command line: its output, its exit codes, and a message of one line for wrong use."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Shell:
         return out
 
     def refuse(self, *arguments: str) -> str:
-        """The one line on stderr of a command that is wrong use."""
+        """The line on stderr of a command with wrong use."""
         code, out, err = self.run(*arguments)
         assert (code, out) == (2, "")
         assert err.endswith("\n")
@@ -72,7 +72,7 @@ def shell(capfd: pytest.CaptureFixture[str]) -> Shell:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A run with one case that worked, one that did not, and theory for both."""
+    """A run with one successful and one failed case, and theory for both."""
     phases = {name: samples.timing(0.001, 0.002) for name in ("forward", "step", "inference")}
     good = Record(samples.case(), 1, (samples.ok(phases, warnings=("first", "second, with a comma")),))
     bad = Record(samples.case("aol"), 1, (Round("timeout", "took too long"),))
@@ -166,7 +166,7 @@ def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: py
 
 
 def test_a_report_is_written_though_a_layer_crashes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On fake tensors, in a process of its own; a layer whose cases failed is not tried again."""
+    """Predictions run on fake tensors in a separate process; a layer whose cases failed is not tried again."""
     phases = {name: samples.timing(0.001, 0.002) for name in ("forward", "step", "inference")}
     works = [samples.case(f"faulty_layers:{name}") for name in ("Plain", "Segfaults")]
     never = Record(samples.case("faulty_layers:Aborts"), 1, (Round("crashed", "ended by SIGABRT"),))
@@ -206,7 +206,7 @@ def test_tables_fit_a_terminal_and_no_number_is_cut(width: int) -> None:
 
 
 def test_a_layer_in_the_current_folder_works_in_every_verb(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what else lies there shadows nothing."""
+    """Other files in that folder shadow no installed module."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("own_layers.py").write_text((HERE / "faulty_layers.py").read_text())
     for name in ("random", "json", "torch"):
@@ -326,9 +326,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(shell: Shell, arguments: tuple[st
         (("--device", "cuda"), "CUDA"),
     ],
 )
-def test_names_that_nobody_has_are_refused_before_anything_is_written(
-    shell: Shell, arguments: tuple[str, ...], named: str
-) -> None:
+def test_unknown_names_are_refused_before_anything_is_written(shell: Shell, arguments: tuple[str, ...], named: str) -> None:
     assert named in shell.refuse("profile", *TINY, *arguments, "--out", "run")
     assert not Path("run").exists()
 

@@ -1,4 +1,4 @@
-"""The report of compiled and of interpreted cases: apart from the others, wherever anything is compared."""
+"""Compiled and interpreted cases in the report: they are separate from the other cases in every comparison."""
 
 from __future__ import annotations
 

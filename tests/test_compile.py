@@ -1,5 +1,5 @@
-"""Every layer compiles as one graph, is not compiled again as training goes on, and computes what it does uncompiled;
-and what the workload makes of that."""
+"""Every layer compiles as one graph, is not compiled again during training, and gives the same results as uncompiled; the
+compiled workload."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _no_earlier_graphs() -> Iterator[None]:
 
 
 def train(layer: TwoHalves, call: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> list[float]:
-    """Losses of gradient descent towards a fixed target, with power iterations refreshed on the way, where there are any."""
+    """Losses of gradient descent towards a fixed target; power iterations, if there are any, are refreshed during training."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
     layer.train()
     torch.manual_seed(5)
@@ -111,7 +111,7 @@ def compiled_case(method: str) -> Case:
 
 
 class Leaves(nn.Conv2d):
-    """No graph can hold what it does."""
+    """A layer with an operation that no graph can contain."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
@@ -123,7 +123,7 @@ class Leaves(nn.Conv2d):
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs as they are traced, with nothing generated from them, which takes most of the time."""
+    """Traces graphs only, without generating code from them, which takes most of the time."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
 
 
@@ -156,7 +156,7 @@ def test_compiled_stages_are_few_graphs_and_compute_the_same(method: str) -> Non
         results.append([output, *gradients, *effective, torch.manual_seed(1) and one.first_inference()])
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-11)
     run_all(compiled)
-    # Training, the parameter half, inference; a plain convolution has nothing to do in its parameter half.
+    # Training, the parameter half, inference; the parameter half of a plain convolution is empty.
     assert compiled.graphs == (2 if method == "standard" else 3)
     assert (compiled.recompiled, compiled.graph_breaks()) == ({}, [])
 

@@ -1,4 +1,4 @@
-"""Formulas found by counting: against Table 1, against the exact formulas, and on layers that were never seen."""
+"""Formulas found by counting, compared with Table 1 and with the exact formulas, and for external layers."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def test_what_is_found_equals_the_exact_formulas(method: str) -> None:
         exact = getattr(getattr(entry.implementations["paper"].exact, half), quantity)
         for sizes in UNSEEN:
             if sizes["k"] > max(SMALLER.get(method, {}).get("k", (math.inf,))):
-                continue  # how it grows with the kernel was not asked, to save time
+                continue  # growth with the kernel was not counted, to save time
             found = row.at_kernel_1 if row.at_kernel_1 is not None and sizes["k"] == 1 else row.sum
             expected = theory.evaluate(exact, **sizes, **entry.iterations)
             value = theory.evaluate(found, **sizes, **entry.iterations)
-            # The logarithm in ECO is of its 3 × 3 frequencies, a constant that counting gives to as many digits as there are.
+            # ECO's logarithm is that of its 3 × 3 frequencies, a constant that counting finds only to rounding.
             assert value == (pytest.approx(expected, rel=1e-5) if method == "eco" else expected), (half, quantity, sizes)
             compared += 1
     assert compared >= 8

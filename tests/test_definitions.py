@@ -1,4 +1,4 @@
-"""Every layer computes its definition, as `reference.py` writes it down: outputs and all gradients.
+"""Every layer computes its definition in `reference.py`: outputs and all gradients.
 
 Relative errors are of whole tensors, in the Euclidean norm.
 """
@@ -62,7 +62,9 @@ def differences(layer: LipschitzConv2d, method: str, image_size: int | None = No
     x = torch.randn(2, layer.in_channels, s, s, dtype=dtype, requires_grad=True)
     cotangent = torch.randn(2, layer.out_channels, s, s, dtype=dtype)
     trainable = dict(layer.named_parameters())
-    state = {name: tensor.detach().double().clone() for name, tensor in layer.state_dict().items()}  # before it is stepped
+    state = {
+        name: tensor.detach().double().clone() for name, tensor in layer.state_dict().items()
+    }  # before iterations change it
     for name in trainable:
         state[name].requires_grad_()
     exact_x = x.detach().double().requires_grad_()
@@ -72,7 +74,7 @@ def differences(layer: LipschitzConv2d, method: str, image_size: int | None = No
     torch.manual_seed(1)
     draw = lambda *shape: torch.randn(*shape, dtype=dtype).double()  # noqa: E731  # the numbers that the layer drew
     if method == "cpl" and s != layer.image_size:
-        state["u"] = draw(1, layer.in_channels, s, s)  # made anew when s changes
+        state["u"] = draw(1, layer.in_channels, s, s)  # drawn again when s changes
     setting = reference.Setting(layer.training, layer.out_channels, draw)
     expected = reference.DEFINITIONS[method](exact_x, state, setting)
 
@@ -123,7 +125,7 @@ def test_skew_kernel_has_a_skew_symmetric_matrix() -> None:
     torch.testing.assert_close(matrix, -matrix.T, rtol=0, atol=1e-14)
 
 
-# What a truncated iteration stands for
+# Limits of truncated iterations
 
 
 def dense(layer: LipschitzConv2d) -> Tensor:

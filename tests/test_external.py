@@ -1,4 +1,4 @@
-"""External layers and networks: classes, functions and adapters; what does not fit; two files of one name; a run of them."""
+"""External layers and networks: classes, functions and adapters; misfits; two files of the same name; a run with them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ TINY = ("--channels", "4", "--image-size", "8", "--kernel-size", "3", "--batch-s
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the current folder, by name."""
+    """A module in the current folder, by name."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     name = f"package_of_{tmp_path.name}".replace("-", "_")
@@ -119,7 +119,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def adapter(folder: Path, scale: int) -> str:
-    """An adapter's file with a module beside it, and its external name."""
+    """An adapter file with a module in its folder, and its external name."""
     folder.mkdir()
     (folder / "adapter.py").write_text(ADAPTER)
     (folder / "beside.py").write_text(f"SCALE = {scale} / 10\n")
@@ -181,7 +181,7 @@ def test_files_of_one_name_and_what_lies_beside_them_are_not_mixed_up(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nothing", "must make a torch.nn.Module: got '.*:nothing', which makes a int"),
+        ("nothing", "must return a torch.nn.Module: got '.*:nothing', which returns an object of type int"),
         ("functools", "it is a module, which cannot be called"),
         ("Absent", "has no attribute 'Absent'"),
     ],
@@ -192,7 +192,7 @@ def test_what_makes_no_layer_is_refused(package: str, name: str, said: str) -> N
 
 
 def test_a_module_already_made_is_refused(package: str) -> None:
-    with pytest.raises(errors.LipbenchError, match="a module already made, not what makes one"):
+    with pytest.raises(errors.LipbenchError, match=r"an nn\.Module object, not a class or function that returns one"):
         registry.check_name(f"{package}:made")
 
 
@@ -205,7 +205,7 @@ def test_an_adapter_that_returns_nothing_and_a_file_that_is_not_there_are_refuse
 
 
 def pasted(message: str, path: Path) -> str:
-    """The lines that an error shows, in a file."""
+    """A file with the lines that an error shows."""
     path.write_text(message.partition("\n\n")[2])
     assert len(path.read_text().splitlines()) == 5
     return str(path)

@@ -221,14 +221,14 @@ def test_reasons_of_the_card_are_said_once_with_their_phases() -> None:
     }))  # fmt: skip
     text = (
         "the GPU's power limit held its clock at 60% of the maximum during forward, step; "
-        "the times hold for this setting of the card alone"
+        "the times are valid only for this setting of the GPU"
     )
     assert found == [Caution("low_clock", ("forward", "step"), text)]
 
 
 def test_heat_is_said_at_any_clock_and_what_is_over_or_of_others_at_none() -> None:
     (found,) = gpu.clock_warnings({"step": seen(0.9, "temperature", "hardware slowdown")})
-    assert found.text.startswith("the GPU's temperature held its clock at 90% of the maximum during step; see to its cooling")
+    assert found.text.startswith("the GPU's temperature held its clock at 90% of the maximum during step; check its cooling")
     assert not list(gpu.clock_warnings({"step": seen(0.3, "idle", "sync boost", "display clocks"), "forward": seen(None)}))
 
 

@@ -1,4 +1,4 @@
-"""Every layer starts where its publication has it start."""
+"""Every layer is initialised as its publication says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Check = Callable[[Tensor, LipschitzConv2d], None]
 
 
 def follows(sample: Tensor, distribution: Callable[[Tensor], Tensor]) -> None:
-    """The test of Kolmogorov and Smirnov at a level of 1e-4: no gap to the distribution function is too wide."""
+    """The Kolmogorov–Smirnov test at a level of 1e-4: no distance to the distribution function is too large."""
     n = sample.numel()
     values, steps = distribution(sample.detach().double().flatten().sort().values), torch.arange(n + 1) / n
     gap = torch.maximum((values - steps[:-1]).abs().max(), (steps[1:] - values).abs().max())
@@ -47,7 +47,7 @@ def identity(tensor: Tensor, layer: LipschitzConv2d) -> None:
 
 
 def orthogonal(tensor: Tensor, layer: LipschitzConv2d) -> None:
-    """2k − 1 different ones, each divided by √c."""
+    """2k − 1 different orthogonal matrices, each divided by √c."""
     scaled = tensor.detach() * math.sqrt(C)
     torch.testing.assert_close(scaled @ scaled.mT, torch.eye(C).expand(2 * K - 1, C, C), rtol=0, atol=1e-4)
     follows(tensor, lambda x: torch.special.ndtr(x * C))  # any entry of such a matrix is nearly normal
@@ -77,7 +77,7 @@ INITIAL: dict[str, dict[str, Check]] = {
         "psi": zero,
     },
 }
-"""what is known of every parameter, and of a buffer that nothing has iterated yet; nothing is published for ECO"""
+"""published distribution of every parameter, and of a buffer before any iteration; none is published for ECO"""
 
 
 @pytest.mark.parametrize("method", INITIAL)

@@ -1,4 +1,4 @@
-"""Every layer is 1-Lipschitz where it says so, and behaves as a module of PyTorch should."""
+"""Every layer is 1-Lipschitz if its method claims so, and behaves as a PyTorch module should."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lipbench.layers.base import LipschitzConv2d
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = 1e-4
-"""above 1, for the largest singular value in evaluation mode"""
+"""allowed excess over 1 of the largest singular value in evaluation mode"""
 
 
 def call(layer: LipschitzConv2d, x: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def call(layer: LipschitzConv2d, x: Tensor) -> Tensor:
 
 
 def randomise(layer: LipschitzConv2d) -> None:
-    """Weights with no trace of how the layer starts."""
+    """Replace the weights by random ones that do not depend on the initialisation."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -104,7 +104,7 @@ def test_state_dict_loads_into_a_fresh_layer(variant: Variant) -> None:
     fresh.load_state_dict(layer.state_dict(), strict=True)  # before any forward pass
     torch.testing.assert_close(call(fresh, x), expected, rtol=1e-10, atol=1e-10)
     layer.load_state_dict(layer.state_dict())
-    assert torch.equal(call(fresh, x), call(layer, x))  # what loading does, it does to both
+    assert torch.equal(call(fresh, x), call(layer, x))  # loading has the same effect on both
 
 
 def test_state_is_complete_before_the_first_forward(variant: Variant) -> None:
@@ -146,7 +146,8 @@ def test_starts_as_the_identity(method: str) -> None:
 
 
 def singular_values(layer: LipschitzConv2d) -> Tensor:
-    """Of the Jacobian at a point where every unit of a non-linear method is active: their worst case, I − B D Bᵀ with D = 1."""
+    """Singular values of the Jacobian at a point where all units of a non-linear method are active: the worst case,
+    I − B D Bᵀ with D = 1."""
     x = torch.zeros(1, layer.in_channels, layer.image_size, layer.image_size, dtype=torch.float64)
     if not registry.METHODS[method_of(layer)].linear:
         with torch.no_grad():
@@ -181,7 +182,7 @@ def test_evaluation_is_1_lipschitz(variant: Variant, sizes: tuple[int, int, int,
 
 
 def test_is_1_lipschitz_with_loaded_weights(variant: Variant) -> None:
-    """Buffers in the file are those of other weights, as if it had been written between two refreshes."""
+    """The file's buffers belong to other weights, as if it had been written between two refreshes."""
     if not variant.method.lipschitz:
         pytest.skip("does not claim to be")
     layer = variant.build().eval().requires_grad_(False)
@@ -272,7 +273,7 @@ def test_some_methods_need_equal_channels(method: str) -> None:
 
 
 def test_eco_has_two_kernel_sizes() -> None:
-    with pytest.raises(UnsupportedError, match=r"ECO has no kernels of that size: got 5; use a kernel size of 1 or 3\.$"):
+    with pytest.raises(UnsupportedError, match=r"ECO does not support this kernel size: got 5; use a kernel size of 1 or 3\.$"):
         registry.implementation("eco", "paper").layer(4, 4, 5, 9)
 
 

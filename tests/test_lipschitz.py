@@ -1,4 +1,4 @@
-"""The meter of Lipschitz constants, on maps whose constants are known without it."""
+"""The meter of Lipschitz constants, on maps with known constants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convolution(mode: str, image_size: int = 6) -> lipschitz.Map:
 
 
 def jacobian_values(apply: lipschitz.Map, like: Tensor = LIKE) -> np.ndarray:
-    """All singular values, from columns made one by one."""
+    """All singular values, from columns computed one by one."""
     columns = []
     for place in range(like.numel()):
         unit = torch.zeros(like.numel(), dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_too_many_inputs_are_left_to_lanczos() -> None:
 
 
 def test_a_steep_place_is_found_and_called_a_lower_bound() -> None:
-    """1-Lipschitz around the origin and 3 beyond ±2 of the first coordinate, where random points are few."""
+    """A map with slope 1 around the origin and 3 beyond ±2 in the first coordinate, where few random points lie."""
 
     def apply(x: Tensor) -> Tensor:
         first = x.flatten(1)[:, :1]

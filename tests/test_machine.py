@@ -1,4 +1,4 @@
-"""The machine is described, and others on it are seen."""
+"""The description of the machine, and its use by other processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_without_proc_stat_psutil_is_asked(tmp_path: Path) -> None:
 
 
 def watched(busy_s: float, own_s: float, wall_s: float = 1.0, cores: int = 2, threads: int = 1) -> Watch:
-    """A watch over a made-up second: all cores together were busy for `busy_s`, this process for `own_s`."""
+    """A watch over a simulated second: all cores together were busy for `busy_s`, this process for `own_s`."""
     cpu = iter([CpuTimes(100.0, cores, 0.01), CpuTimes(100.0 + busy_s, cores, 0.01)])
     own = iter([OwnUse(5.0, 7), OwnUse(5.0 + own_s, 10)])
     clock = iter([50.0, 50.0 + wall_s])
@@ -89,7 +89,7 @@ def test_description_of_this_machine() -> None:
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
 def test_the_older_and_the_newer_settings_of_precision_agree(precision: str) -> None:
-    with machine.exact_products():  # puts back what was set
+    with machine.exact_products():  # restores the settings
         machine.set_precision(precision)
         tf32 = precision == "tf32"
         assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32

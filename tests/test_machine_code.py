@@ -12,7 +12,7 @@ from lipbench_kernels import machine_code, roofline
 from lipbench_kernels.machine_code import Loop
 
 CODE = Path(__file__).parent / "machine_code"
-"""cuobjdump's text of programs made by triton 3.7.1: the loop and what surrounds it, without the encodings"""
+"""cuobjdump's text of programs from triton 3.7.1: the loop and its surroundings, without the encodings"""
 
 NESTED = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -37,7 +37,7 @@ def test_the_innermost_loop_with_products_counts() -> None:
 
 
 def test_a_branch_forward_is_no_loop_and_a_loop_without_products_hides_none() -> None:
-    """Where the inner loop multiplies nothing, the outer one is innermost: 0x10 to 0x80."""
+    """If the inner loop has no products, the outer one counts as innermost: 0x10 to 0x80."""
     inner = NESTED.replace("FFMA R2, R4, R5, R2", "FADD R2, R4, R5").replace("FFMA R3, R6, R7, R3", "FADD R3, R6, R7")
     assert machine_code.busiest_loop(inner) == Loop(instructions=8, macs=32)
 
@@ -62,7 +62,7 @@ def test_scaling_beside_tensor_cores_is_no_product_and_what_no_name_tells_is_not
 
 
 def test_the_loop_of_a_real_program() -> None:
-    """SOC's step, 128 × 64 outputs, 16 channels at a time by 8 warps: two HGMMA make a warp's share of the products."""
+    """SOC's step, 128 × 64 outputs, 16 channels at a time by 8 warps: two HGMMA compute a warp's share of the products."""
     loop = machine_code.busiest_loop((CODE / "soc_step_tall_tf32_sm90.sass").read_text())
     assert loop == Loop(instructions=141, macs=128 * 64 * 16 // 8)
     ceiling = roofline.GPUS["H100"].program_flops_per_s("tf32", loop.instructions, loop.macs)

@@ -1,4 +1,4 @@
-"""Counted MACs against numbers worked out by hand."""
+"""Counted MACs, compared with numbers calculated by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def total(run: Callable[[], object]) -> int:
 
 
 def published(run: Callable[[], object]) -> int:
-    """The same as the paper counts."""
+    """The same in the paper's convention."""
     return macs.count(run).published_total
 
 
@@ -146,7 +146,7 @@ def test_backward_of_an_inverse() -> None:
 
 def test_backward_of_a_solve() -> None:
     solution = torch.linalg.solve(random(5, 6, 6), random(5, 6, 2))
-    # One solve with the factors there are already, and an outer product for the gradient of the matrix.
+    # One solve with the existing factors, and an outer product for the gradient of the matrix.
     assert total(lambda: solution.sum().backward()) == 5 * 6**2 * 2 + 5 * 6 * 6 * 2
 
 
@@ -196,7 +196,7 @@ def test_what_has_no_formula_is_listed(run: Callable[[Tensor], object], missing:
 
 @torch.library.custom_op("lipbench_test::opaque", mutates_args=())
 def opaque(x: Tensor) -> Tensor:
-    """An operator of which nothing but its name is known."""
+    """An operator of which only the name is known."""
     return x.clone()
 
 
@@ -300,7 +300,7 @@ def test_real_methods_cost_the_same_in_both_conventions() -> None:
 
 @pytest.mark.parametrize("method", sorted(registry.METHODS))
 def test_every_operation_of_a_network_has_a_formula(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ConvNet XS in float32, with one convolution a block, which has all operations of five."""
+    """ConvNet XS in float32, with one convolution per block, which has the same operations as five."""
     monkeypatch.setattr(networks, "CONVOLUTIONS_PER_BLOCK", 1)
     case = Case(NetworkSpec(method, "XS"), batch_size=1)
     workload = Workload.build(case, registry.build(case.spec))
@@ -308,7 +308,7 @@ def test_every_operation_of_a_network_has_a_formula(method: str, monkeypatch: py
 
 
 def test_one_operation_without_a_formula_is_found_wherever_it_is() -> None:
-    """What the test above rests on: planted in either half, in either pass, in the update, it does not pass unseen."""
+    """The test above relies on this: an operation without a formula is found in either half, either pass and the update."""
     for place in ("forward", "backward", "update", "evaluation"):
         case = Case(LayerSpec("standard", channels=4, image_size=6), batch_size=2)
         workload = Workload.build(case, Planted(place))
@@ -318,7 +318,7 @@ def test_one_operation_without_a_formula_is_found_wherever_it_is() -> None:
 
 
 def unknown_operations(workload: Workload) -> tuple[str, ...]:
-    """Operations without a formula, of a training step, the parameter half, and evaluation with a cold and a warm cache."""
+    """Operations without a formula in a training step, the parameter half, and evaluation with a cold and a warm cache."""
     workload.prepare_training()
     found = [macs.count(workload.step), macs.count(workload.parametrize)]
     workload.prepare_first_inference()
@@ -344,7 +344,7 @@ class Decompose(torch.autograd.Function):
 
 
 class Planted(nn.Conv2d):
-    """A convolution with a decomposition in one place of it."""
+    """A convolution with a decomposition in one place."""
 
     def __init__(self, place: str) -> None:
         super().__init__(4, 4, 3, padding=1)

@@ -1,4 +1,4 @@
-"""The conductor, and the workload that it plays."""
+"""Measurement of a case, and its workload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUICK = Limits(phase_seconds=0.02)
 
 
 class External(nn.Module):
-    """An external layer: no halves."""
+    """An external layer, which has no halves."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class BreaksInEvaluation(External):
 
 class BreaksInBackward(External):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + (x - x).abs().sqrt()  # 0, of infinite slope
+        return super().forward(x) + (x - x).abs().sqrt()  # 0, with infinite slope
 
 
 def case(method: str, **conditions: object) -> Case:
@@ -154,7 +154,7 @@ def test_training_is_measured_though_no_step_can_be_taken(monkeypatch: pytest.Mo
     assert set(found.phases) == {"forward", "backward", "inference"}
 
 
-def test_what_is_known_is_told_before_each_part() -> None:
+def test_results_so_far_are_reported_before_each_part() -> None:
     heard: list[tuple[Round, str | None, tuple[str, ...]]] = []
     found = conductor.measure(case("standard"), QUICK, ("macs", "inference", "memory"), lambda *told: heard.append(told))
     assert [doing for _, doing, _ in heard] == ["inference", "memory", "macs", None]
@@ -171,7 +171,7 @@ def test_a_device_that_is_of_no_use_any_more_ends_the_round(monkeypatch: pytest.
     assert heard[-1] == ("parametrize", "inference", "first_inference", "memory", "macs", "certificate")
 
 
-def test_doubts_are_told() -> None:
+def test_doubts_are_reported() -> None:
     found = conductor.measure(case("standard", threads=97, precision="tf32"), QUICK, tuple(GROUPS))
     told = {one.kind: one for one in found.warnings}
     assert "97" in told["threads"].text
@@ -242,7 +242,7 @@ def test_restoring_undoes_training(method: str) -> None:
         workload.step()
     changed = [name for name, tensor in workload.module.state_dict().items() if not torch.equal(tensor, before[name])]
     assert "weight" in changed
-    assert len(changed) > 1  # vectors of the power iteration too
+    assert len(changed) > 1  # the vectors of the power iteration change too
     workload.restore()
     for name, tensor in workload.module.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -285,7 +285,7 @@ def test_the_cache_is_warm_in_inference_and_cold_in_the_first() -> None:
 
     layer.transform_parameters = counted  # type: ignore[method-assign]
     groups = {name: group for group in workload.groups() for name in group.stages}
-    for name, expected in ("inference", 1), ("first_inference", 4):  # the first inference of all fills the cache
+    for name, expected in ("inference", 1), ("first_inference", 4):  # the first inference fills the cache
         calls = 0
         workload.prepare_first_inference()
         for _ in range(4):

@@ -1,4 +1,4 @@
-"""Bytes against numbers worked out by hand."""
+"""Measured bytes, compared with numbers calculated by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAP = BATCH * CHANNELS * SIZE**2 * 4
 
 
 class Halve(torch.autograd.Function):
-    """Saves one tensor, its input, and returns half of it."""
+    """A function that saves one tensor, its input, and returns half of it."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Halve(torch.autograd.Function):
 
 
 class Known(nn.Module):
-    """Of which every allocation is known: (b, 4, s, s) → (b, 4, s, s)."""
+    """A layer whose allocations are all known: (b, 4, s, s) → (b, 4, s, s)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_saved_bytes_of_a_known_module_and_their_line(known: Memory) -> None:
 
 
 def test_peaks_of_a_known_module(known: Memory) -> None:
-    # Input and cotangent, parameter, momentum and buffer live throughout.
+    # Input and cotangent, parameter, momentum and buffer are always held.
     held = 2 * MAP + 2 * CHANNELS * 4 + 7 * 4
     small = 200  # scalars of 4 or 8 bytes, and gradients of the size of a parameter
     assert set(known.peaks) == {"forward", "backward", "step", "inference"}
@@ -129,7 +129,7 @@ def test_without_gradients_nothing_is_saved() -> None:
 
 def test_sizes_are_counted_without_computing() -> None:
     with FakeTensorMode():
-        x = torch.empty(2**20, 2**10, requires_grad=True)  # 4 GiB, of which nothing is allocated
+        x = torch.empty(2**20, 2**10, requires_grad=True)  # 4 GiB that are not allocated
         assert memory.saved_bytes(lambda: x.exp()) == 2**32
 
 
@@ -141,7 +141,7 @@ def test_every_method_is_measured_whole(method: str) -> None:
     assert set(found.peaks) == {"forward", "backward", "step", "parametrize", "inference", "first_inference"}
     assert found.parameter_bytes == 4 * sum(parameter.numel() for parameter in workload.module.parameters())
     assert found.optimizer_bytes == found.gradient_bytes == found.parameter_bytes
-    # A line: what is saved per image does not depend on how many there are.
+    # A line: the bytes saved per image do not depend on the batch size.
     assert found.saved_per_image_bytes is not None
     assert found.saved_constant_bytes is not None
     x = workload.x.detach()[:1].requires_grad_()
@@ -153,12 +153,12 @@ def test_every_method_is_measured_whole(method: str) -> None:
         assert peak.total_bytes >= held + peak.above_baseline_bytes
         assert peak.above_baseline_bytes >= 0
     assert found.peaks["step"].total_bytes >= found.peaks["backward"].total_bytes
-    # Evaluation with an empty cache makes what evaluation with a full one already holds.
+    # Evaluation with an empty cache allocates the tensors that evaluation with a full cache already holds.
     assert found.peaks["first_inference"].above_baseline_bytes >= found.peaks["inference"].above_baseline_bytes
 
 
 class Greedy(Known):
-    """For which a GPU is too small in training mode."""
+    """A layer that does not fit into the GPU's memory in training mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -167,7 +167,7 @@ class Greedy(Known):
 
 
 def halves() -> Workload:
-    """A layer with a cache, which costs more to fill than to use."""
+    """A layer with a cache that needs more memory to be filled than to be used."""
     case = Case(LayerSpec("cayley", CHANNELS, SIZE), batch_size=2)
     torch.manual_seed(0)
     return Workload.build(case, registry.build(case.spec))

@@ -21,7 +21,7 @@ BCOP_MILLIONS = {"XS": 1.14, "S": 4.54, "M": 18.2}
 
 
 def on_meta(spec: NetworkSpec) -> nn.Module:
-    """The network without memory or arithmetic: shapes only."""
+    """The network on the meta device: shapes only, without memory or arithmetic."""
     with torch.device("meta"):
         return registry.build(spec)
 
@@ -78,11 +78,11 @@ def test_every_layer_is_of_the_method(variant: Variant) -> None:
 
 
 Part = tuple[str, *tuple[int, ...]]
-"""what a module does, and its sizes"""
+"""kind of a module, and its sizes"""
 
 
 def parts(network: nn.Module) -> Iterator[Part]:
-    """What an image passes, in order."""
+    """The modules that an image passes, in order."""
     for module in network.children():
         match module:
             case LipschitzConv2d():
@@ -121,7 +121,7 @@ def test_is_the_sequence_of_the_paper(variant: Variant, image_size: int, width: 
 
 
 def test_network_is_1_lipschitz_in_evaluation(variant: Variant) -> None:
-    """A step against the gradient of one logit changes it by no more than the step is long."""
+    """A step against the gradient of a logit changes the logit by at most the length of the step."""
     if not variant.keeps_its_promise_at(32):
         pytest.skip("does not claim to be, or is not on images of 32")
     network = registry.build(NetworkSpec(variant.method.name, "XS", implementation=variant.implementation)).double()
@@ -137,7 +137,7 @@ def test_state_dict_loads_into_a_fresh_network(variant: Variant) -> None:
     spec = NetworkSpec(variant.method.name, "XS", implementation=variant.implementation)
     network, fresh = registry.build(spec).eval(), registry.build(spec).eval()
     fresh.load_state_dict(network.state_dict(), strict=True)
-    network.load_state_dict(network.state_dict())  # loading refreshes what is iterated: in both
+    network.load_state_dict(network.state_dict())  # loading refreshes iterated state, in both
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         torch.manual_seed(1)

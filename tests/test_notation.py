@@ -54,7 +54,7 @@ def _flat(text: str) -> str:
     ],
 )
 def test_what_is_no_sum_of_monomials_is_not_printed_as_one(expression: sympy.Expr) -> None:
-    with pytest.raises(ValueError, match="no monomial"):
+    with pytest.raises(ValueError, match="not a monomial"):
         notation.sum_text(expression)
 
 

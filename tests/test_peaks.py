@@ -1,4 +1,4 @@
-"""Peaks of phases, by the counters of a scripted GPU allocator and by events of a CPU's."""
+"""Peaks of phases, from the counters of a simulated GPU allocator and from events of a CPU allocator."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HELD = 1024
 
 
 class Gpu:
-    """An allocator as PyTorch's: it counts what is in use, and keeps a workspace for each thread that multiplies matrices."""
+    """An allocator like PyTorch's: it counts bytes in use, and keeps a workspace for each thread that multiplies matrices."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_use = self.peak = HELD
         self.hidden = 0
-        """what a layer keeps outside its parameters and buffers"""
+        """bytes that a layer keeps outside its parameters and buffers"""
         self.workspaces: dict[str, int] = {}
         self.cached = self.results = 0
         self.log: list[str] = []
@@ -127,4 +127,4 @@ def test_peak_between_two_moments() -> None:
     assert peaks._baseline_and_peak(changes, 4, 8) == (100, 140)
     assert peaks._baseline_and_peak(changes, 8, 8) == (115, 115)  # nothing allocated inside
     assert peaks._baseline_and_peak([], 4, 8) == (0, 0)
-    assert peaks._baseline_and_peak([(5, -70), (6, 20)], 4, 8) == (0, 0)  # frees what is older
+    assert peaks._baseline_and_peak([(5, -70), (6, 20)], 4, 8) == (0, 0)  # frees older blocks

@@ -1,4 +1,4 @@
-"""Predictions against the profiler, and the verb."""
+"""Predictions, compared with the profiler, and the verb `predict`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANNELS, IMAGE_SIZE, BATCH = 16, 8, 8
 
 
 class AsksForAValue(nn.Module):
-    """Branches on data, which nothing without values can."""
+    """A layer that branches on data, which needs tensors with values."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class AsksForAValue(nn.Module):
 
 
 class Plain(nn.Module):
-    """Not written for lipbench; its constant is no buffer."""
+    """An external layer whose constant is not a buffer."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Plain(nn.Module):
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_collections() -> Iterator[None]:
-    """The meter collects garbage before each phase; what other tests have loaded is left out of that."""
+    """Freezes what other tests have loaded, since the meter collects garbage before each phase."""
     gc.freeze()
     yield
     gc.unfreeze()

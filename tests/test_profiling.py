@@ -1,4 +1,4 @@
-"""What a run is gone on with: which cases come first, on which GPU, and what of them is measured."""
+"""Resumed runs: which cases come first, on which GPU, and which parts of them are measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CORES = 7
 
 
 class Answers:
-    """Stands for the executor of a machine with a GPU, or without."""
+    """A stand-in for the executor of a machine with or without a GPU."""
 
     def __init__(self, gpu: str | None) -> None:
         self.gpu = gpu
@@ -67,11 +67,11 @@ def test_what_is_asked_for_comes_first_and_stays_behind_in_the_plan(tmp_path: Pa
     assert plan.out == str(tmp_path / "run")
 
 
-def test_a_run_is_not_gone_on_with_on_another_gpu(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_another_gpu(tmp_path: Path) -> None:
     answers = Answers("H100")
     profile(answers, tmp_path / "run", "standard")
     answers = Answers("A100")
-    with pytest.raises(LipbenchError, match=r"begun on H100.*got A100; choose another --out"):
+    with pytest.raises(LipbenchError, match=r"started on H100.*got A100; choose another --out"):
         profile(answers, tmp_path / "run", "aol", resume=True)
     assert len(records.load_run(tmp_path / "run").plan.cases) == 1
     answers = Answers("H100")
@@ -92,7 +92,7 @@ def test_certificates_of_a_gpus_cases_are_found_without_it(tmp_path: Path) -> No
     assert run.problems == ()
 
 
-def test_what_was_measured_before_is_what_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_resumed_run_measures_the_same_parts(tmp_path: Path) -> None:
     answers = Answers(None)
     profile(answers, tmp_path / "run", "standard", measure=("macs",))
     assert answers.asked == ["standard cpu macs"]

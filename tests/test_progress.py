@@ -1,4 +1,4 @@
-"""What is shown while a run goes on, and said at its end."""
+"""The progress display during a run, and the summary after it."""
 
 from __future__ import annotations
 

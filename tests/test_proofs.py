@@ -1,4 +1,4 @@
-"""What a report says about certificates, about counts that agree and about predictions."""
+"""The report's statements about certificates, agreement of counts and predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def document() -> str:
 
 
 def excluded(found: Costs) -> set[str]:
-    """Methods that are not ranked because they break their promise."""
+    """Methods that are not ranked because they are not 1-Lipschitz as they claim."""
     return {one.method for one in found.series if one.key in found.excluded}
 
 
@@ -42,7 +42,7 @@ def test_the_yardstick_shows_its_constant_and_is_not_called_a_failure(document: 
     assert "makes no claim to be 1-Lipschitz" in text
 
 
-def test_an_upper_bound_above_1_bars_nobody_and_a_lower_bound_does() -> None:
+def test_an_upper_bound_above_1_excludes_no_method_but_a_lower_bound_does() -> None:
     rows = quick()
     rows.loc[rows["method"] == "aol", ["certificate", "certificate_kind"]] = [1.3, "upper bound"]
     rows.loc[rows["method"] == "sll", ["certificate", "certificate_kind"]] = [1.3, "lower bound"]
@@ -139,7 +139,7 @@ def test_predicted_peaks_stand_beside_measured_ones() -> None:
     assert [(cell.text, cell.mark) for cell in differences["Cayley"]] == [("+10.00 %", "residual")] * 2
 
 
-def test_a_case_that_breaks_its_promise_is_nowhere_but_among_failures_and_certificates(tmp_path: Path) -> None:
+def test_a_case_that_is_not_1_lipschitz_is_only_among_failures_and_certificates(tmp_path: Path) -> None:
     """From records to the page: no ranking, no radar, no score, no figure, no recommendation."""
     phases = {name: samples.timing(0.5) for name in ("forward", "backward", "step", "inference")}
     found = [Record(samples.case(name, c), 1, (samples.ok(phases),)) for name in ("standard", "aol", "soc") for c in (4, 8)]

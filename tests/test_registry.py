@@ -1,4 +1,4 @@
-"""Names that become classes, and what is said where they do not or where their kernels cannot run."""
+"""Names that become classes, and the errors for names without a class or kernels that cannot run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_module_that_fails_to_import_is_one_line(tmp_path: Path, monkeypatch: 
 
 
 def entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """Install a package that has nothing but an entry point for a method."""
+    """Install a package that has only an entry point for a method."""
     information = folder / "another_package-1.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: another_package\nVersion: 1.0\n")
@@ -48,7 +48,7 @@ def test_a_method_of_another_package_is_found_by_its_name(tmp_path: Path, monkey
         ("other", "lipbench.layers.aol:AOLConv2d", "of type ABCMeta"),
         ("other", "lipbench.layers.aol:NOTHING", "AttributeError"),
         ("other", "no_such_package:METHOD", "ModuleNotFoundError"),
-        ("aol", "lipbench.layers.aol:METHOD", "method name taken twice: got 'aol'"),
+        ("aol", "lipbench.layers.aol:METHOD", "two methods have the same name: got 'aol'"),
     ],
 )
 def test_an_entry_point_that_is_no_method_of_its_name_is_refused(

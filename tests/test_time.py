@@ -1,4 +1,4 @@
-"""The rules of timing, on a clock of the test's own where possible. No test here looks at how fast anything is."""
+"""The rules of timing, with a simulated clock where possible. No test here asserts a speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lipbench.meters.machine import CpuTimes, OwnUse, Watch
 
 
 class Clock:
-    """Stands in for the host's clock: it moves only when told, and the kernel's books say what the test wants."""
+    """A stand-in for the host's clock: the test sets its time, and the CPU times that the operating system reports."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -65,7 +65,7 @@ def nothing() -> None:
 
 
 def rounded(samples: Sequence[float]) -> list[float]:
-    """To the nanosecond that the clock counts in."""
+    """Round to nanoseconds, the clock's unit."""
     return [round(sample, 9) for sample in samples]
 
 
@@ -142,7 +142,7 @@ def test_slow_calls_are_not_repeated_to_warm_up(clock: Clock) -> None:
         clock.spend(1.5 * meter.SLOW_S)
 
     meter.measure({"a": call}, nothing, device="cpu", limit_s=100 * meter.SLOW_S, threads=1, watch=clock.watch)
-    assert calls == 1 + 1 + 10  # first, warm-up, and as many samples as settle
+    assert calls == 1 + 1 + 10  # first call, warm-up, and as many samples as are needed to settle
     calls = 0
     meter.measure({"a": call}, nothing, device="cpu", limit_s=meter.SLOW_S, threads=1, watch=clock.watch)
     assert calls == 1 + 1 + 5
@@ -264,13 +264,13 @@ def test_a_neighbour_who_leaves_does_not_mark_the_phase(clock: Clock) -> None:
 
 
 def kernel_busy_s() -> tuple[float, int]:
-    """What psutil reads of the kernel's books: busy seconds of all cores together, and how many cores there are."""
+    """Busy seconds of all cores together, and the number of cores, by psutil."""
     times, names = psutil.cpu_times(), ("user", "nice", "system", "irq", "softirq", "steal")
     return sum(getattr(times, name, 0.0) for name in names), len(psutil.cpu_times(percpu=True))
 
 
 def test_busy_neighbours_are_seen_on_the_real_clock() -> None:
-    """Whatever the scheduler does: what psutil sees between the meter's two looks, the meter must have seen too."""
+    """For any scheduling, the meter must see the use that psutil sees between the meter's two readings."""
     spin = "import time\nend = time.monotonic() + 300\nwhile time.monotonic() < end: pass"
     neighbours = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)]
     try:
@@ -293,7 +293,7 @@ def test_busy_neighbours_are_seen_on_the_real_clock() -> None:
     assert watch.contention.foreign_share > 0.8 * (after - before) / (wall_s * cores)
 
 
-def test_timing_watches_the_real_machine_unless_told_otherwise() -> None:
+def test_timing_watches_the_real_machine_by_default() -> None:
     x = torch.randn(64, 64)
     found = meter.measure({"a": lambda: x @ x}, nothing, device="cpu", limit_s=0.1, threads=1)["a"]
     assert found.contention is not None
@@ -304,7 +304,7 @@ def test_timing_watches_the_real_machine_unless_told_otherwise() -> None:
 
 
 class FakeDevice:
-    """A GPU with one queue: work takes device time in order, whenever the host gets around to launching it."""
+    """A GPU with one queue: work takes device time in order, at whatever time the host launches it."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

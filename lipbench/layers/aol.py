@@ -24,14 +24,14 @@ def self_correlation(kernel: Tensor) -> Tensor:
 
 
 CORRELATION_MACS = c**3 * k**2 * (2 * k - 1) ** 2
-"""As carried out, with the products that fall on padding; k⁴ of the k² (2k−1)² do not."""
+"""MACs as executed, with products that fall on padding; k⁴ of the k² (2k−1)² products do not."""
 CORRELATION_MEMORY = c**2 * (2 * k - 1) ** 2
 
 
 class AOLConv2d(LipschitzConv2d):
     """`y = K̂ ∗ x + bias`, `K̂[o, i] = K[o, i] / sqrt(Σ_{j, δ} |v[i, j, δ]| + ε)` (arXiv 2208.03160, Theorem 2).
 
-    The bound holds for circular and zero padding alike; initialised to the identity.
+    The bound holds for circular and for zero padding. The kernel is initialised to the identity.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
@@ -51,7 +51,7 @@ class AOLConv2d(LipschitzConv2d):
 
 
 class TritonAOLConv2d(WithKernel, AOLConv2d):
-    """The same function; correlation, absolute value and sum in one kernel, which never writes the correlation."""
+    """The same function; one kernel computes correlation, absolute value and sum, and never writes the correlation."""
 
     def _bound(self) -> Tensor:
         if self.fallback:

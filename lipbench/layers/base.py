@@ -1,4 +1,4 @@
-"""What all layers share: two halves, one evaluation cache, and the entry of a method in the registry."""
+"""Base classes of all layers, with their two halves and the evaluation cache, and the registry entry of a method."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lipbench.theory import Complexity
 
 
 def refresh_steps(iterations: int) -> int:
-    """Steps of a power iteration: all of them, or one where fake tensors have no values that could converge."""
+    """Number of steps of a power iteration: `iterations`, or one for fake tensors, which have no values that could converge."""
     return iterations if detect_fake_mode() is None else 1
 
 
 def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
-    """Hook of a layer whose `refresh()` does something, for after a state dict was loaded into it."""
+    """Hook that calls `refresh()` after a state dict was loaded; for layers with iterated state."""
     module.refresh()
 
 
 class _Cache:
-    """Effective parameters and what they were computed from."""
+    """Effective parameters, with the tensors and conditions that they were computed from."""
 
     __slots__ = ("conditions", "effective", "sources", "versions")
 
     def __init__(self, sources: tuple[Tensor, ...], conditions: tuple[object, ...], effective: tuple[Tensor, ...]) -> None:
-        self.sources = sources  # held, so that no other tensor can take their identity while this cache lives
+        self.sources = sources  # kept alive, so that no other tensor can get the same identity
         self.versions = tuple(source._version for source in sources)
         self.conditions = conditions
         self.effective = effective
@@ -47,47 +47,48 @@ class _Cache:
 class TwoHalves(nn.Module, ABC):
     """A layer whose forward pass is a parameter half followed by an input half (Table 1 of arXiv 2311.16833).
 
-    In training mode the parameter half runs in every forward pass and is differentiated through. In evaluation mode its result
-    is cached, as long as nothing could ask for a gradient of it: gradients are disabled, or no parameter requires one. A write
-    through `parameter.data` changes no version counter and is not noticed; write in place under `torch.no_grad()` instead.
-    Nor is an attribute such as `iterations` that was set anew, until `clear_cache()`; nor are the tangents of
-    `torch.autograd.forward_ad` on parameters; `torch.func.jvp` is served afresh.
+    In training mode the parameter half runs in every forward pass, and gradients flow through it. In evaluation mode its result
+    is cached, if no gradient of it can be needed: gradients are disabled, or no parameter requires one.
+
+    The cache does not notice a write through `parameter.data`, which changes no version counter: write in place under
+    `torch.no_grad()` instead. It does not notice a new value of an attribute such as `iterations`: call `clear_cache()`. It
+    ignores tangents of `torch.autograd.forward_ad` on parameters; under `torch.func.jvp` the parameter half always runs.
     """
 
     precision: str = "ieee"
-    """'ieee', 'tf32x3' or 'tf32': of products in kernels of our own; PyTorch's products follow PyTorch's settings"""
+    """'ieee', 'tf32x3' or 'tf32': precision of products in lipbench's kernels; PyTorch's products follow PyTorch's settings"""
     _cache: _Cache | None = None
 
     @abstractmethod
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        """The parameter half: free parameters → effective ones, for images of `image_size`. Never sees the input."""
+        """The parameter half: free parameters → effective ones, for images of `image_size`. It does not depend on the input."""
 
     @abstractmethod
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         """The input half: input and effective parameters → output."""
 
     def branch(self, x: Tensor, *effective: Tensor) -> Tensor | None:
-        """`B Bᵀ x` where the input half is `x − B relu(Bᵀ x + bias)`, None where it is not.
+        """`B Bᵀ x` if the input half is `x − B relu(Bᵀ x + bias)`, else None.
 
-        The Jacobian of such a layer is `I − B D Bᵀ`, D the 0/1 pattern of active units, and its norm is largest where none or
-        all are active: the Lipschitz constant is max(1, ‖B Bᵀ‖ − 1), exactly.
+        The Jacobian of such a layer is `I − B D Bᵀ`, with D the 0/1 pattern of active units. Its norm is largest if none or all
+        are active: the Lipschitz constant is exactly max(1, ‖B Bᵀ‖ − 1).
         """
         return None
 
     def refresh(self) -> None:
         """Bring iterated state, such as vectors of power iterations, to convergence on the present weights, outside any graph.
 
-        Here it does nothing: most layers have no such state.
+        This default does nothing, since most layers have no such state.
         """
         return
 
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        """The parameter half, from the evaluation cache where that is allowed."""
+        """Effective parameters, from the evaluation cache where that is allowed."""
         if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):
             return self._parameter_half(image_size)
         sources = (*self.parameters(), *self.buffers())
         if any(source.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(source) for source in sources):
-            return self._parameter_half(image_size)  # neither has a version to watch
+            return self._parameter_half(image_size)  # these tensors have no version counter
         fake_mode = detect_fake_mode()
         conditions = (image_size, self.precision, id(fake_mode), *((source.dtype, source.device) for source in sources))
         if self._cache is None or not self._cache.serves(sources, conditions):
@@ -98,7 +99,7 @@ class TwoHalves(nn.Module, ABC):
         return self._cache.effective
 
     def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
-        """`transform_parameters`, kept out of autocast: rounded to half precision, no bound would hold."""
+        """`transform_parameters` without autocast: in half precision, the bounds would not hold."""
         device = next(self.parameters()).device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self.transform_parameters(image_size)
@@ -106,14 +107,14 @@ class TwoHalves(nn.Module, ABC):
             return self.transform_parameters(image_size)
 
     def clear_cache(self) -> None:
-        """Forget the cached evaluation parameters; the next evaluation computes them afresh."""
+        """Drop the cached effective parameters; the next evaluation computes them again."""
         self._cache = None
 
     def _has_trainable_parameters(self) -> bool:
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .to(), .half() and their like write through .data: a round trip changes values and leaves no other trace.
+        # .to(), .half() and similar methods write through .data: a round trip changes values but no version counter.
         self.clear_cache()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch gives it no types
         return self
@@ -127,7 +128,7 @@ class TwoHalves(nn.Module, ABC):
 class LipschitzConv2d(TwoHalves):
     """A convolutional layer on square images: (batch, in_channels, s, s) → (batch, out_channels, s, s).
 
-    `image_size` is the s that size-dependent state is made for; other sizes work too. Raises `UnsupportedError` for an even
+    `image_size` is the s for which size-dependent state is made; other sizes work too. Raises `UnsupportedError` for an even
     kernel, and where a method cannot take the sizes.
     """
 
@@ -151,16 +152,16 @@ class LipschitzConv2d(TwoHalves):
 
 
 class WithKernel(LipschitzConv2d):
-    """What the `triton` implementations add: when their kernel serves, and why not where it does not.
+    """Base class of the `triton` implementations: it decides whether the layer's kernel can run, and says why not.
 
-    Without it a layer computes as `paper` does. Kernels run on CUDA devices; in triton's interpreter also on the CPU.
+    Without its kernel, a layer computes as `paper` does. Kernels run on CUDA devices, and in Triton's interpreter on the CPU.
     """
 
     weight: nn.Parameter
 
     @property
     def fallback(self) -> str:
-        """Why this layer computes as `paper` does, one line; "" where its kernel serves."""
+        """Reason why this layer computes as `paper` does, one line; "" if its kernel runs."""
         if self.weight.dtype != torch.float32:
             return f"kernels take float32, and these weights are {str(self.weight.dtype).removeprefix('torch.')}"
         size, limit = self._matrices()
@@ -169,12 +170,12 @@ class WithKernel(LipschitzConv2d):
         return ""
 
     def _matrices(self) -> tuple[int, int]:
-        """Size of the square matrices that the kernel works on, and the largest it takes in this precision; 0, 0: no limit."""
+        """Size of the kernel's square matrices, and the largest size that it takes in this precision; 0, 0: no limit."""
         return 0, 0
 
 
 class LipschitzLinear(TwoHalves):
-    """A fully connected layer: (batch, in_features) → (batch, out_features). Its parameter half knows no image."""
+    """A fully connected layer: (batch, in_features) → (batch, out_features). Its parameter half has no image size."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -191,43 +192,43 @@ class LipschitzLinear(TwoHalves):
 
 @dataclass(frozen=True)
 class Head:
-    """The fully connected layer that ends a network, where it is not the method's own 1 × 1 convolution."""
+    """The last, fully connected layer of a network, for a method that does not use its 1 × 1 convolution there."""
 
     layer: type[LipschitzLinear]
     exact: Complexity
-    """in c = in_features = out_features and b"""
+    """costs in c = in_features = out_features and b"""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute a method. All those of a method share parameters and state dict."""
+    """One way to compute a method. All implementations of a method have the same parameters and state dict."""
 
     layer: type[LipschitzConv2d]
     exact: Complexity | None = None
     """real MACs and stored elements in training mode, c input and c output channels; None: not known"""
     needs: Literal["", "triton"] = ""
-    """what the machine must have; triton: that package, and a CUDA device or triton's interpreter"""
+    """requirement of the machine; triton: that package, and a CUDA device or Triton's interpreter"""
     options: tuple[str, ...] = ()
-    """names of options of its own"""
+    """names of the implementation's own options"""
 
 
 @dataclass(frozen=True)
 class Method:
-    """All that is known of one method. One such entry per file in `layers/`, one line in `registry.py`."""
+    """The registry entry of a method. Each file in `layers/` defines one, and `registry.py` lists it in one line."""
 
     name: str
     title: str
     source: str
     implementations: Mapping[str, Implementation]
-    """by name; `paper` is the algorithm as published"""
+    """implementations by name; `paper` is the algorithm as published"""
     published: Complexity | None
-    """the row of Table 1; None where the paper gives none"""
+    """the row of Table 1; None where the table has no such row"""
     published_operations: tuple[str, str]
-    """what Table 1 names the input and the parameter half by"""
+    """the operations that Table 1 names for the input half and the parameter half"""
     iterations: Mapping[str, int] = field(default_factory=dict)
     """value of each iteration symbol in training mode"""
     evaluation_iterations: Mapping[str, int] = field(default_factory=dict)
-    """the same in evaluation mode; only what differs"""
+    """values in evaluation mode; only those that differ"""
     linear: bool = True
     orthogonal: bool = False
     lipschitz: bool = True

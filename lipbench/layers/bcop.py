@@ -1,4 +1,4 @@
-"""BCOP: block-convolution orthogonal parameterisation, and the Björck–Bowie orthogonalisation it rests on.
+"""BCOP: block-convolution orthogonal parameterisation, with its Björck–Bowie orthogonalisation.
 
 Source: Li, Haque, Anil, Lucas, Grosse & Jacobsen, "Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
 Networks", NeurIPS 2019, arXiv 1911.00937; Björck & Bowie, SIAM J. Numer. Anal. 8 (1971).
@@ -23,9 +23,9 @@ POWER_ITERATIONS = 10
 
 
 def spectral_norms(matrices: Tensor) -> Tensor:
-    """Estimates of the spectral norms of (n, r, c) matrices, shape (n, 1, 1): power iterations from a fresh normal vector.
+    """Estimates of the spectral norms of (n, r, c) matrices, shape (n, 1, 1): power iterations from a new random normal vector.
 
-    The vector starts on the side of the columns. Not differentiated.
+    The start vector multiplies the columns. The estimates are not differentiated.
     """
     with torch.no_grad():
         right = torch.randn(matrices.shape[0], matrices.shape[2], 1, dtype=matrices.dtype, device=matrices.device)
@@ -36,15 +36,15 @@ def spectral_norms(matrices: Tensor) -> Tensor:
 
 
 def orthogonalize(matrices: Tensor, iterations: int = BJORCK_ITERATIONS) -> Tensor:
-    """Nearly orthogonal matrices from (n, r, c) free ones by Björck–Bowie steps `A ← (1 + β) A − β A Aᵀ A`.
+    """Nearly orthogonal matrices from free ones (n, r, c), by Björck–Bowie steps `A ← (1 + β) A − β A Aᵀ A`.
 
-    The division by the estimated norm puts the singular values inside the region of convergence, below √5.
+    Division by the estimated norm brings the singular values into the region of convergence, below √5.
     """
     return bjorck_steps(matrices / spectral_norms(matrices), iterations)
 
 
 def bjorck_steps(matrices: Tensor, iterations: int) -> Tensor:
-    """Steps `A ← (1 + β) A − β A Aᵀ A` on (n, r, c)."""
+    """Result of steps `A ← (1 + β) A − β A Aᵀ A` on matrices (n, r, c)."""
     tall = matrices.shape[1] >= matrices.shape[2]
     for _ in range(iterations):
         if tall:
@@ -70,7 +70,7 @@ def block_convolution(blocks: Tensor, factor: Tensor) -> Tensor:
 class BCOPConv2d(LipschitzConv2d):
     """`y = K ∗ x + bias`, K the block convolution of an orthogonal matrix and k − 1 pairs of projectors (arXiv 1911.00937).
 
-    `weight` (2k−1, c, c) with c = max(in, out): the free matrices, the first for the channels, the others for the projectors.
+    `weight` (2k−1, c, c) with c = max(in, out) has the free matrices: the first mixes channels, the others give the projectors.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class BCOPConv2d(LipschitzConv2d):
 
 
 class TritonBCOPConv2d(WithKernel, BCOPConv2d):
-    """The same function; all iterations on a matrix in one kernel, which keeps it on chip. For matrices up to 64 × 64."""
+    """The same function; one kernel runs all iterations on a matrix and keeps it on chip. For matrices up to 64 × 64."""
 
     def _bjorck_steps(self, matrices: Tensor) -> Tensor:
         if self.fallback:
@@ -150,19 +150,19 @@ class BjorckLinear(LipschitzLinear):
 
 
 def _orthogonalization(count: sympy.Expr) -> Cost:
-    """Of `count` matrices of c × c: two products a step; kept are A and AᵀA of each step, the result, and the norms.
+    """Cost for `count` matrices of c × c: two products a step; A and AᵀA of each step, the result and the norms are kept.
 
-    The norms are not differentiated; every other product is, in both factors.
+    The norms are not differentiated; every other product is, with respect to both factors.
     """
     power = 2 * POWER_ITERATIONS + 1
     return Cost(count * (2 * c**3 * t + power * c**2 + c), count * (c**2 * (2 * t + 1) + 1), count * 4 * c**3 * t)
 
 
 def _block_kernel() -> Cost:
-    """From orthogonal matrices to the kernel for k > 1: projectors, their pairs, k − 2 block convolutions, the channel mixing.
+    """Cost from orthogonal matrices to the kernel, k > 1: projectors, their pairs, k − 2 block convolutions, channel mixing.
 
     A block convolution multiplies n² blocks by 4, n = 2 … k − 1; its factors are kept, the first with all 2 × 2 kernels.
-    Elements are those for c > 1: with one channel the first factor is rearranged without a copy.
+    The kept elements are those for c > 1: with one channel, the first factor is rearranged without a copy.
     """
     squares = (k - 1) * k * (2 * k - 1) / 6  # Σ n², n = 1 … k − 1
     projectors = (2 * k - 2) * c**2 * sympy.floor(c / 2)

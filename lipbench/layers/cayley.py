@@ -16,7 +16,7 @@ from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
-# Shapes below: f = n (⌊n/2⌋ + 1), the frequencies of the half plane that a real image of n × n has.
+# In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
 
 
 def kernel_spectrum(kernel: Tensor, image_size: int) -> Tensor:
@@ -32,7 +32,7 @@ def kernel_spectrum(kernel: Tensor, image_size: int) -> Tensor:
 
 
 def apply_spectrum(x: Tensor, blocks: Tensor) -> Tensor:
-    """Multiply every frequency of x (b, i, n, n) by its block of (f, o, i) → (b, o, n, n)."""
+    """Product of every frequency of x (b, i, n, n) with its block of (f, o, i) → (b, o, n, n)."""
     image_size = x.shape[-1]
     spectrum = torch.fft.rfft2(x).permute(2, 3, 1, 0)
     result = torch.bmm(blocks, spectrum.flatten(0, 1)).view(image_size, -1, blocks.shape[1], x.shape[0])
@@ -41,7 +41,7 @@ def apply_spectrum(x: Tensor, blocks: Tensor) -> Tensor:
 
 
 def cayley_transform(weight: Tensor) -> Tensor:
-    """Matrices with orthonormal columns (tall, square) or rows (wide) from free (f, o, i) ones, real or complex.
+    """Matrices with orthonormal columns (tall, square) or rows (wide), from free matrices (f, o, i), real or complex.
 
     `A = U − Uᴴ + Vᴴ V`, `Q = [(I + A)⁻¹ (I − A); −2 V (I + A)⁻¹]` for `W = [U; V]`, U square (arXiv 2104.07167).
     """
@@ -53,13 +53,13 @@ def cayley_transform(weight: Tensor) -> Tensor:
     if rows > columns:
         skew = skew + torch.bmm(lower.mH, lower)
     identity = torch.eye(columns, dtype=weight.dtype, device=weight.device)
-    inverse = torch.linalg.inv_ex(identity + skew).inverse  # inv() would wait for the device to check for errors
+    inverse = torch.linalg.inv_ex(identity + skew).inverse  # inv() would wait for the device, to check for errors
     square = 2 * inverse - identity
     return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverse)), dim=1)
 
 
 class CayleyConv2d(LipschitzConv2d):
-    """`y = Q ∗ x + bias`, circular padding, Q the Cayley transform of `α K / ‖K‖` in the Fourier domain; orthogonal exactly.
+    """`y = Q ∗ x + bias`, circular padding, Q the Cayley transform of `α K / ‖K‖` in the Fourier domain; exactly orthogonal.
 
     α is learnable and starts at ‖K‖. Raises `UnsupportedError` where the kernel is larger than the image.
     """
@@ -101,7 +101,7 @@ class CayleyLinear(LipschitzLinear):
 
 
 def half_plane(size: sympy.Expr) -> sympy.Expr:
-    """Frequencies kept of a real image of size × size."""
+    """Number of frequencies in the half plane of a real size × size image."""
     return size * (sympy.floor(size / 2) + 1)
 
 
@@ -110,9 +110,9 @@ def fft_macs(size: sympy.Expr) -> sympy.Expr:
     return sympy.Rational(5, 2) * size**2 * sympy.log(size, 2)
 
 
-# A real Fourier transform keeps its input for the backward pass; of a kernel that is the copy padded to s × s. Its gradient
-# takes a complex transform, twice the MACs; that of the inverse takes a real one. The gradient of an inverse matrix takes two
-# products.
+# A real Fourier transform keeps its input for the backward pass; for a kernel, this is the copy padded to s × s. Its gradient
+# needs a complex transform, twice the MACs; the gradient of the inverse transform needs a real one. The gradient of a matrix
+# inverse needs two products.
 EXACT = Complexity(
     Cost(
         4 * b * half_plane(s) * c**2 + 2 * b * c * fft_macs(s),

@@ -19,14 +19,14 @@ from lipbench.theory import C, Complexity, Cost, M, P, c, k, s
 EPSILON = 1e-6
 LANCZOS_STEPS = 150
 SQUARINGS = {torch.float32: 19, torch.float64: 40}
-"""how often a small matrix is squared: 2 to that power is below one over the precision"""
+"""number of squarings of the small matrix, by dtype: 2 to this power is below 1 ÷ precision"""
 
 
 class CPLConv2d(LipschitzConv2d):
     """`y = x − 2/(σ² + 1e-6) · Kᵀ relu(K ∗ x + bias)`, zero padding, σ the spectral norm of the convolution (arXiv 2110.12690).
 
-    Training takes one step of power iteration a forward pass, from the buffer `u` (1, c, s, s). Evaluation needs a converged
-    σ: the published 100 power iterations fall short of it by up to 3 %, so by default it takes 150 Lanczos steps, which
+    In training, each forward pass takes one step of power iteration, from the buffer `u` (1, c, s, s). Evaluation needs a
+    converged σ. The published 100 power iterations underestimate it by up to 3 %, so the default is 150 Lanczos steps, which
     converge. `eval_iterations=100` gives the published behaviour. Raises `UnsupportedError` for unequal channels.
     """
 
@@ -57,7 +57,7 @@ class CPLConv2d(LipschitzConv2d):
         return torch.randn(1, self.in_channels, image_size, image_size, dtype=self.u.dtype, device=self.u.device)
 
     def _power_iteration(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """u and v (1, c, s, s) after some steps, at least 1; neither is differentiated."""
+        """u and v (1, c, s, s) after the given number of steps, at least 1; neither is differentiated."""
         with torch.no_grad():
             for _ in range(steps):
                 v = self._convolve(u)
@@ -69,9 +69,9 @@ class CPLConv2d(LipschitzConv2d):
     def _lanczos(self, u: Tensor) -> Tensor:
         """The leading right singular vector (1, c, s, s) by Lanczos steps on `KᵀK`; not differentiated.
 
-        Every step is the pair of convolutions of a power iteration, and nothing branches on data. A direction is orthogonal
-        to the two before it only: rounding then lets in copies of what has converged, which do no harm to powers of `KᵀK` that
-        are applied to u (Druskin & Knizhnerman, USSR Computational Mathematics and Mathematical Physics 29, 1989).
+        Every step is the pair of convolutions of a power iteration, and nothing branches on data. A direction is made
+        orthogonal only to the two before it. Rounding then adds copies of converged eigenvalues, which do not harm powers of
+        `KᵀK` applied to u (Druskin & Knizhnerman, USSR Computational Mathematics and Mathematical Physics 29, 1989).
         """
         with torch.no_grad():
             basis: list[Tensor] = []
@@ -92,7 +92,7 @@ class CPLConv2d(LipschitzConv2d):
         return normalised
 
     def spectral_norm(self, image_size: int) -> Tensor:
-        """σ of the convolution on images of `image_size`, a scalar; steps the buffer in training mode."""
+        """σ of the convolution on images of `image_size`, a scalar. In training mode, this updates the buffer `u`."""
         start = self._start_vector(image_size)
         if self.training:
             u, v = self._power_iteration(start, 1)
@@ -100,7 +100,7 @@ class CPLConv2d(LipschitzConv2d):
                 with torch.no_grad():
                     self.u.copy_(u)
         elif self.eval_iterations is None:
-            u, v = self._power_iteration(self._lanczos(start), 1)  # the step mends what the small matrix was too coarse for
+            u, v = self._power_iteration(self._lanczos(start), 1)  # the step corrects the rounding of the small matrix
         else:
             u, v = self._power_iteration(start, self.eval_iterations)
         return (v * self._convolve(u)).sum()
@@ -119,17 +119,17 @@ class CPLConv2d(LipschitzConv2d):
 
 
 class PublishedCPLConv2d(CPLConv2d):
-    """CPL with the 100 power iterations that are published for evaluation: not 1-Lipschitz, as `lipbench verify` shows."""
+    """CPL with the published 100 power iterations in evaluation: not 1-Lipschitz, as `lipbench verify` shows."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, image_size, eval_iterations=100)
 
 
 def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
-    """First column (n,) of a high power of a tridiagonal matrix, up to length. By squaring: eigh() would wait for the device.
+    """First column (n,), not normalised, of a high power of a tridiagonal matrix; by squaring, as eigh() waits for the device.
 
-    Copies of an eigenvalue that rounding let in differ by about its precision, and the power must not tell them apart; other
-    eigenvalues may, since one so near to the largest is as good.
+    Rounding adds copies of an eigenvalue that differ by about the precision, and the power must keep them all. It may keep
+    other eigenvalues that are as near to the largest, since they give the same result.
     """
     dtype = diagonal[0].dtype
     matrix = torch.diag(torch.stack(diagonal).double())
@@ -144,7 +144,7 @@ def _high_power(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
 
 EXACT = Complexity(
     Cost(2 * C, 3 * M, 4 * C),
-    # The vectors are not differentiated, so of three convolutions only the last has a gradient, and only of its kernel.
+    # The vectors are not differentiated: only the last of three convolutions has a gradient, with respect to its kernel alone.
     Cost(3 * s**2 * c**2 * k**2, P + 2 * s**2 * c + 3, s**2 * c**2 * k**2),
 )
 

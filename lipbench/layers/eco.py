@@ -21,19 +21,19 @@ EVALUATION_TERMS = 10
 REFRESH_ITERATIONS = 50
 KERNEL_SIZES = (1, 3)
 PLACEMENT = ((0, 1), (2, 3), (2, 4))
-"""which matrix stands at which of the 3 × 3 frequencies, in the half plane of a real kernel
+"""index of the matrix at each of the 3 × 3 frequencies, in the half plane of a real kernel
 
-All of it is `[[0, 1, 1], [2, 3, 4], [2, 4, 3]]`: f and −f have the same real matrix.
+The whole plane is `[[0, 1, 1], [2, 3, 4], [2, 4, 3]]`: f and −f have the same real matrix.
 """
 
 
 def skew_matrices(weight: Tensor) -> Tensor:
-    """`(W − Wᵀ) / 2` of each matrix of (n, c, c)."""
+    """`(W − Wᵀ) / 2` for each matrix of (n, c, c)."""
     return (weight - weight.mT) / 2
 
 
 def exponential(matrices: Tensor, terms: int) -> Tensor:
-    """`Σ_{n=0..terms} Aⁿ / n!` of each matrix of (n, c, c)."""
+    """`Σ_{n=0..terms} Aⁿ / n!` for each matrix of (n, c, c)."""
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     total, term = identity + matrices, matrices
     for n in range(2, terms + 1):
@@ -45,12 +45,14 @@ def exponential(matrices: Tensor, terms: int) -> Tensor:
 class ECOConv2d(LipschitzConv2d):
     """`y = K ∗ x + bias`, K a 3 × 3 kernel with dilation ⌈s/3⌉, circular padding; its nine Fourier blocks are `exp(S/σ)`.
 
-    `weight` (5, c, c), or (1, c, c) for k = 1: S is the skew part of each matrix, σ its largest singular value, by vectors that
-    take one step of power iteration in every training forward pass. Call `refresh()` every 200 training steps. The exponential
-    is a series of 5 terms in training, 10 in evaluation. The kernel is not centred, so the image moves by the dilation.
+    `weight` (5, c, c), or (1, c, c) for k = 1: S is the skew part of each matrix and σ its largest singular value, from vectors
+    that take one step of power iteration in every training forward pass. Call `refresh()` every 200 training steps. The
+    exponential is a series of 5 terms in training, 10 in evaluation. The kernel is not centred, so it shifts the image by the
+    dilation.
 
-    Orthogonal only where 3 divides s: elsewhere the dilated kernel's frequencies are not those of the image, and this layer, as
-    published, is not 1-Lipschitz. Raises `UnsupportedError` for kernels other than 1 and 3, for unequal channels, and for one.
+    The layer is orthogonal only if 3 divides s: otherwise the dilated kernel's frequencies are not those of the image, and the
+    layer, as published, is not 1-Lipschitz. Raises `UnsupportedError` for kernel sizes other than 1 and 3, for unequal
+    channels, and for one channel.
     """
 
     left: Tensor
@@ -75,7 +77,7 @@ class ECOConv2d(LipschitzConv2d):
 
     @torch.no_grad()
     def _power_iteration(self, matrices: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Singular vectors (n, c, 1) after some steps, stored in the buffers too."""
+        """Singular vectors (n, c, 1) after the given number of steps; they are also stored in the buffers."""
         left, right = self.left, self.right
         for _ in range(steps):
             left = functional.normalize(torch.bmm(matrices, right), dim=1)
@@ -86,7 +88,7 @@ class ECOConv2d(LipschitzConv2d):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the power iterations to convergence on the present weights: 50 steps. Not part of any graph."""
+        """Bring the power iterations to convergence on the present weights, by 50 steps outside any graph."""
         self._power_iteration(skew_matrices(self.weight), refresh_steps(REFRESH_ITERATIONS))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
@@ -111,7 +113,7 @@ class ECOConv2d(LipschitzConv2d):
 _MATRICES = sympy.Piecewise((5, k > 1), (1, True))
 _FFT = sympy.Piecewise((sympy.Rational(45, 4) * sympy.log(9, 2), k > 1), (0, True))
 _PADDED = b * c * (s + (k - 1) * sympy.ceiling(s / 3)) ** 2
-"""kept of the input: circularly padded by the dilation"""
+"""elements kept of the input, which is circularly padded by the dilation"""
 
 EXACT = Complexity(
     Cost(C, _PADDED, 2 * C),

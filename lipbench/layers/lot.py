@@ -1,4 +1,4 @@
-"""LOT: layer-wise orthogonal training, every Fourier block orthogonalised by its own inverse square root.
+"""LOT: layer-wise orthogonal training; the inverse square root of its covariance orthogonalises every Fourier block.
 
 Source: Xu, Li & Li, "LOT: Layer-wise Orthogonal Training on Improving ℓ2 Certified Robustness", NeurIPS 2022, arXiv 2210.11620.
 """
@@ -19,7 +19,7 @@ EPSILON = 1e-4
 
 
 def normalized_covariance(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """`S/ν` (f, o, o) with `S = V Vᴴ + ε I` and `ν = ‖S‖ + ε`, and ν (f, 1, 1), of complex V (f, o, i)."""
+    """`S/ν` (f, o, o) with `S = V Vᴴ + ε I` and `ν = ‖S‖ + ε`, and ν (f, 1, 1), for complex V (f, o, i)."""
     identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
     covariance = torch.bmm(blocks, blocks.mH) + EPSILON * identity
     norm = torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON
@@ -27,10 +27,10 @@ def normalized_covariance(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_root(y: Tensor, iterations: int) -> Tensor:
-    """`y^(−1/2)` of Hermitian (f, n, n) with norms up to 1, by coupled Newton steps (arXiv 2210.11620, Alg. 1).
+    """`y^(−1/2)` for Hermitian y (f, n, n) with norms up to 1, by coupled Newton steps (arXiv 2210.11620, Alg. 1).
 
     `Y₀ = y`, `Z₀ = I`, `T = (3 I − Z Y)/2`, `Y ← Y T`, `Z ← T Z`. The first Z is the identity and the last Y is not used, so
-    neither is multiplied.
+    these two products are left out.
     """
     identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
     z = step = 1.5 * identity - 0.5 * y
@@ -42,9 +42,9 @@ def inverse_root(y: Tensor, iterations: int) -> Tensor:
 
 
 class LOTConv2d(LipschitzConv2d):
-    """Zero-pads by k//2, multiplies every frequency by its block, crops, adds the bias. Initialised to the identity.
+    """Zero-pads by k//2, multiplies every frequency by its block, crops, and adds the bias. Initialised to the identity.
 
-    Padding and cropping make it a contraction on the image, orthogonal only as a map on the padded torus.
+    The map is orthogonal only on the padded torus; with padding and cropping it is a contraction on the image.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LOTConv2d(LipschitzConv2d):
         return (torch.bmm(self._inverse_root(covariance), blocks) * torch.rsqrt(norm),)
 
     def _inverse_root(self, covariance: Tensor) -> Tensor:
-        """All iterations on the blocks (f, c, c)."""
+        """Inverse square roots of the blocks (f, c, c), by all iterations."""
         return inverse_root(covariance, self.iterations)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class LOTConv2d(LipschitzConv2d):
 
 
 class TritonLOTConv2d(WithKernel, LOTConv2d):
-    """The same function; all Newton steps on a block in one kernel, which keeps it on chip. For up to 32 output channels."""
+    """The same function; one kernel runs all Newton steps on a block and keeps it on chip. For up to 32 output channels."""
 
     def _inverse_root(self, covariance: Tensor) -> Tensor:
         if self.fallback:

@@ -20,7 +20,7 @@ from lipbench.theory import Complexity, Cost, M, P, b, c, s
 def sandwich(weight: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
     """`√2 e^{−ψ} B` (f, o, i) and `√2 Aᴴ e^ψ` (f, o, o), `[A B]` the Cayley transform of a weight (f, o, o + i); ψ (o,).
 
-    ψ is put on the matrices, of which there are as many for any batch, instead of on the images.
+    ψ scales the matrices, whose number does not depend on the batch size, instead of the images.
     """
     outputs = weight.shape[1]
     rows = cayley_transform(weight)
@@ -32,7 +32,7 @@ class SandwichConv2d(LipschitzConv2d):
     """`y = √2 Aᴴ e^ψ relu(√2 e^{−ψ} B x + bias)`, `[A B]` the Cayley transform of `α K / ‖K‖` in the Fourier domain.
 
     Circular padding. `weight` (o, o + i, k, k); α is learnable and starts at ‖K‖, ψ (o,) at zero. Since `A Aᴴ + B Bᴴ = I`, the
-    Jacobian `2 Aᴴ D B` has norm 1 at most for any pattern D of active units (arXiv 2301.11526, Section 3). Raises
+    Jacobian `2 Aᴴ D B` has at most norm 1 for any pattern D of active units (arXiv 2301.11526, Section 3). Raises
     `UnsupportedError` where the kernel is larger than the image.
     """
 

@@ -23,7 +23,7 @@ EPSILON = 1e-6
 class SLLConv2d(LipschitzConv2d):
     """`y = x − Kᵀ (T ⊙ relu(K ∗ x + bias))`, zero padding, `T_i = 2 / (Σ_j |K Kᵀ|_ij q_j / q_i + ε)` (arXiv 2303.03169).
 
-    `q` (c,) is free; `|q| + ε` is used. Raises `UnsupportedError` for unequal channels.
+    `q` (c,) is a free parameter; the formula uses `|q| + ε`. Raises `UnsupportedError` for unequal channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
@@ -54,13 +54,13 @@ class SLLConv2d(LipschitzConv2d):
     def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
         kernel, scale = effective
         radius = self.kernel_size // 2
-        # The scale belongs half to B and half to Bᵀ.
+        # B and Bᵀ each get the square root of the scale.
         hidden = scale.sqrt()[:, None, None] * functional.conv2d(x, kernel, padding=radius)
         return functional.conv_transpose2d(scale.sqrt()[:, None, None] * hidden, kernel, padding=radius)
 
 
 class TritonSLLConv2d(WithKernel, SLLConv2d):
-    """The same function; the row sums by the kernel of AOL's bound, with q for weights."""
+    """The same function; the kernel of AOL's bound computes the row sums, with weights q."""
 
     def _row_sums(self, q: Tensor) -> Tensor:
         if self.fallback:

@@ -1,4 +1,4 @@
-"""SOC: skew-orthogonal convolutions, the exponential of a skew-symmetric convolution by its truncated Taylor series.
+"""SOC: skew-orthogonal convolutions, the exponential of a skew-symmetric convolution as a truncated Taylor series.
 
 Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, arXiv 2105.11417.
 """
@@ -22,12 +22,12 @@ SCALE = 0.7
 
 
 def skew_kernel(kernel: Tensor) -> Tensor:
-    """`L = (K − flip(Kᵀ)) / 2` of a kernel (c, c, k, k): with zero padding 'same' its map is skew-symmetric."""
+    """`L = (K − flip(Kᵀ)) / 2` for a kernel (c, c, k, k): with zero padding 'same', its map is skew-symmetric."""
     return (kernel - kernel.transpose(0, 1).flip(2, 3)) / 2
 
 
 def matricizations(kernel: Tensor) -> tuple[Tensor, ...]:
-    """The four matrices of a kernel (o, i, k, k) whose norms, times k, bound that of the convolution (arXiv 2105.11417)."""
+    """The four matrices of a kernel (o, i, k, k) whose norms times k bound the convolution's norm (arXiv 2105.11417)."""
     outputs, inputs, size, _ = kernel.shape
     return (
         kernel.permute(0, 2, 1, 3).reshape(outputs * size, inputs * size),
@@ -38,7 +38,7 @@ def matricizations(kernel: Tensor) -> tuple[Tensor, ...]:
 
 
 def exponential(x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-    """`Σ_{n=0..terms} Lⁿ x / n!` of images (b, c, s, s) and a kernel (c, c, k, k), zero padding."""
+    """`Σ_{n=0..terms} Lⁿ x / n!` for images (b, c, s, s) and a kernel (c, c, k, k), zero padding."""
     total = term = x
     for n in range(1, terms + 1):
         term = functional.conv2d(term, kernel, padding=kernel.shape[-1] // 2) / n
@@ -50,9 +50,9 @@ class SOCConv2d(LipschitzConv2d):
     """`y = Σ_{n=0..t} Lⁿ x / n! + bias`, `L ← 0.7 L / σ` (1.0 for k = 1); 5 terms in training, 12 in evaluation, zero padding.
 
     σ is the smallest of the four matricisations' norms, each `uᵀ L v` with unit vectors that take one step of power iteration
-    in every training forward pass. Call `refresh()` every 200 training steps. Unequal channels work at the larger number,
-    padded with zeros or cut. With 5 terms the layer is not exactly orthogonal. Raises `UnsupportedError` for one channel and
-    k = 1, where L is 0.
+    in every training forward pass. Call `refresh()` every 200 training steps. If the numbers of channels differ, the layer
+    computes with the larger one and pads with zeros or cuts. With 5 terms, it is not exactly orthogonal. Raises
+    `UnsupportedError` for one channel and k = 1, where L is 0.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, image_size: int) -> None:
@@ -74,7 +74,7 @@ class SOCConv2d(LipschitzConv2d):
 
     @torch.no_grad()
     def _power_iteration(self, matrices: tuple[Tensor, ...], steps: int) -> list[tuple[Tensor, Tensor]]:
-        """Singular vectors after some steps, stored in the buffers too."""
+        """Singular vectors after the given number of steps; they are also stored in the buffers."""
         stepped = []
         for matrix, (left_buffer, right_buffer) in zip(matrices, self._vectors()):
             left, right = left_buffer, right_buffer
@@ -88,7 +88,7 @@ class SOCConv2d(LipschitzConv2d):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the power iterations to convergence on the present kernel: 50 steps. Not part of any graph."""
+        """Bring the power iterations to convergence on the present kernel, by 50 steps outside any graph."""
         self._power_iteration(matricizations(skew_kernel(self.weight)), refresh_steps(REFRESH_ITERATIONS))
 
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
@@ -107,12 +107,12 @@ class SOCConv2d(LipschitzConv2d):
         return self._exponential(x, kernel, terms)[:, : self.out_channels] + self.bias[:, None, None]
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-        """The series, in one way or another."""
+        """Sum of the series; a subclass may compute it in another way."""
         return exponential(x, kernel, terms)
 
 
 class TritonSOCConv2d(WithKernel, SOCConv2d):
-    """The same function; the series by a kernel that convolves, scales and adds in one pass over the image."""
+    """The same function; one kernel computes a term of the series and adds it, in one pass over the image."""
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
         if self.fallback:
@@ -124,7 +124,7 @@ class TritonSOCConv2d(WithKernel, SOCConv2d):
 
 EXACT = Complexity(
     Cost(C * t1, M * t1, 2 * C * t1),
-    # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication an element.
+    # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication per element.
     Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
 )
 

@@ -1,4 +1,4 @@
-"""Standard: a plain convolution with circular padding. The yardstick for cost; not 1-Lipschitz."""
+"""Standard: a plain convolution with circular padding, the reference for costs. It is not 1-Lipschitz."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def identity_kernel(out_channels: int, in_channels: int, kernel_size: int) -> Te
 
 
 PADDED = b * c * (s + k - 1) ** 2
-"""Elements kept of a circularly padded input: the padded copy, not the input."""
+"""Elements kept of a circularly padded input: those of the padded copy, not of the input."""
 
 
 class StandardConv2d(LipschitzConv2d):

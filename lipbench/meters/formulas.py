@@ -1,10 +1,11 @@
-"""What each operation of PyTorch costs: formulas in the shapes of its arguments, and which operations are free of MACs.
+"""MACs of PyTorch's operations: formulas in the shapes of their arguments, and a list of operations without MACs.
 
-There is no standard count for transforms and factorisations; these are fixed here, in real multiply-accumulates: FFT of n
-points 5/2 · n log₂ n (complex), half for real; inverse of n × n: n³; solve with m right sides: n³/3 + n² m; LU: n³/3;
-matrix–vector n m. Times 4 where complex; the FFT's is real already.
+Transforms and factorisations have no standard count. Here they count, in real multiply-accumulates: FFT of n points
+5/2 · n log₂ n (complex), half of that for real data; inverse of n × n: n³; solve with m right sides: n³/3 + n² m; LU: n³/3;
+matrix–vector product: n m. For complex matrices, all but the FFT count four times; the FFT's count is real already.
 
-The comparison paper counts a complex multiply-accumulate as one, and so one by a real number; `per_published` converts.
+The comparison paper counts a complex multiply-accumulate as one, also one of a complex and a real number; `per_published`
+converts.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ Formula = Callable[..., float]
 
 
 def _complex_factor(*tensors: Tensor) -> int:
-    """Real MACs of one MAC between these tensors."""
+    """Real MACs per MAC between these tensors."""
     return 4 if all(tensor.is_complex() for tensor in tensors) else 2 if any(tensor.is_complex() for tensor in tensors) else 1
 
 
 def product(a: Tensor, b: Tensor, *_: Any, **__: Any) -> float:
-    """(…, n, k) · (…, k, m), (…, n, k) · (k,) or (k,) · (k,)."""
+    """MACs of (…, n, k) · (…, k, m), (…, n, k) · (k,) or (k,) · (k,)."""
     columns = b.shape[-1] if b.dim() > 1 else 1
     return _complex_factor(a, b) * a.numel() * columns
 
 
 def added_product(_: Tensor, a: Tensor, b: Tensor, *__: Any, **___: Any) -> float:
-    """The same, added to a first argument."""
+    """MACs of a product that is added to a first argument."""
     return product(a, b)
 
 
 def convolution(x: Tensor, weight: Tensor, *settings: Any, out_val: Tensor, **_: Any) -> float:
-    """Every weight meets every position: of the output, or of the input if transposed. Products with padding count.
+    """MACs of a convolution: one per weight and position of the output, or of the input if transposed. Padding counts.
 
     `settings` are bias, stride, padding, dilation, transposed, …
     """
@@ -48,7 +49,7 @@ def convolution(x: Tensor, weight: Tensor, *settings: Any, out_val: Tensor, **_:
 
 
 def convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *settings: Any, **_: Any) -> float:
-    """As many as forward for each of the two gradients that are asked for; the bias has none.
+    """MACs of the backward pass: those of the forward pass for each wanted gradient of input and weight; none for the bias.
 
     `settings` are bias sizes, stride, padding, dilation, transposed, output padding, groups, output mask.
     """
@@ -59,7 +60,7 @@ def convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *settings:
 
 
 def fft(sizes: Sequence[int], dimensions: Sequence[int], real: bool) -> float:
-    """All the transforms of a tensor of these sizes, over these dimensions."""
+    """MACs of all transforms of a tensor of these sizes over these dimensions."""
     points = math.prod(sizes[dimension] for dimension in dimensions)
     return (1.25 if real else 2.5) * math.prod(sizes) * math.log2(points)
 
@@ -77,32 +78,32 @@ def _fft_c2r(x: Tensor, dimensions: list[int], *_: Any, out_val: Tensor, **__: A
 
 
 def inverse(a: Tensor, *_: Any, **__: Any) -> float:
-    """Of a (…, n, n)."""
+    """MACs of the inverse of a (…, n, n)."""
     return _complex_factor(a) * a.numel() * a.shape[-1]
 
 
 def lu(a: Tensor, *_: Any, **__: Any) -> float:
-    """Of a (…, n, n)."""
+    """MACs of the LU factorisation of a (…, n, n)."""
     return _complex_factor(a) * a.numel() * a.shape[-1] / 3
 
 
 def solve(a: Tensor, b: Tensor, *_: Any, out_val: Any, **__: Any) -> float:
-    """a (…, n, n), right sides b (…, n, m), or (…, n), or (…, m, n) from the right."""
+    """MACs of a solve with a (…, n, n) and right sides b (…, n, m), or (…, n), or (…, m, n) from the right."""
     return lu(a) + _substitution(a, out_val[0])
 
 
 def lu_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
-    """The second half of `solve`: a is a factorisation (…, n, n)."""
+    """MACs of a solve with a given factorisation a (…, n, n): the second half of `solve`."""
     return _substitution(a, out_val)
 
 
 def triangular_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
-    """Half of `lu_solve`."""
+    """MACs of a solve with a triangular matrix: half of `lu_solve`."""
     return _substitution(a, out_val) / 2
 
 
 def _substitution(a: Tensor, solution: Tensor) -> float:
-    """n² for each of the solution's vectors of n."""
+    """MACs of forward and backward substitution: n² for each of the solution's vectors of length n."""
     return _complex_factor(a) * solution.numel() * a.shape[-1]
 
 
@@ -130,16 +131,16 @@ MACS: dict[Any, Formula] = {
     aten.linalg_lu_solve: lu_solve,
     aten.linalg_solve_triangular: triangular_solve,
 }
-"""operation → real MACs, from its arguments and its result `out_val`"""
+"""operation → formula for its real MACs, in its arguments and its result `out_val`"""
 
 
 def _as_flops(macs: Formula) -> Formula:
-    """In the unit and with the marks that `FlopCounterMode(custom_mapping=…)` wants: FLOPs, of tensors rather than shapes."""
+    """A formula in the form that `FlopCounterMode(custom_mapping=…)` needs: it gives FLOPs, and takes tensors, not shapes."""
 
     def flops(*arguments: Any, **named: Any) -> float:
         return 2 * macs(*arguments, **named)
 
-    flops._get_raw = True  # type: ignore[attr-defined]  # without it, shapes are passed and complex numbers are lost
+    flops._get_raw = True  # type: ignore[attr-defined]  # otherwise it gets shapes, which do not show complex numbers
     return flops
 
 
@@ -147,7 +148,7 @@ _TRANSFORMS = (aten._fft_c2c, aten._fft_r2c, aten._fft_c2r)
 
 
 def per_published(operation: Any, arguments: Sequence[Any]) -> int:
-    """Real MACs to one in the paper's convention: 4 in a transform and of complex numbers, 2 of complex by real, else 1."""
+    """Real MACs per MAC in the paper's convention: 4 for transforms and complex numbers, 2 for complex times real, else 1."""
     if operation in _TRANSFORMS:
         return 4
     numbers = [one for one in arguments if isinstance(one, Tensor) and (one.is_complex() or one.is_floating_point())]
@@ -155,7 +156,7 @@ def per_published(operation: Any, arguments: Sequence[Any]) -> int:
 
 
 FORMULAS = {operation: _as_flops(formula) for operation, formula in MACS.items()}
-"""operation → FLOPs, in place of, and beside, those that PyTorch brings"""
+"""operation → formula for its FLOPs; these replace and extend PyTorch's formulas"""
 
 FREE = frozenset({
     # copies and rearrangements
@@ -179,18 +180,18 @@ FREE = frozenset({
     "_adaptive_avg_pool2d_backward", "avg_pool2d", "avg_pool2d_backward",
     # an optimizer's element-wise update, and checks
     "_fused_sgd_", "_fused_adam_", "_fused_adamw_", "_linalg_check_errors", "_assert_async",
-    # how a trace names copies, views and reductions that are made of others
+    # copies, views and reductions that are made of other operations, under their names in a trace
     "pad", "reshape", "reshape_as", "flatten", "unflatten", "contiguous", "type_as", "to", "size", "device", "mH", "mT",
     "adjoint", "matrix_H", "numpy_T", "conj", "resolve_conj", "resolve_neg", "linalg_norm", "frobenius_norm", "max_pool2d",
     "chunk", "split", "moveaxis", "movedim", "swapaxes", "rot90", "tile", "repeat_interleave",
 })  # fmt: skip
-"""Operations without MACs that no tag tells from others, by name."""
+"""Names of operations without MACs that have no tag to show it."""
 
 _FREE_TAGS = {torch.Tag.pointwise, getattr(torch.Tag, "reduction", torch.Tag.pointwise)}
 
 
 def is_free_of_macs(operation: Any) -> bool:
-    """Whether an operation (`OpOverload`) is known to do element-wise work, reductions, copies or views only."""
+    """Whether an operation (`OpOverload`) is known to do only element-wise work, reductions, copies or views."""
     if not isinstance(operation, torch._ops.OpOverload):
         return False
     if _FREE_TAGS & set(operation.tags):
@@ -203,9 +204,9 @@ def is_free_of_macs(operation: Any) -> bool:
 
 
 def is_free_name(name: str) -> bool:
-    """The same by the name of an operation of PyTorch's own, e.g. 'mul' or '_foreach_mul_', whatever its overload.
+    """The same for the name of a PyTorch operation, e.g. 'mul' or '_foreach_mul_', for any overload.
 
-    What works in place does what its namesake does, whose tags are more complete.
+    An in-place operation is also checked by the name of its out-of-place version, whose tags are more complete.
     """
     name = name.removeprefix("_foreach_")
     for candidate in (name, name.removesuffix("_")):
@@ -219,6 +220,6 @@ def is_free_name(name: str) -> bool:
 
 
 def _is_view(operation: Any) -> bool:
-    """Every result is an alias of an argument, unwritten."""
+    """Whether every result is an alias of an argument and nothing is written."""
     returns = operation._schema.returns
     return bool(returns) and all(result.alias_info is not None and not result.alias_info.is_write for result in returns)

@@ -1,7 +1,7 @@
-"""What NVML says of the GPU: who else computes on it, how fast it is clocked and why, and how much memory a process has.
+"""GPU state from NVML: other processes that compute, the clock and the reasons for it, and the memory of a process.
 
-A virtual or partitioned GPU, a container and an older driver may each refuse any question. The answer is None then, and nothing
-is raised: a measurement does not fail because nobody could look on.
+A virtual or partitioned GPU, a container and an older driver may each refuse any query. The answer is then None, and nothing is
+raised: a measurement does not fail because this information is missing.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import torch
 from lipbench.quantities import Caution, Contention
 
 CLOCK_LIMIT = 0.75
-"""smallest share of its maximum that the GPU's clock may have, unless the GPU itself is why it has less"""
+"""smallest allowed ratio of the GPU's clock to its maximum, unless the GPU itself lowered the clock"""
 CLOCK_REASONS = {
     0x1: "idle", 0x2: "application clocks", 0x4: "power limit", 0x8: "hardware slowdown", 0x10: "sync boost",
     0x20: "temperature", 0x40: "temperature", 0x80: "power brake", 0x100: "display clocks",
 }  # fmt: skip
-"""bit of NVML's clocks event reasons (nvml.h, `nvmlClocksEventReason…`, of older drivers `…ThrottleReason…`) → what it says"""
+"""bit of NVML's clocks event reasons (nvml.h, `nvmlClocksEventReason…`, in older drivers `…ThrottleReason…`) → its meaning"""
 HARDWARE_SLOWDOWN, HARDWARE_CAUSES = 0x8, 0x40 | 0x80
-"""a reason, and those that say what it comes from"""
+"""the bit of a hardware slowdown, and the bits that give its cause"""
 SLOWDOWNS = ("temperature", "hardware slowdown", "power brake")
-"""nobody else's doing, but no state of the card in which to measure"""
+"""reasons that no other process causes, but with which the GPU should not be measured"""
 OWN_LIMITS = ("application clocks", "power limit", *SLOWDOWNS)
-"""of this card alone; in the others the work has ended, or another GPU or a display sets the clock"""
+"""reasons of this GPU alone; with the other reasons, the work has ended, or another GPU or a display sets the clock"""
 NOT_AVAILABLE = 2**64 - 1
-"""what NVML gives for a number of bytes that it does not know"""
+"""NVML's value for an unknown number of bytes"""
 
 Question = Callable[[Any, Any], Any]
-"""asked of `pynvml` and the GPU's handle"""
+"""a query; its arguments are `pynvml` and the GPU's handle"""
 
 
 def _ask_nvml(*questions: Question) -> list[Any]:
-    """The answer to each question about PyTorch's current GPU, in order; None where NVML or the answer is missing.
+    """The answers to queries about PyTorch's current GPU, in order; None where NVML or the answer is missing.
 
     The device is found by its UUID, because `CUDA_VISIBLE_DEVICES` renumbers devices for CUDA but not for NVML.
     """
@@ -57,7 +57,7 @@ def _ask_nvml(*questions: Question) -> list[Any]:
 
 
 def _handle(nvml: Any) -> Any:
-    """Of PyTorch's current GPU; None where it is unknown. CUDA gives a whole GPU and a part of one (MIG) without the prefix."""
+    """Handle of PyTorch's current GPU; None where it is unknown. CUDA omits the prefix of the UUID: GPU, or MIG for a part."""
     uuid = read_uuid()
     for name in (f"GPU-{uuid}", f"MIG-{uuid}", uuid) if uuid else ():
         with suppress(Exception):
@@ -68,16 +68,16 @@ def _handle(nvml: Any) -> Any:
 def _answer(question: Question, nvml: Any, handle: Any) -> Any:
     try:
         return question(nvml, handle)
-    except Exception:  # a virtual or partitioned GPU may refuse any question, and an older library or driver may not know it
+    except Exception:  # a virtual or partitioned GPU may refuse any query, and an older library or driver may not know it
         return None
 
 
 @dataclass(frozen=True)
 class Use:
-    """Who else computes on the GPU, and how fast it is clocked; None where NVML cannot tell."""
+    """Other processes on the GPU, and its clock; None where NVML does not report a value."""
 
     processes: int | None = None
-    """others than this one"""
+    """number of other processes that compute"""
     clock_share: float | None = None
     """SM clock ÷ its maximum"""
     clock_limited_by: tuple[str, ...] = ()
@@ -85,14 +85,14 @@ class Use:
 
     @property
     def shows_others(self) -> bool:
-        """Whether somebody else computes there, or the clock is low and nothing that the GPU says of itself is why."""
+        """Whether another process computes there, or the clock is low and the GPU reports no reason of its own for that."""
         low = self.clock_share is not None and self.clock_share < CLOCK_LIMIT
         return (self.processes or 0) > 0 or (low and not {"idle", *OWN_LIMITS}.intersection(self.clock_limited_by))
 
 
 def read_use() -> Use:
-    """What NVML says of the GPU now."""
-    # The clock first: it falls soon after the work has ended.
+    """The present use of the GPU by NVML."""
+    # The clock is read first, since it falls soon after the work has ended.
     share, reasons, processes = _ask_nvml(_clock_share, _clock_reasons, _other_processes)
     return Use(processes, share, reasons or ())
 
@@ -103,7 +103,7 @@ def _clock_share(nvml: Any, handle: Any) -> float:
 
 
 def _clock_reasons(nvml: Any, handle: Any) -> tuple[str, ...]:
-    """Each once, in the order of `CLOCK_REASONS`. Drivers before 535 know the question by its older name alone."""
+    """Reasons for the clock, each once, in the order of `CLOCK_REASONS`. Drivers before 535 know only the older function."""
     for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
         with suppress(Exception):
             found = int(getattr(nvml, name)(handle))
@@ -114,20 +114,20 @@ def _clock_reasons(nvml: Any, handle: Any) -> tuple[str, ...]:
 
 
 def _other_processes(nvml: Any, handle: Any) -> int | None:
-    """Those that compute. What only draws is not counted: the display of a workstation is always there.
+    """Number of other processes that compute. Graphics processes do not count: the display of a workstation is always there.
 
-    In a container NVML gives process ids of the host, so this process cannot always be told by its id. It has a context on
-    the device, so where any process is listed, one of them is this one; where none is, NVML does not see into the container.
+    In a container, NVML reports process ids of the host, so this process cannot always be found by its id. It has a context on
+    the device: if any processes are listed, it is one of them; if none is listed, NVML does not see into the container.
     """
     listed = len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
     return listed - 1 if listed else None
 
 
 def clock_warnings(seen: Mapping[str, Contention | None]) -> Iterator[Caution]:
-    """What the GPU's own reasons for a low clock make of the times of phases, a warning for each reason; phase → `Contention`.
+    """Warnings about phases during which the GPU lowered its clock, one for each reason; `seen` maps phase → `Contention`.
 
-    A slowdown by temperature is worth a line at any clock, the others where the clock is below `CLOCK_LIMIT`. A clock that
-    falls because the work has ended says nothing of the work.
+    A slowdown by temperature gives a warning at any clock, the other reasons only if the clock is below `CLOCK_LIMIT`. A clock
+    that falls because the work has ended does not affect the times.
     """
     shares: dict[str, dict[str, float]] = {}
     for phase, found in seen.items():
@@ -139,14 +139,14 @@ def clock_warnings(seen: Mapping[str, Contention | None]) -> Iterator[Caution]:
     for reason, by_phase in shares.items():
         state = f"the GPU's {reason} held its clock at {min(by_phase.values()):.0%} of the maximum during {', '.join(by_phase)}"
         if reason in SLOWDOWNS:
-            do = "see to its cooling and power, and measure again"
+            do = "check its cooling and power, and measure again"
         else:
-            do = "the times hold for this setting of the card alone"
+            do = "the times are valid only for this setting of the GPU"
         yield Caution("low_clock", tuple(by_phase), f"{state}; {do}")
 
 
 def read_process_bytes() -> int | None:
-    """GPU memory of this process by NVML, what PyTorch's allocator does not see included; None where NVML cannot tell."""
+    """GPU memory of this process, with memory that PyTorch's allocator does not see; None where NVML does not report it."""
     answer: int | None = _ask_nvml(_own_bytes)[0]
     return answer
 
@@ -161,14 +161,14 @@ def _own_bytes(nvml: Any, handle: Any) -> int | None:
 
 
 def read_driver() -> str | None:
-    """Version of the driver; None where NVML cannot tell."""
+    """Version of the driver; None where NVML does not report it."""
     found = _ask_nvml(lambda nvml, handle: nvml.nvmlSystemGetDriverVersion())[0]
     return found.decode() if isinstance(found, bytes) else found
 
 
 def read_uuid() -> str | None:
-    """Of PyTorch's current GPU; None where PyTorch does not give it."""
+    """UUID of PyTorch's current GPU; None where PyTorch does not report it."""
     try:
         return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) or None
-    except (AssertionError, AttributeError, RuntimeError):  # no GPU, or none that says so
+    except (AssertionError, AttributeError, RuntimeError):  # no GPU, or a GPU without a UUID
         return None

@@ -1,7 +1,7 @@
-"""Is it 1-Lipschitz? Singular values of affine maps, lower bounds for all others, and how variance passes through a network.
+"""Lipschitz constants: singular values of affine maps, lower bounds for all other maps, and the variance within a network.
 
-A meter of callables: they take and return float64 tensors whose first dimension is the batch, and mix no two images of it.
-One that computes in float32 inside is told from a non-linear one by a larger `rounding`.
+The maps are callables: they take and return float64 tensors whose first dimension is the batch, and treat images independently.
+A map that computes in float32 inside needs a larger `rounding`, or it would count as non-linear.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ Map = Callable[[Tensor], Tensor]
 TOLERANCE = 1e-4
 """A constant above 1 by more than this is a violation."""
 DENSE_LIMIT = 1024
-"""Inputs of a map up to which its whole Jacobian is computed."""
+"""Largest number of inputs of a map whose whole Jacobian is computed."""
 FOURIER_LIMIT = 2e8
-"""Frequencies × channels³ up to which all Fourier blocks are decomposed, some seconds of one core."""
+"""Largest frequencies × channels³ for which all Fourier blocks are decomposed; this takes some seconds on one core."""
 STEPS = 150
 SETTLED = 1e-8
 """Residual at which Lanczos steps usually end."""
 CONVERGED = 1e-5
-"""Residual up to which their result passes for exact: the singular value is then within half of that, relative."""
+"""Largest residual of a Lanczos result that counts as exact: the relative error of the singular value is at most half of it."""
 ROUNDING = 1e-9
 """Relative difference between two float64 results of the same map."""
 SINGLE_ROUNDING = 1e-4
-"""The same of float32 results."""
+"""Relative difference between two float32 results of the same map."""
 POINTS, POWER_STEPS, ASCENT_STEPS, ASCENT_RATE = 8, 20, 60, 0.05
 
 
 def violates(bound: Bound) -> bool:
-    """Whether a bound shows that a map is not 1-Lipschitz. An upper bound cannot."""
+    """Whether a bound shows that a map is not 1-Lipschitz. An upper bound cannot show that."""
     return bound.kind != "upper bound" and not bound.largest <= 1 + TOLERANCE
 
 
-# ------------------------------------------------------------------------------------------------- what kind of map it is
+# ------------------------------------------------------------------------------------------------------------ kind of map
 
 
 @torch.no_grad()
 def is_affine(apply: Map, like: Tensor, rounding: float = ROUNDING) -> bool:
-    """Whether a map on tensors shaped `like` (1, …) is affine, tried at random points of several sizes."""
+    """Whether a map on tensors shaped `like` (1, …) is affine, tested at random points of several norms."""
     for scale in (1e-2, 1.0, 1e2):
         x, y = scale * _normal(like, 1), scale * _normal(like, 2)
         origin = apply(torch.zeros_like(x))
@@ -82,9 +82,9 @@ def _normal(like: Tensor, seed: int) -> Tensor:
 
 
 def exact_singular_values(apply: Map, like: Tensor, rounding: float = ROUNDING) -> Bound | None:
-    """All singular values of the linear part of an affine map, by their two ends; None where they are too many.
+    """Largest and smallest of all singular values of an affine map's linear part; None where there are too many to compute.
 
-    Of a circular map by its Fourier blocks, of another by its Jacobian, in float64. `like` is (1, …).
+    They come from the Fourier blocks of a circular map, or else from the Jacobian, in float64. `like` is (1, …).
     """
     if is_circular(apply, like, rounding):
         size = like.shape[-1]
@@ -97,7 +97,7 @@ def exact_singular_values(apply: Map, like: Tensor, rounding: float = ROUNDING) 
 
 @torch.no_grad()
 def _fourier_values(apply: Map, like: Tensor) -> Tensor:
-    """Singular values of every Fourier block, (frequencies of the half plane, min(o, i)), from an impulse in each channel."""
+    """Singular values of every Fourier block, (frequencies in the half plane, min(o, i)), from an impulse in each channel."""
     channels = like.shape[1]
     impulses = like.new_zeros(channels, *like.shape[1:])
     impulses[:, :, 0, 0] = torch.eye(channels, dtype=like.dtype, device=like.device)
@@ -115,7 +115,7 @@ def _dense_values(apply: Map, like: Tensor) -> Tensor:
 
 
 def _singular_values(matrices: Tensor) -> Tensor:
-    """On the CPU: a GPU takes matrices over 32 × 32 one after another, each much slower."""
+    """Singular values, computed on the CPU: a GPU processes matrices over 32 × 32 one by one, and each takes much longer."""
     values: Tensor = torch.linalg.svdvals(matrices.cpu())
     return values
 
@@ -125,16 +125,16 @@ def _bound(values: Tensor, how: str, like: Tensor) -> Bound:
 
 
 def image_size(like: Tensor) -> int:
-    """Of a batch of images; 1 where there are only features."""
+    """Image size of a batch of images; 1 for a batch of features."""
     return int(like.shape[-1]) if like.dim() == 4 else 1
 
 
 def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled: float = SETTLED) -> Bound:
-    """Both ends of the spectrum of the linear part of an affine, differentiable map by at most `STEPS` Lanczos steps on `JᵀJ`.
+    """Both ends of the spectrum of an affine, differentiable map's linear part, by at most `STEPS` Lanczos steps on `JᵀJ`.
 
-    Both come from one Krylov space, kept orthogonal in full. What is quoted is ‖J v‖ of the unit vectors found, by the map
-    itself and not by its gradient, so that `largest` is at no time above the truth. The smallest is given where it converged,
-    and waited for only with `both`. The steps end at a residual of `settled`.
+    Both come from one Krylov space with full reorthogonalisation. The results are ‖J v‖ of the unit vectors found, computed by
+    the map and not by its gradient, so that `largest` never exceeds the true value. The smallest singular value is given only
+    with `both`, and only if it converged. The steps end at a residual of `settled`.
     """
     with torch.no_grad():
         offset = apply(torch.zeros_like(like))
@@ -172,7 +172,7 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled
 
 
 def _normal_operator(apply: Map, offset: Tensor, vector: Tensor) -> Tensor:
-    """`JᵀJ v` of the linear part: one forward pass, one backward pass."""
+    """`JᵀJ v` of the linear part, by one forward and one backward pass."""
     x = vector.detach().requires_grad_()
     with torch.enable_grad():
         y = apply(x)
@@ -198,10 +198,10 @@ def _gain(apply: Map, offset: Tensor, vector: Tensor) -> float:
 
 
 def lower_bound(apply: Map, like: Tensor) -> Bound:
-    """The largest stretching found of a map that is not affine: the true constant may be larger.
+    """A lower bound of the Lipschitz constant of a map that is not affine: the largest ratio found.
 
-    The Jacobian's norm at random points by power iteration, then ‖f(x) − f(y)‖ ÷ ‖x − y‖ of pairs that gradient ascent drives
-    apart, from pairs along the strongest directions, near and far.
+    Power iteration finds the Jacobian's norm at random points. Gradient ascent then maximises ‖f(x) − f(y)‖ ÷ ‖x − y‖, from
+    pairs of points at small and large distances along the strongest directions.
     """
     scales = torch.logspace(-1, 1, POINTS).tolist()
     x = torch.cat([scale * _normal(like, seed) for seed, scale in enumerate(scales)])
@@ -221,7 +221,7 @@ def lower_bound(apply: Map, like: Tensor) -> Bound:
 
 
 def _strongest_directions(apply: Map, x: Tensor) -> Tensor:
-    """Unit vectors (n, …), one for each point, that the Jacobian there stretches most, by power iteration."""
+    """Unit vectors (n, …) that the Jacobian stretches most, one for each point, by power iteration."""
     direction = _unit(torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device))
     for _ in range(POWER_STEPS):
         step = 1e-6
@@ -253,22 +253,22 @@ def _lengths(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Passed:
-    """A part of a network and what it was given."""
+    """A part of a network, with the shape and variance of its input and the variance of its output."""
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
-    """of its input, batch first"""
+    """shape of the input, batch first"""
     variance_in: float
-    """of its input over the batch, summed over the features"""
+    """variance of the input over the batch, summed over the features"""
     variance_out: float
 
 
 @torch.no_grad()
 def pass_through(network: nn.Module, parts: dict[str, nn.Module], x: Tensor) -> list[Passed]:
-    """Run a network on a batch and note what passes its parts, in order.
+    """Run a network on a batch and record the variances before and after its parts, in order.
 
-    No 1-Lipschitz map lets the variance over a batch grow: it is the mean squared distance of the images, halved
+    The variance over a batch cannot grow in a 1-Lipschitz map: it is half the mean squared distance between images
     (arXiv 2311.16833, Appendix F).
     """
     passed: list[Passed] = []
@@ -298,5 +298,5 @@ def _variance(batch: Tensor) -> float:
 
 
 def grows(passed: Passed) -> bool:
-    """Whether the variance over the batch has grown by more than a 1-Lipschitz map within the tolerance allows."""
+    """Whether the variance over the batch grew by more than the tolerance of a 1-Lipschitz map."""
     return not math.sqrt(passed.variance_out) <= (1 + TOLERANCE) * math.sqrt(passed.variance_in)

@@ -1,7 +1,7 @@
-"""Bytes that live at every moment, counted by watching storages come and go; on fake tensors, without computing anything.
+"""Bytes in use at every moment, counted from the lifetimes of storages; works on fake tensors, without any computation.
 
-`LiveStorages` sees each operation below autograd. A storage counts from the operation that made it until its last owner lets
-go of it. What a kernel allocates and frees inside one operation passes unseen, so it is added by the formulas of `scratch.py`.
+`LiveStorages` sees each operation below autograd. A storage counts from the operation that made it until its last reference is
+gone. Memory that a kernel allocates and frees within one operation is not seen; the formulas of `scratch.py` add it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from lipbench.quantities import Peak
 
 aten = torch.ops.aten
 Scratch = Callable[..., int]
-"""arguments of an operation, and its result `out` → the most bytes that it has in use above those before it"""
+"""arguments of an operation and its result `out` → peak bytes of the operation, above those in use before it"""
 Rounding = Callable[[int], int]
 
 CUDA_BLOCK_BYTES = 512
-"""to a multiple of which PyTorch's CUDA allocator rounds every block up"""
+"""PyTorch's CUDA allocator rounds every block up to a multiple of this"""
 
 
 def exact(size: int) -> int:
-    """A block as large as it was asked for: the allocator of the CPU."""
+    """Size of a block of the CPU allocator: exactly the requested size."""
     return size
 
 
 def cuda_blocks(size: int) -> int:
-    """A block of the CUDA allocator: a multiple of 512 bytes."""
+    """Size of a block of the CUDA allocator: the requested size, rounded up to a multiple of 512 bytes."""
     return -(-size // CUDA_BLOCK_BYTES) * CUDA_BLOCK_BYTES
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
-    """Counts the bytes of storages while they live: `in_use` now, `peak` since `reset_peak()`.
+    """Counts the bytes of storages while they exist: `in_use` now, `peak` since `reset_peak()`.
 
-    Storages that exist before count only if they are given to `add`, views of them or not.
+    Storages that existed before, also those of later views, count only if they are given to `add`.
     """
 
     def __init__(self, rounding: Rounding = exact, scratch: Mapping[Any, Scratch] | None = None) -> None:
@@ -61,13 +61,13 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         self.peak = self.in_use
 
     def settle(self) -> None:
-        """Let what is in use now count for the peak."""
+        """Include the bytes now in use in the peak."""
         self.peak = max(self.peak, self.in_use)
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         reference = self._known.get(key)
-        if reference is not None:  # resized, or as it was
+        if reference is not None:  # known already; its size may have changed
             size = self._rounding(storage.nbytes())
             self.in_use += size - self._alive[reference]
             self._alive[reference] = size
@@ -111,7 +111,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _is_composite(func: Any) -> bool:
-    """Whether the operation is made of others that the mode would see if autograd ran: in inference mode it comes whole."""
+    """Whether the operation consists of others. The mode sees those with autograd, but in inference mode only the whole."""
     return (
         torch.is_inference_mode_enabled()
         and getattr(func, "namespace", "") == "aten"
@@ -122,8 +122,8 @@ def _is_composite(func: Any) -> bool:
 def _is_accumulation(func: Any, args: Any) -> bool:
     """Whether the autograd engine sums two gradients of one tensor.
 
-    Where nobody else holds the first, the engine adds in place, but not while a dispatch mode is on. So the sum counts
-    for the peak only at the next operation, when what it replaced is gone, if it was not kept by others.
+    If nothing else refers to the first gradient, the engine adds in place, but not while a dispatch mode is active. So the sum
+    counts for the peak only from the next operation on, when the first gradient is gone unless something else refers to it.
     """
     return func is aten.add.Tensor and len(args) == 2 and torch._C._current_autograd_node() is not None
 
@@ -134,14 +134,14 @@ def peaks(
     rounding: Rounding = exact,
     scratch: Mapping[Any, Scratch] | None = None,
 ) -> dict[str, Peak]:
-    """The peak of each stage (name, what comes before it, itself); `held` are the tensors that live before the first."""
+    """The peak of each stage (name, preparation, call); `held` are the tensors that exist before the first stage."""
     live = LiveStorages(rounding, scratch)
     live.add(held)
     found = {}
     with live:
         for phase, prepare, run in stages:
             prepare()
-            gc.collect(1)  # what a phase left behind in cycles is young
+            gc.collect(1)  # reference cycles that a phase left behind are in the young generations
             live.reset_peak()
             baseline = live.in_use
             run()

@@ -1,4 +1,4 @@
-"""The machine a round runs on, and who else uses it meanwhile."""
+"""The machine that a round runs on, and its use by other processes during the round."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _cudnn: Any = torch.backends.cudnn
 PACKAGES = ("lipbench", "numpy", "torch", "triton", "fvcore", "nvidia-ml-py")
 
 
-# --------------------------------------------------------------------------------------------------------------- who else
+# ----------------------------------------------------------------------------------------------------------------- the use
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class CpuTimes:
 
 
 def read_cpu_times(path: Path = Path("/proc/stat")) -> CpuTimes:
-    """CPU time of all processes, from `/proc/stat`; where there is no such file, from what psutil reads instead.
+    """CPU time of all processes, from `/proc/stat`, or from psutil where there is no such file.
 
-    Guest time is part of user time there, and waiting for disks is idleness, so neither is added.
+    Guest time is not added, since user time includes it, nor is time spent waiting for disks, since the core is idle then.
     """
     resolution_s = 1 / os.sysconf("SC_CLK_TCK")
     try:
@@ -59,7 +59,7 @@ def read_cpu_times(path: Path = Path("/proc/stat")) -> CpuTimes:
 
 @dataclass(frozen=True)
 class OwnUse:
-    """What this process, all its threads together, has used so far."""
+    """CPU time and context switches of this process so far, all its threads together."""
 
     cpu_s: float
     involuntary_switches: int
@@ -72,10 +72,10 @@ def read_own_use() -> OwnUse:
 
 
 class Watch:
-    """Context manager that sees who used the machine inside it; the answer is `contention` after it ends.
+    """Context manager that records the use of the machine within its block; `contention` has the result after the block.
 
-    `Contention.contended` says that a limit was passed in this one attempt; the meter of time gives it a second one.
-    The kernel counts in ticks, so one tick is let pass before time counts as foreign.
+    `Contention.contended` says that a limit was exceeded in this attempt; the meter of time makes a second attempt.
+    The operating system counts in ticks, so the first tick does not count as time of other processes.
     """
 
     contention: Contention
@@ -97,7 +97,7 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         wall_start, cpu_start, own_start = self._start
-        # The GPU first: its clock falls soon after the work ends.
+        # The GPU is read first, since its clock falls soon after the work has ended.
         on_gpu = gpu.read_use() if self._device == "cuda" else gpu.Use()
         own, cpu, wall = self._read_own(), self._read_cpu(), self._clock()
         wall_s = max(wall - wall_start, 1e-9)
@@ -119,23 +119,23 @@ class Watch:
 
 
 def set_precision(precision: str) -> None:
-    """Set what PyTorch computes float32 matrix products and convolutions in on a GPU: 'tf32', or 'ieee' for any other."""
-    allowed = precision == "tf32"  # tf32x3 is one of Triton kernels alone
-    # The older settings, which set the newer ones (fp32_precision) too. The other way round the older are not readable
-    # any more, and torch's compiler, where it tunes, reads them.
-    _backends.fp32_precision = "none" if allowed else "ieee"  # what the others leave open is as this says
+    """Set the precision of PyTorch's float32 matrix products and convolutions on a GPU: tf32 for 'tf32', else ieee."""
+    allowed = precision == "tf32"  # only Triton kernels have tf32x3
+    # These are the older settings, which also set the newer ones (fp32_precision). After a write to the newer ones, the older
+    # ones cannot be read any more, and the autotuning of torch's compiler reads them.
+    _backends.fp32_precision = "none" if allowed else "ieee"  # the default for everything that the other settings leave open
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _tf32_allowed() -> tuple[bool, bool]:
-    """Whether matrix products and convolutions may be in tf32 now; by the newer settings, which can always be read."""
+    """Whether matrix products and convolutions may now use tf32; by the newer settings, which can always be read."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32", _cudnn.conv.fp32_precision == "tf32"
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """float32 products of PyTorch are ieee within, whatever was set: bounds do not hold in tf32."""
+    """Within the block, PyTorch's float32 products are ieee, for any setting: bounds do not hold in tf32."""
     before, rest = _tf32_allowed(), _backends.fp32_precision
     set_precision("ieee")
     try:
@@ -146,7 +146,7 @@ def exact_products() -> Iterator[None]:
 
 
 def describe(device: str, threads: int) -> Machine:
-    """Hardware, software and flags in force now. `device` is 'cpu' or 'cuda'; what cannot be found out is None or ''."""
+    """Hardware, software and active flags. `device` is 'cpu' or 'cuda'; unknown values are None or ''."""
     interpreter = {"triton": "interpreter"} if os.environ.get("TRITON_INTERPRET") == "1" else {}
     return Machine(
         hostname=platform.node(),
@@ -195,7 +195,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that this code runs from, '+' behind it if files differ from it; None outside a checkout."""
+    """Commit of the checkout that this code runs from, followed by '+' if files were changed; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -210,7 +210,7 @@ def _commit() -> str | None:
 
 
 def _flags(threads: int) -> dict[str, str]:
-    """Settings that change speed or precision, as text."""
+    """Settings that affect speed or precision, as text."""
     matmul, convolution = ("tf32" if allowed else "ieee" for allowed in _tf32_allowed())
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {

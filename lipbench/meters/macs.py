@@ -1,7 +1,8 @@
-"""Real multiply-accumulates, counted: a complex one is 4, FLOPs are twice the MACs. As the paper counts, a complex one is 1.
+"""Counts of real multiply-accumulates: a complex one is 4 (1 in the paper's convention); FLOPs are twice the MACs.
 
-Operations are seen by `torch.utils.flop_counter`, forward and backward, with the formulas of `formulas.py` added for what it
-misses or counts as real. Element-wise work is no MAC. What is neither known to be free of MACs nor has a formula is listed.
+`torch.utils.flop_counter` counts the operations of forward and backward passes; the formulas of `formulas.py` are added for
+operations that it misses or counts as real. Element-wise work has no MACs. Operations that have no formula and are not known to
+be free of MACs are listed.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ class Counted:
     """MACs of one run."""
 
     total: int
-    """real ones"""
+    """real MACs"""
     published_total: int
-    """in the convention of Table 1: a complex one, or one of a complex and a real number, is one; a transform's a quarter"""
+    """MACs in the convention of Table 1: a complex MAC, or one of complex and real numbers, is 1; transforms count a quarter"""
     by_operation: dict[str, int]
     """operation, e.g. 'aten.bmm' → its real MACs"""
     unsupported: tuple[str, ...]
-    """operations that have no formula and may have MACs: not counted"""
+    """operations that have no formula and may have MACs; they are not counted"""
 
 
 class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
-    """Notes the operations that nobody can cost, and what complex numbers cost more in real MACs than in the paper's.
+    """Records operations without a formula, and the surplus of real MACs over MACs in the paper's convention.
 
-    Entered before the counter, it sees what the counter has taken apart.
+    It is entered before the counter, so it sees the operations into which the counter decomposes others.
     """
 
     def __init__(self, known: Mapping[Any, Any]) -> None:
@@ -63,13 +64,13 @@ class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch giv
 def count(run: Callable[[], object]) -> Counted:
     """MACs of everything that `run()` does, backward passes included.
 
-    A Triton kernel passes unseen if it is launched without `torch.library.triton_op` or `custom_op`.
+    A Triton kernel is not seen if it is launched without `torch.library.triton_op` or `custom_op`.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     witness = _Witness(counter.flop_registry)
     with witness, counter:
         run()
-    # A formula gives a fraction where it has a logarithm or a third; so PyTorch's table of whole numbers is one of floats here.
+    # Formulas with a logarithm or a third give fractions, so PyTorch's table of whole numbers contains floats here.
     by_operation = {str(operation): flops / 2 for operation, flops in counter.get_flop_counts().get("Global", {}).items()}
     return Counted(
         total=round(math.fsum(by_operation.values())),
@@ -80,7 +81,7 @@ def count(run: Callable[[], object]) -> Counted:
 
 
 class Workload(Protocol):
-    """What is needed of `lipbench.workload.Workload`."""
+    """The part of `lipbench.workload.Workload` that this module uses."""
 
     module: nn.Module
     x: Tensor
@@ -99,7 +100,7 @@ class Workload(Protocol):
 
 
 def measure(workload: Workload) -> Macs:
-    """MACs of every phase, the line in the batch size that the training forward pass lies on, and fvcore's count of it."""
+    """MACs of every phase; for the training forward pass also the line in the batch size and fvcore's count."""
     workload.prepare_training()
     counted = {"forward": count(workload.forward), "backward": count(workload.backward)}
     update = count(workload.optimizer.step)

@@ -1,8 +1,8 @@
-"""Bytes handed out by the allocator: what holds them, what is saved for the backward pass, and the peak of each phase.
+"""Bytes allocated by the allocator: their use, the bytes saved for the backward pass, and the peak of each phase.
 
-One quantity on every device: what is held, and what a phase adds to it. PyTorch's CUDA allocator rounds blocks up to 512 bytes;
-on a CPU the profiler reports every block as it was asked for. The workspaces that PyTorch keeps for cuBLAS are in no peak and
-are counted apart. Measured in passes of their own, never while anything is timed.
+The quantity is the same on every device: the bytes held before, and those that a phase adds. PyTorch's CUDA allocator rounds
+blocks up to 512 bytes; on a CPU, the profiler reports every block in the requested size. The workspaces that PyTorch keeps for
+cuBLAS are in no peak and are counted separately. Memory is measured in separate passes, never during timing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOURCES = {"cpu": "cpu allocator events", "cuda": "cuda allocator"}
 
 
 class Workload(Protocol):
-    """What is needed of `lipbench.workload.Workload`."""
+    """The part of `lipbench.workload.Workload` that this module uses."""
 
     module: nn.Module
     x: Tensor
@@ -45,13 +45,13 @@ class Workload(Protocol):
 
 
 def measure(workload: Workload, running: Workload | None = None, phases: Collection[str] | None = None) -> Memory:
-    """The split of a workload's memory after a training step, and the peak of each phase, in bytes.
+    """A workload's memory by use after a training step, and the peak of each phase, in bytes.
 
-    `running` has the stages whose peaks are taken, if they are others than the workload's own: compiled ones, which keep for
-    the backward pass what their compiler chose. So `saved_bytes` are theirs too, and how they divide is not known.
-    `phases` are those to take, if not all: a caller leaves out what does not fit. Nothing else is run.
+    `running` is a compiled workload whose stages are measured instead of the workload's own. Its compiler chooses what is kept
+    for the backward pass, so `saved_bytes` is that of `running`, without slope and intercept. `phases` are the phases to
+    measure, if not all: a caller leaves out those that do not fit into memory. No other phase is run.
 
-    Raises `torch.OutOfMemoryError` where a phase that is asked for does not fit on the GPU.
+    Raises `torch.OutOfMemoryError` if a requested phase does not fit into the GPU's memory.
     """
     device = workload.x.device.type
     found = split(workload, SOURCES[device], phases)
@@ -68,12 +68,12 @@ def measure(workload: Workload, running: Workload | None = None, phases: Collect
 
 
 def split(workload: Workload, source: str, phases: Collection[str] | None = None) -> Memory:
-    """What holds the bytes, without peaks. Works on fake tensors too. Leaves the workload ready for training, caches empty.
+    """Bytes by use, without peaks. Works on fake tensors too. Leaves the workload ready for training, with empty caches.
 
-    Gradients are those of the parameters. `saved_bytes` is also taken at another batch size; the line through both has the
-    input half for its slope and the parameter half for its intercept.
-    Where `phases` are given, only they are run: without a training phase nothing is known to be saved, without `backward` or
-    `step` no gradient, without `step` no state of the optimizer, and such bytes are None.
+    Gradients are those of the parameters. `saved_bytes` is also measured at another batch size; the slope of the line through
+    both is the input half, its intercept the parameter half.
+    If `phases` are given, only they are run. Then `saved_bytes` is None without a training phase, `gradient_bytes` without
+    `backward` or `step`, and `optimizer_bytes` without `step`.
     """
     wanted = set(PHASES if phases is None else phases)
     gradient_bytes = optimizer_bytes = None
@@ -85,7 +85,7 @@ def split(workload: Workload, source: str, phases: Collection[str] | None = None
         workload.backward()
     if wanted & {"backward", "step"}:
         gradient_bytes = _bytes(p.grad for p in workload.module.parameters() if p.grad is not None)
-    output_bytes = _bytes([workload.cotangent])  # which has its shape
+    output_bytes = _bytes([workload.cotangent])  # has the output's shape
     saved = slope = None
     if wanted.intersection(TRAINING_PHASES):
         workload.prepare_training()
@@ -94,7 +94,7 @@ def split(workload: Workload, source: str, phases: Collection[str] | None = None
         output_bytes = _bytes([workload.forward()])
         workload.prepare_training()
         slope = _saved_per_image(workload, saved)
-    _rest(workload)  # nor are effective parameters that an earlier evaluation left in a cache
+    _rest(workload)  # also drops effective parameters that an earlier evaluation left in a cache
     return Memory(
         source=source,
         parameter_bytes=_bytes(workload.module.parameters()),
@@ -110,38 +110,37 @@ def split(workload: Workload, source: str, phases: Collection[str] | None = None
 
 
 def make_optimizer_state(workload: Workload) -> None:
-    """One step of training. It makes plans and workspaces too: what is there ever after is no part of a peak."""
+    """Run one training step. It also makes plans and workspaces, which stay allocated and so are in no peak."""
     workload.prepare_training()
     workload.step()
 
 
 def held(workload: Workload) -> list[Tensor]:
-    """What lives before any phase begins: parameters, buffers, the optimizer's state, input and cotangent."""
+    """Tensors that exist before any phase begins: parameters, buffers, the optimizer's state, input and cotangent."""
     state = _optimizer_state(workload.optimizer)
     return [*workload.module.parameters(), *workload.module.buffers(), *state, workload.x, workload.cotangent]
 
 
 def _rest(workload: Workload) -> None:
-    """Leave nothing behind but what `held` names: no results, no gradients, and no effective parameters in caches."""
+    """Drop all tensors except those of `held`: results, gradients, and effective parameters in caches."""
     workload.prepare_first_inference()
     workload.prepare_training()
 
 
 def _saved_per_image(workload: Workload, saved: int) -> float | None:
-    """Slope of the line through what is saved at the case's batch size and at another; None where that does not fit."""
+    """Slope of saved bytes between the case's batch size and another; None where the other does not fit into memory."""
     other = workload.other_batch()
     try:
         saved_of_other = saved_bytes(lambda: workload.module(other))
     except torch.OutOfMemoryError:
-        return None  # two images, where the case has one
+        return None  # can happen with two images, where the case has one
     return (saved - saved_of_other) / (len(workload.x) - len(other))
 
 
 def stages(workload: Workload, phases: Collection[str] | None = None) -> list[Stage]:
-    """Every phase, or those of `phases` that the workload has.
+    """The stages of all phases, or of those in `phases` that the workload has.
 
-    After a preparation that does nothing, a phase begins where the one before it ended. Where that one is left out, it is part
-    of the preparation.
+    A phase whose preparation does nothing needs the phase before it. If that phase is left out, the preparation runs it.
     """
     wanted = set(PHASES if phases is None else phases)
     found: list[Stage] = [
@@ -184,7 +183,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _block_bytes(tensors: Iterable[Tensor]) -> int:
-    """The same on a GPU, where the allocator rounds every block up."""
+    """Bytes of the distinct storages on a GPU, where the allocator rounds every block up."""
     return sum(live.cuda_blocks(storage.nbytes()) for storage in _storages(tensors))
 
 
@@ -195,7 +194,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
 
 @contextmanager
 def _saved_tensors() -> Iterator[list[Tensor]]:
-    """What autograd keeps inside, as tensors cut from their graphs; it stays alive as long as the list."""
+    """Tensors that autograd saves within the block, detached from their graphs; the list keeps them alive."""
     saved: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -207,9 +206,9 @@ def _saved_tensors() -> Iterator[list[Tensor]]:
 
 
 def saved_bytes(run: Callable[[], object]) -> int:
-    """Bytes of the distinct storages that `run()` has autograd keep for a backward pass, weights and inputs among them.
+    """Bytes of the distinct storages that autograd saves for the backward pass during `run()`, with weights and inputs.
 
-    What a custom `autograd.Function` hides in attributes of its context is not seen; `save_for_backward` is.
+    Tensors that a custom `autograd.Function` keeps as attributes of its context are not seen; those of `save_for_backward` are.
     """
     with _saved_tensors() as saved:
         run()
@@ -217,7 +216,7 @@ def saved_bytes(run: Callable[[], object]) -> int:
 
 
 def saved_elements(run: Callable[[], object]) -> int:
-    """The same in real numbers: a complex element is two, an element of an index tensor is one."""
+    """The same in elements: a complex element counts as two, an element of an index tensor as one."""
     with _saved_tensors() as saved:
         run()
     size = {tensor.untyped_storage()._cdata: _real_size(tensor) for tensor in saved}

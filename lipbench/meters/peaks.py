@@ -1,7 +1,7 @@
-"""The most bytes in use during each phase, by the allocator's counters on a GPU and by its events on a CPU.
+"""Peak bytes of each phase, from the allocator's counters on a GPU and from its events on a CPU.
 
-Totals are what is held before any phase begins, and what is in use above that. Workspaces that PyTorch keeps for cuBLAS are in
-no total: they are of one size for every method that multiplies matrices, and come with the first product of a thread.
+A total is the bytes held before any phase begins plus the bytes in use above them. Workspaces that PyTorch keeps for cuBLAS are
+in no total: their size is the same for every method that multiplies matrices, and a thread's first product allocates them.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from lipbench.meters import gpu
 from lipbench.quantities import Peak
 
 MARK = "lipbench: "
-"""begins the names of the marks that divide a profile into phases"""
+"""prefix of the marks that divide a profile into phases"""
 
 Preparation = Callable[[], object]
 Stage = tuple[str, Preparation, Callable[[], object]]
-"""phase, what comes before it and does not count, and the phase itself"""
+"""phase, its preparation, which does not count, and its call"""
 
 
 # ------------------------------------------------------------------------------------------------------- peaks on a GPU
 
 
 def on_cuda(stages: list[Stage], held_bytes: int, rest: Preparation) -> tuple[dict[str, Peak], int | None]:
-    """By the counters of PyTorch's caching allocator, and the process's bytes by NVML; and the bytes of kept workspaces.
+    """Peaks from the counters of PyTorch's caching allocator, with the process's bytes by NVML; and bytes of kept workspaces.
 
-    Every phase runs once before, to load kernels and to make workspaces, so that none is made in a pass that is measured. The
-    totals are `held_bytes` and what is in use above the state that `rest` leaves, which has those bytes and the workspaces.
-    Unused blocks are given back before each phase. What cuDNN, cuFFT or cuSOLVER take for a call and free with it is part of
-    the peak: the counters do not tell it from other temporary tensors.
+    Every phase runs once before, to load kernels and to make workspaces, so that no measured pass makes them. A total is
+    `held_bytes` plus the bytes in use above the state that `rest` leaves, in which the held bytes and the workspaces are in
+    use. Unused blocks are released before each phase. Memory that cuDNN, cuFFT or cuSOLVER allocate and free within a call is
+    part of the peak: the counters cannot separate it from other temporary tensors.
     """
     for _, prepare, run in stages:
         prepare()
@@ -61,25 +61,25 @@ def on_cuda(stages: list[Stage], held_bytes: int, rest: Preparation) -> tuple[di
 
 
 def _settled_bytes() -> int:
-    """Bytes in use once all work is done and all garbage is collected."""
+    """Bytes in use after all work is done and garbage is collected."""
     gc.collect()
     torch.cuda.synchronize()
     return int(torch.cuda.memory_allocated())
 
 
 def _kept_workspace_bytes() -> int | None:
-    """Bytes that PyTorch keeps as workspaces of cuBLAS and cuBLASLt; None where it cannot be told to let go of them.
+    """Bytes that PyTorch keeps as workspaces of cuBLAS and cuBLASLt; None where PyTorch cannot free them on request.
 
-    They are one per stream and handle, and each thread has a handle: the backward pass, in a thread of its own, makes a second
-    one. Found as the bytes that come free; the next product makes them again. What is in use at rest beyond tensors that are
-    known would count too what a module keeps outside its parameters and buffers, and what blocks have beyond what was asked
-    for: large ones up to 1 MiB.
+    There is one workspace per stream and handle, and each thread has a handle: the backward pass, in its own thread, makes a
+    second one. Their size is the bytes that freeing them releases; the next product makes them again. The difference between
+    bytes in use and known tensors would be too large: it includes what a module keeps outside its parameters and buffers, and
+    the unused rest of blocks, up to 1 MiB for large ones.
     """
-    let_go: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)  # private, and of CUDA alone
-    if let_go is None:
+    free: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)  # private, and only with CUDA
+    if free is None:
         return None
-    before = _settled_bytes()  # and nothing uses them any more
-    let_go()
+    before = _settled_bytes()  # after this, nothing uses the workspaces
+    free()
     return before - int(torch.cuda.memory_allocated())
 
 
@@ -87,10 +87,10 @@ def _kept_workspace_bytes() -> int | None:
 
 
 def on_cpu(stages: list[Stage], held_bytes: int) -> dict[str, Peak]:
-    """By the allocator's own events, all phases in one profile.
+    """Peaks from the allocator's events, with all phases in one profile.
 
-    `held_bytes` is what lives before the profile begins. The profiler does not report the freeing of older blocks, so sums of
-    its events count what is new since the beginning.
+    `held_bytes` are the bytes in use before the profile begins. The profiler does not report that older blocks are freed, so
+    sums of its events count only new blocks.
     """
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -101,7 +101,7 @@ def on_cpu(stages: list[Stage], held_bytes: int) -> dict[str, Peak]:
                 run()
     events = _kineto_events(profiler)
     changes = [(event.start_ns(), event.nbytes()) for event in events if _is_cpu_allocation(event)]
-    changes.sort(key=lambda change: change[0])  # and no further: events of one moment are in their order already
+    changes.sort(key=lambda change: change[0])  # by time only: events of the same time are already in order
     peaks = {}
     for event in events:
         if event.name().startswith(MARK):
@@ -111,7 +111,7 @@ def on_cpu(stages: list[Stage], held_bytes: int) -> dict[str, Peak]:
 
 
 def _kineto_events(profiler: profile) -> list[Any]:
-    """The raw events: only they have every allocation with its moment; the public summary adds them up per operation."""
+    """The raw events: only they have every allocation with its time; the public summary adds them up per operation."""
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None
@@ -123,9 +123,9 @@ def _is_cpu_allocation(event: Any) -> bool:
 
 
 def _baseline_and_peak(changes: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Bytes in use when a phase began, and most bytes in use until it ended, both above what was there before the profile.
+    """Bytes in use when a phase began, and peak bytes in use until it ended, both above the bytes before the profile.
 
-    `changes` are moments and bytes, in order of time; freed bytes are negative.
+    `changes` are times and bytes, in order of time; freed bytes are negative.
     """
     in_use = 0
     baseline = peak = None

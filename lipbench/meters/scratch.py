@@ -1,8 +1,8 @@
-"""What CPU kernels hold while they run beside their results: operation → bytes, from its arguments and its result.
+"""Scratch memory of CPU kernels: operation → bytes, from its arguments and its result.
 
-A function here returns the most bytes that the operation has in use above those in use before it began, its results among them.
-Found by reading the allocator's events inside each operation of PyTorch 2.13 on x86; `bench/memory_agreement.py` holds the
-sums against the profiler. An operation that is not in `CPU` is taken to allocate its results and nothing else.
+A function here returns the peak bytes of an operation, above those in use before it and including its results. The formulas
+were derived from the allocator's events within each operation of PyTorch 2.13 on x86; `bench/memory_agreement.py` compares
+their sums with the profiler. An operation that is not in `CPU` is assumed to allocate only its results.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ HighWater = Callable[..., int]
 
 
 def _size(*tensors: Tensor | None) -> int:
-    """Bytes of dense copies."""
+    """Bytes of dense copies of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def _dense_copies(*tensors: Tensor) -> int:
-    """Bytes of the copies that a kernel makes of what is not contiguous."""
+    """Bytes of the copies that a kernel makes of non-contiguous tensors."""
     return _size(*(tensor for tensor in tensors if not tensor.is_contiguous()))
 
 
@@ -34,19 +34,19 @@ def _dense_copies(*tensors: Tensor) -> int:
 
 @cache
 def _block() -> int:
-    """Channels side by side in oneDNN's blocked layouts: a vector register of float32."""
+    """Number of channels in a block of oneDNN's blocked layouts: a vector register of float32."""
     return 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
 
 
 def _blocked(tensor: Tensor, block: int, *dimensions: int) -> int:
-    """Bytes of a tensor in a blocked layout, channel dimensions filled up to whole blocks."""
+    """Bytes of a tensor in a blocked layout, with the given dimensions padded to whole blocks."""
     sizes = (-(-n // block) * block if dimension in dimensions else n for dimension, n in enumerate(tensor.shape))
     return math.prod(sizes) * tensor.element_size()
 
 
 def _backend(x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> str:
-    """Which kernel PyTorch picks: 'Slow2d', 'SlowTranspose2d', 'onednn', or '' for those that nothing is known of."""
-    if x.dim() != 4 or settings[-1] != 1:  # of groups
+    """The kernel that PyTorch selects: 'Slow2d', 'SlowTranspose2d', 'onednn', or '' for one without a formula here."""
+    if x.dim() != 4 or settings[-1] != 1:  # the last setting is the number of groups
         return ""
     name = str(torch._C._select_conv_backend(x, weight, None, *settings, None)).partition(".")[2]
     if name.startswith("Slow"):
@@ -55,13 +55,14 @@ def _backend(x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> str:
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any, out: Tensor) -> int:
-    """oneDNN copies input, weight and output into its own layout and back; older kernels unfold the input, all images at once.
+    """Peak bytes of a convolution. oneDNN copies input, weight and output into its own layout and back; older kernels unfold
+    the input, all images at once.
 
     `settings` are stride, padding, dilation, transposed, output padding, groups.
     """
     backend, transposed, block = _backend(x, weight, settings), settings[3], _block()
     if backend == "onednn":
-        plain = not transposed and x.shape[1] < block  # few channels are read where they are
+        plain = not transposed and x.shape[1] < block  # few channels are read without a copy
         result = _blocked(out, block, 1)
         operands = (0 if plain else _blocked(x, block, 1)) + _blocked(weight, block, 0, 1)
         return _dense_copies(x, weight) + max(operands + result, result + _size(out))
@@ -73,16 +74,16 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any, 
 
 
 def _columns(x: Tensor, weight: Tensor, positions: Tensor) -> int:
-    """Bytes of an unfolded tensor: what a weight (i, o, k, k) has for each i, at every position of every image."""
+    """Bytes of an unfolded tensor: o k k elements of a weight (i, o, k, k) at every position of every image."""
     return x.shape[0] * weight[0].numel() * positions.shape[2:].numel() * x.element_size()
 
 
 def convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, *settings: Any, out: tuple[Tensor | None, ...]
 ) -> int:
-    """First the input's gradient, then, beside it, those of weight and bias.
+    """Peak bytes of the backward pass: the input's gradient is computed first; it stays while those of weight and bias are.
 
-    `settings` are those of `convolution`, and which gradients are wanted.
+    `settings` are those of `convolution`, and the output mask: which gradients are wanted.
     """
     backend = _backend(x, weight, settings[:-1])
     for_input, for_weight, for_bias = out
@@ -94,7 +95,7 @@ def convolution_backward(
             second = _size(for_input) + _onednn_for_weight(gradient, x, for_weight, for_bias)
         return _dense_copies(gradient, x, weight) + max(first, second)
     if backend.startswith("Slow") and weight.shape[2:].numel() > 1:
-        transposed = backend == "SlowTranspose2d"  # which goes image by image
+        transposed = backend == "SlowTranspose2d"  # this kernel works image by image
         columns = _columns(x[:1], weight, x) if transposed else _columns(x, weight.transpose(0, 1), gradient)
         return _size(*out) + columns
     return _size(*out)
@@ -120,12 +121,13 @@ def _onednn_for_weight(gradient: Tensor, x: Tensor, result: Tensor | None, bias:
 
 
 def batched_product(*arguments: Any, out: Tensor, **_: Any) -> int:
-    """Operands that are conjugated by a mark only are conjugated in a copy."""
+    """Peak bytes of a batched product: operands with only the conjugate bit set are conjugated in a copy."""
     return _size(out, *(one for one in arguments if isinstance(one, Tensor) and one.is_conj()))
 
 
 def promoted(*arguments: Any, out: Tensor, **_: Any) -> int:
-    """Element-wise: operands of another type than the common one are converted in a copy. A GPU does it in passing."""
+    """Peak bytes of an element-wise operation: operands of another dtype than the common one are converted in a copy. A GPU
+    converts them without a copy."""
     operands = [one for one in arguments if isinstance(one, Tensor) and one.dim()]
     if len({one.dtype for one in operands}) < 2:
         return _size(out)
@@ -134,7 +136,7 @@ def promoted(*arguments: Any, out: Tensor, **_: Any) -> int:
 
 
 def total(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
-    """A sum of counts or truth values converts them first."""
+    """Peak bytes of a sum: integers and booleans are converted in a copy first."""
     return _size(out) + (x.numel() * out.element_size() if x.dtype != out.dtype else 0)
 
 
@@ -143,14 +145,15 @@ def shuffled(x: Tensor, *_: Any, out: Tensor) -> int:
 
 
 def inverse(a: Tensor, *_: Any, out: Any) -> int:
-    """The factorisation overwrites a copy."""
+    """Peak bytes of an inverse: the factorisation overwrites a copy."""
     return _size(*out, a)
 
 
 def inverse_real_fft(x: Tensor, dimensions: list[int], *_: Any, out: Tensor) -> int:
-    """Over several dimensions, all but the last are transformed in a copy.
+    """Peak bytes of an inverse real FFT: over several dimensions, all but the last are transformed in a copy.
 
-    MKL then wants the other dimensions as one: a second copy, unless the last is the outermost of those that the first left.
+    MKL then needs the other dimensions as one, which takes a second copy, unless the last dimension has the largest stride of
+    those left.
     """
     if len(dimensions) < 2:
         return _size(out)
@@ -174,4 +177,4 @@ CPU: dict[Any, HighWater] = {
     aten.linalg_inv_ex: inverse,
     aten._fft_c2r: inverse_real_fft,
 }
-"""operation → bytes; those of a GPU's kernels, workspaces of cuDNN and cuBLAS among them, are not known here"""
+"""operation → formula for its peak bytes; GPU kernels and their workspaces, as of cuDNN and cuBLAS, have no formulas here"""

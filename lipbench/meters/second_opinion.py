@@ -1,7 +1,7 @@
-"""fvcore's count of a forward pass, from a trace of the module: another library, another way of seeing, the same conventions.
+"""fvcore's count of a forward pass, from a trace of the module: an independent check of the MACs, in the same conventions.
 
-fvcore calls "flop" what is one multiply-accumulate. It does not look into custom autograd functions, and counts a complex
-product as one; handles for complex products, transforms, inverses and matrix–vector products are added here.
+fvcore calls one multiply-accumulate a "flop". It does not see operations in custom autograd functions, and counts a complex
+product as one; this module adds handles for complex products, transforms, inverses and matrix–vector products.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from lipbench.meters import formulas
 
-# Handles get values of a TorchScript graph: with `.type()`, of which sizes and the scalar type are known while tracing.
+# Handles get values of a TorchScript graph; their `.type()` has the sizes and the scalar type of the trace.
 Values = list[Any]
 Handle = Callable[[Values, Values], float]
 
 
 def count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int | None, tuple[str, ...]]:
-    """Real MACs of `module(*inputs)` by fvcore, and the operations that it did not count; (None, why) if it fails."""
+    """Real MACs of `module(*inputs)` by fvcore, and the operations that it did not count; (None, reason) if it fails."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing, which fvcore rests on, is deprecated
+        warnings.simplefilter("ignore")  # fvcore uses tracing, which is deprecated
         try:
             return _count(module, inputs)
-        except Exception as error:  # a second opinion that cannot be had must not cost the first
+        except Exception as error:  # a failed check must not fail the measurement
             return None, (f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",)
 
 
@@ -57,7 +57,7 @@ def _complex_factor(*values: Any) -> int:
 
 
 def _matmul(inputs: Values, outputs: Values) -> float:
-    """Every element of the result is a sum over the inner dimension."""
+    """MACs of a product: every element of the result is a sum over the inner dimension."""
     return _complex_factor(*inputs[:2]) * math.prod(_sizes(outputs[0])) * _sizes(inputs[0])[-1]
 
 
@@ -66,7 +66,7 @@ def _added_matmul(inputs: Values, outputs: Values) -> float:
 
 
 def _einsum(inputs: Values, outputs: Values) -> float:
-    """Of two operands: a product for every combination of indices."""
+    """MACs of an einsum of two operands: one for every combination of indices."""
     equation = inputs[0].toIValue().replace(" ", "")
     operands = list(inputs[1].node().inputs())
     if len(operands) != 2 or "." in equation:
@@ -88,7 +88,7 @@ def _inverse_real_transform(inputs: Values, outputs: Values) -> float:
 
 
 def _real_transform(inputs: Values, outputs: Values) -> float:
-    """The result keeps half of the last dimension; whether that was even or odd must be told from elsewhere."""
+    """MACs of a real transform. The result has half of the last dimension; other sizes show whether that was even or odd."""
     points, dimensions = _sizes(outputs[0]), _dimensions(inputs)
     last = dimensions[-1]
     possible = (2 * points[last] - 2, 2 * points[last] - 1)
@@ -99,7 +99,7 @@ def _real_transform(inputs: Values, outputs: Values) -> float:
 
 
 def _dimensions(inputs: Values) -> list[int]:
-    """Transformed dimensions: those given, or the last ones, as many as sizes are given, or all."""
+    """Transformed dimensions: the given ones, or else as many of the last ones as there are given sizes, or else all."""
     dimensions = _elements(inputs[2])
     if dimensions is None:
         sizes = _elements(inputs[1])
@@ -108,7 +108,7 @@ def _dimensions(inputs: Values) -> list[int]:
 
 
 def _elements(value: Any) -> list[int | None] | None:
-    """A list as far as it is constant (None for an element computed in the graph), a number as a list of one, or None."""
+    """Elements of a list (None for an element that the graph computes), a constant number as a list of one, or None."""
     if value.node().kind() == "prim::ListConstruct":
         return [element.toIValue() for element in value.node().inputs()]
     constant = value.toIValue()

@@ -1,8 +1,8 @@
-"""Seconds per call, with what makes them worth printing: warm-up, a stop rule, and a look at who else used the machine.
+"""Seconds per call, measured with a warm-up, a stop rule and a check whether other processes used the machine.
 
-A *group* is measured together: one iteration prepares, then runs each stage of the group in order, and each stage is timed by
-itself. So a backward pass is timed right behind the forward pass whose graph it consumes. On a CPU the *whole* of an iteration
-may be timed beside its stages: a training step, by two more looks at the clock.
+The stages of a *group* are measured together: one iteration prepares, then runs each stage in order and times it separately. So
+a backward pass is timed right after the forward pass whose graph it consumes. On a CPU, the *whole* of an iteration may also be
+timed, for a training step; this takes two more readings of the clock.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from lipbench.quantities import Contention, Timing
 
 FEWEST_SAMPLES = 5
 SETTLING_SAMPLES = 10
-"""no fewer are enough to stop before the limit"""
+"""smallest number of samples with which sampling may stop before the limit"""
 MOST_SAMPLES = 1000
-"""a limit like that of time: more would only swell the record"""
+"""limit of the number of samples, like that of time: more samples would only make the record larger"""
 PRECISION = 0.02
-"""half width of the median's 95 % interval, relative, at which sampling stops; also the agreement of warm-up medians"""
+"""relative half width of the median's 95 % interval at which sampling stops; also the tolerance between warm-up medians"""
 LEAST_WATCH_S = 0.1
-"""sampling lasts at least so long, because the kernel counts CPU time in ticks of 0.01 s and a shorter look would see nobody"""
+"""least duration of sampling: the operating system counts CPU time in ticks of 0.01 s, so a shorter check would see no other
+process"""
 LEAST_WARMUP_S = {"cpu": 0.0, "cuda": 0.15}
 WARMUP_BATCH_S = 0.005
 WARMUP_BATCH_SAMPLES = 3
 SLOW_S = 0.2
-"""One iteration of a group that takes longer is not repeated to warm up or to settle: it is warm after one, and one is
-enough to tell host time."""
+"""A group whose iteration takes longer than this needs only one iteration to warm up, and one to measure host time."""
 LOOPED_BELOW_S = 1e-3
 HOST_SAMPLES = 5
 UNKNOWN_L2_BYTES = 2**27
-"""more than any GPU has"""
+"""assumed where the size of the L2 cache is unknown; larger than that of any GPU"""
 SAMPLES_AHEAD = 16
 SECONDS_AHEAD = 0.05
-"""CUDA: most samples, and most seconds of them, that wait on the device for their turn, but always two samples"""
+"""CUDA: largest number of samples, and of their seconds, that are queued on the device; two samples are always allowed"""
 
 Events = tuple[Any, Any]
-"""two `torch.cuda.Event`, which PyTorch leaves without types"""
+"""two `torch.cuda.Event`, for which PyTorch has no types"""
 Stages = Mapping[str, Callable[[], object]]
 Whole = tuple[str, Callable[[], object]]
-"""a name for all stages together, and what completes them"""
+"""a name for all stages together, and the call that completes them"""
 
 
 def measure(
@@ -68,13 +68,13 @@ def measure(
 ) -> dict[str, Timing]:
     """Time every stage of a group: name → `Timing`, seconds per call.
 
-    `limit_s` is the sampling time of one stage, half of it for each of two attempts; it is passed only where fewer than
-    `FEWEST_SAMPLES` samples were taken by then. The second attempt is made if other processes used the machine in the first,
-    whose samples it replaces; `Contention.contended` means that they did both times. `check` is called once, after the first
-    call of each stage, and may look at what they computed and raise.
+    `limit_s` is the sampling time of one stage, half of it for each of two attempts; it is exceeded only if fewer than
+    `FEWEST_SAMPLES` samples were taken by then. If other processes used the machine during the first attempt, a second one
+    replaces its samples; `Contention.contended` means that they used it during both. `check` is called once, after the first
+    call of each stage; it may check the results and raise.
 
-    On a CPU, `loop` lets calls of less than a millisecond be repeated within a sample, for a group of one stage; and `whole`
-    names one more phase: all stages of an iteration and what completes them, from the first one's beginning to the end.
+    On a CPU, `loop` allows calls of less than a millisecond to be repeated within a sample, for a group of one stage; `whole`
+    names one more phase: a whole iteration, from the beginning of the first stage to the end of the call that completes it.
     """
     sampler: _Sampler = _CudaSampler(group, prepare) if device == "cuda" else _CpuSampler(group, prepare, whole)
     with _long_lived_objects_set_aside():
@@ -108,7 +108,7 @@ def measure(
 @lru_cache(maxsize=MOST_SAMPLES)
 def interval_rank(count: int) -> int:
     """Rank l, from 1, such that the l-th smallest and the l-th largest of `count` samples enclose the median with at least
-    95 % probability, whatever the distribution; 0 if no two samples do (fewer than six)."""
+    95 % probability, for any distribution; 0 if no two samples do (fewer than six)."""
     rank, tail = 0, 0
     while True:
         tail += math.comb(count, rank)
@@ -118,7 +118,7 @@ def interval_rank(count: int) -> int:
 
 
 def is_settled(samples: Sequence[float]) -> bool:
-    """Whether there are enough samples and the 95 % interval of their median is within `PRECISION` of it."""
+    """Whether there are enough samples and the 95 % interval of their median is within `PRECISION` of the median."""
     if len(samples) < SETTLING_SAMPLES:
         return False
     ordered, rank = sorted(samples), interval_rank(len(samples))
@@ -127,15 +127,15 @@ def is_settled(samples: Sequence[float]) -> bool:
 
 
 def _agree(medians: Sequence[float]) -> bool:
-    """Whether the last three are within `PRECISION` of each other."""
+    """Whether the last three medians are within `PRECISION` of each other."""
     last = medians[-3:]
     return len(last) == 3 and max(last) <= (1 + PRECISION) * min(last)
 
 
 def _warm_up(sampler: _Sampler, least_s: float, most_s: float) -> float:
-    """Run until every stage's last three medians agree; returns the seconds it took.
+    """Run until every stage's last three medians agree; returns the seconds that this took.
 
-    One iteration is all where that takes longer than `SLOW_S`; elsewhere there is no cap before `least_s`.
+    If an iteration takes longer than `SLOW_S`, only one is run; otherwise the warm-up is not stopped before `least_s`.
     """
     start = batch_start = time.perf_counter()
 
@@ -189,18 +189,18 @@ def _sample(sampler: _Sampler, limit_s: float) -> None:
         if done >= next_check and elapsed >= LEAST_WATCH_S:
             if all(is_settled(samples) for samples in sampler.samples.values()):
                 break
-            next_check = done + max(1, done // 5)  # sorting after every sample would compete with what is measured
+            next_check = done + max(1, done // 5)  # sorting after every sample would compete with the measured calls
     sampler.finish()
-    if taken >= MOST_SAMPLES:  # of calls so short that the look at the machine would be too
+    if taken >= MOST_SAMPLES:  # calls may be so short that the check for other processes would be too short
         time.sleep(max(0.0, min(LEAST_WATCH_S, limit_s) - (time.perf_counter() - start)))
 
 
 @contextmanager
 def _long_lived_objects_set_aside() -> Iterator[None]:
-    """Collect garbage, then keep the collector from walking through all that imports left in memory while the clock runs.
+    """Collect garbage, then freeze all objects, so that the collector does not traverse imported modules during timing.
 
-    The collector stays on: a graph in a reference cycle must not pile up. What was set aside before stays so: a process that
-    only measures sets its imports aside once, since to walk through them takes a tenth of a second.
+    The collector stays on, so that graphs in reference cycles do not pile up. Objects that were frozen before stay frozen: a
+    process that only measures freezes its imports once, since traversing them takes a tenth of a second.
     """
     was_set_aside = gc.get_freeze_count() > 0
     gc.collect()
@@ -216,7 +216,7 @@ def _long_lived_objects_set_aside() -> Iterator[None]:
 
 
 class _Sampler(ABC):
-    """Takes samples of a group, one of each stage at a time."""
+    """A clock that takes samples of a group, one of each stage at a time."""
 
     def __init__(self, group: Stages, prepare: Callable[[], object]) -> None:
         self.group, self.prepare = group, prepare
@@ -226,16 +226,16 @@ class _Sampler(ABC):
         self.timer_cost_s = 0.0
 
     def clear(self) -> None:
-        """Forget the samples."""
+        """Drop the samples."""
         self.samples = {name: [] for name in self.group}
 
     @property
     def sample_s(self) -> float:
-        """Seconds of one iteration, all stages together, by the samples that are in."""
+        """Seconds of one iteration, all stages together, from the samples so far."""
         return sum(statistics.median(self.samples[name]) for name in self.group)
 
     def first_call(self) -> dict[str, float]:
-        """Run each stage once, to its end, and return the seconds each took."""
+        """Run each stage once until it has finished, and return the seconds of each."""
         self.prepare()
         return {name: self._run_once(call) for name, call in self.group.items()}
 
@@ -246,19 +246,19 @@ class _Sampler(ABC):
 
     @abstractmethod
     def calibrate(self, loop: bool) -> None:
-        """Settle, from the last warm-up samples, how to sample."""
+        """Choose the settings of sampling from the last warm-up samples."""
 
     @abstractmethod
     def take(self) -> None:
-        """Prepare and run every stage once more. The samples may come in later."""
+        """Prepare and run every stage once more. The samples may become available later."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Wait until all samples are in."""
+        """Wait until all samples are available."""
 
 
 class _CpuSampler(_Sampler):
-    """The host's clock around one call, or around a loop of calls where that is allowed."""
+    """Reads the host's clock around one call, or around a loop of calls where that is allowed."""
 
     def __init__(self, group: Stages, prepare: Callable[[], object], whole: Whole | None = None) -> None:
         super().__init__(group, prepare)
@@ -266,13 +266,13 @@ class _CpuSampler(_Sampler):
         self.clear()
 
     def clear(self) -> None:
-        """Forget the samples."""
+        """Drop the samples."""
         super().clear()
         if self._whole:
             self.samples[self._whole[0]] = []
 
     def first_call(self) -> dict[str, float]:
-        """Run each stage once, to its end, and what completes them, and return the seconds each took."""
+        """Run each stage and the completing call once, and return the seconds of each stage and of the whole."""
         found = super().first_call()
         if self._whole:
             name, complete = self._whole
@@ -308,15 +308,15 @@ class _CpuSampler(_Sampler):
             self.samples[name].append((time.perf_counter_ns() - begin) * 1e-9)
 
     def finish(self) -> None:
-        """Every sample is in as soon as it was taken."""
+        """Do nothing: every sample is available as soon as it was taken."""
 
 
 class _CudaSampler(_Sampler):
-    """A pair of events around each call, on the current stream.
+    """Records a pair of events around each call, on the current stream.
 
-    The device never waits for the host between samples: results are read from events that have passed already. Where the host
-    is far ahead it waits for the oldest sample alone, which leaves the device the others to work on. Before each pair, a buffer
-    of the L2 cache's size is written, so that every call finds its operands in memory, not in the cache.
+    The device never waits for the host between samples: only completed events are read. If the host is far ahead, it waits for
+    the oldest sample only, so that the device still has the others to work on. Before each pair, a buffer of the L2 cache's
+    size is written, so that every call finds its operands in memory, not in the cache.
     """
 
     def __init__(self, group: Stages, prepare: Callable[[], object]) -> None:
@@ -335,7 +335,7 @@ class _CudaSampler(_Sampler):
         return (time.perf_counter_ns() - start) * 1e-9
 
     def calibrate(self, loop: bool) -> None:
-        """Host time per call, each begun on an idle device, so that a full launch queue does not count as host work."""
+        """Measure host time per call, each on an idle device, so that a full launch queue does not count as host work."""
         self._ahead = int(min(SAMPLES_AHEAD, max(2, SECONDS_AHEAD / max(self.sample_s, 1e-9))))
         self.host_s = {name: [] for name in self.group}
         for _ in range(1 if self.sample_s > SLOW_S else HOST_SAMPLES):
@@ -353,7 +353,7 @@ class _CudaSampler(_Sampler):
         self.timer_cost_s = statistics.median(start.elapsed_time(end) for start, end in empty_pairs) * 1e-3
 
     def clear(self) -> None:
-        """Forget the samples, and give the device some work, so that the first new sample is not launched on an idle one."""
+        """Drop the samples, and give the device some work, so that the first new sample is not launched on an idle device."""
         super().clear()
         for _ in range(SAMPLES_AHEAD):
             self._flush.zero_()
