@@ -5,9 +5,10 @@ as it is checked, and at the end the number of kernel configurations that were c
 are compiled before, on all cores, into triton's cache.
 
 A kernel is right if the relative error (Euclidean norm) of the output and of every gradient, against the replaced operations in
-float64, is within `TOLERANCE` of the precision (four times that for gradients), or no more than `FACTOR` times that of the replaced
-operations in the same precision (ieee for tf32x3). Where a gradient contains signs of sums, sums near 0 may round to the other
-sign, which changes it by about the square root of their error: there the limit is four times the tolerance's square root.
+float64, is within `TOLERANCE` of the precision (four times that for gradients), or no more than `FACTOR` times that of the
+replaced operations in the same precision (ieee for tf32x3). Where a gradient contains signs of sums, sums near 0 may round to
+the other sign, which changes it by about the square root of their error: there the limit is four times the square root of the
+tolerance.
 """
 
 from __future__ import annotations
