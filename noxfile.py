@@ -1,7 +1,7 @@
 """The project's jobs: `nox -s profile` writes the report, `nox` runs lint and tests.
 
 Every session installs the versions of `constraints.txt`. With `--no-venv` a session uses the environment that nox is called
-from, and installs only what is missing there, so that a PyTorch which is already installed stays as it is.
+from, and installs only what is missing there, so that an installed PyTorch is kept.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ VERSIONS: list[dict[str, Any]] = PROJECT["tool"]["lipbench"]["versions"]
 
 @nox.session
 def profile(session: nox.Session) -> None:
-    """Profile all methods at the `quick` preset and write the report; arguments behind `--` go to `lipbench profile`."""
+    """Profile all methods at the `quick` preset and write the report; arguments after `--` go to `lipbench profile`."""
     start = time.monotonic()
     install(session, "--editable", ".")
     installed = time.monotonic()
     folder = new_folder()
     try:
         session.run(*LIPBENCH, "profile", "--preset", "quick", "--out", str(folder / "run"), *session.posargs)
-    finally:  # also after exit code 3, some case failed: the report says which and why
+    finally:  # exit code 3: some case failed, and the report says which and why
         profiled = time.monotonic()
         if (folder / "run" / "run.json").exists():
             report(session, folder / "run", folder)
@@ -47,7 +47,7 @@ def profile(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the pytest-benchmark suites and write the report of their JSON; arguments behind `--` go to pytest."""
+    """Run the pytest-benchmark suites and write the report of their JSON; arguments after `--` go to pytest."""
     install(session, "--editable", ".")
     folder = new_folder()
     results = folder / "benchmark.json"
@@ -57,7 +57,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests in two processes, then kernels in triton's interpreter; arguments behind `--` go to pytest, run once."""
+    """Run the tests in two processes, then kernels in triton's interpreter; arguments after `--` go to pytest, run once."""
     install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
     if not session.posargs:
@@ -67,16 +67,16 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("pair", [nox.param(pair, id=f"torch-{pair['torch']}-triton-{pair['triton']}") for pair in VERSIONS])
 def versions(session: nox.Session, pair: dict[str, Any]) -> None:
-    """Run the tests and `lipbench kernels` with the oldest and the newest torch and triton; arguments behind `--` go to pytest.
+    """Run the tests and `lipbench kernels` with the oldest and the newest torch and triton; arguments after `--` go to pytest.
 
-    The pairs are those of pyproject.toml. Any build of that torch will do; one for CUDA takes several GB.
+    The pairs are in pyproject.toml. Any build of that torch works; one for CUDA takes several GB.
     """
     path = Path(session.create_tmp()) / "constraints.txt"
     path.write_text("\n".join(without("torch", "triton", *pair["also"])) + "\n")
     tools = [name for name in nox.project.dependency_groups(PROJECT, "tests") if not name.startswith("triton")]
     packages = (f"torch=={pair['torch']}", *pair["also"], "--editable", ".", *tools)
     session.install(*packages, "--constraint", str(path), env=build_constraint())
-    session.install("--no-deps", f"triton=={pair['triton']}")  # whatever triton that torch asks for
+    session.install("--no-deps", f"triton=={pair['triton']}")  # whichever triton that torch requires
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
@@ -85,7 +85,7 @@ def versions(session: nox.Session, pair: dict[str, Any]) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules and format by ruff, types by mypy --strict."""
+    """Check rules and format with ruff, and types with mypy --strict."""
     install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -110,7 +110,7 @@ def wheel(session: nox.Session) -> None:
 
 
 def use_installed(session: nox.Session) -> None:
-    """Every verb once, as a user of the wheel would: from an empty folder, by the installed command."""
+    """Run every verb once as a user of the wheel would: from an empty folder, with the installed command."""
     run = f"run-{stamp()}"
     small = ("--channels", "4", "--image-size", "6", "--batch-size", "2", "--method", "standard,aol")
     session.run("python", "-c", "import lipbench; print('lipbench from', lipbench.__file__)")
@@ -127,14 +127,14 @@ def use_installed(session: nox.Session) -> None:
 
 
 def report(session: nox.Session, results: Path, folder: Path) -> None:
-    """Render `report.html` into the folder and say where it is."""
+    """Render `report.html` into the folder and print its path."""
     page = folder / "report.html"
     session.run(*LIPBENCH, "report", str(results), "-o", str(page))
     session.log(f"report: {page.relative_to(ROOT)}")
 
 
 def install(session: nox.Session, *requirements: str) -> None:
-    """pip install at the tested versions; into an environment of the user's, only what it lacks."""
+    """pip install at the tested versions; into the user's own environment, only missing packages."""
     pip = ("python", "-m", "pip", "install", "--quiet", *requirements)
     if session.virtualenv.is_sandboxed:
         session.run_install(*pip, "--constraint", str(CONSTRAINTS), env=build_constraint())
@@ -143,12 +143,12 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 
 def build_constraint() -> dict[str, str]:
-    """pip's setting by which the isolated environments that wheels are built in keep to the tested versions too."""
+    """The setting that makes pip use the tested versions in the isolated environments for building wheels too."""
     return {"PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
 
 
 def missing_only(session: nox.Session) -> Path:
-    """Constraints that keep the installed torch and triton, and give tested versions of the packages that are not there yet."""
+    """Constraints that keep the installed torch and triton, and give tested versions of missing packages."""
     listed = session.run("python", "-m", "pip", "list", "--format", "json", silent=True, stderr=subprocess.DEVNULL, log=False)
     assert isinstance(listed, str)
     installed = {canonicalize_name(package["name"]): package["version"] for package in json.loads(listed)}
@@ -162,7 +162,7 @@ def missing_only(session: nox.Session) -> Path:
 
 
 def without(*requirements: str) -> list[str]:
-    """The lines of constraints.txt but for those of these packages, which may be named with versions."""
+    """The lines of constraints.txt except those of these packages, which may be named with versions."""
     names = {canonicalize_name(Requirement(one).name) for one in requirements}
     tested = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line and not line.startswith("#")]
     return [line for line in tested if canonicalize_name(line.partition("==")[0]) not in names]

@@ -1,8 +1,8 @@
-"""Does our clock agree with another's? On a GPU with `triton.testing.do_bench`, on a CPU with `torch.utils.benchmark.Timer`.
+"""Compare our clock with another one: on a GPU with `triton.testing.do_bench`, on a CPU with `torch.utils.benchmark.Timer`.
 
-`python bench/agreement.py [--device cuda]` lets both time the same calls, turn by turn, and prints one JSON line per call: both
-medians, their ratio, and whether that is within 5 %. Where it is not, the machine is too noisy, or a clock is wrong, and the
-exit code is 1.
+`python bench/agreement.py [--device cuda]` times the same calls with both clocks in turn, and prints one JSON line per call:
+both medians, their ratio, and whether it is within 5 % of 1. If it is not, the machine is too noisy or a clock is wrong, and
+the exit code is 1.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def theirs_s(call: Callable[[], object], device: str) -> float:
 
 
 def compare(method: str, device: str, turns_taken: int = TURNS, channels: int | None = None) -> dict[str, object]:
-    """Time the inference of a layer by both clocks in turn; the figures are medians over the turns."""
+    """Time the inference of a layer by both clocks in turn; the results are medians over the turns."""
     batch_size, usual_channels, image_size = SHAPES[device]
     channels = channels or usual_channels
     case = Case(LayerSpec(method, channels, image_size), batch_size, device=device, threads=torch.get_num_threads())
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=sorted(SHAPES), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--channels", type=int, help="fewer, to try it out; calls of some milliseconds by default")
+    parser.add_argument("--channels", type=int, help="fewer for a trial; the default gives calls of some milliseconds")
     given = parser.parse_args()
     device = given.device
     machine.set_precision("ieee")

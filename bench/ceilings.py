@@ -1,8 +1,7 @@
-"""How fast the kernels' machine programs can be issued: the ceilings that `lipbench kernels --format json` finds, per hot spot.
+"""Ceilings of the kernels' machine programs by issue rate, from `lipbench kernels --format json`, for each hot spot.
 
-A phase of a hot spot is one program or several, which share its multiply-accumulates in equal parts. Of a program's
-configurations the one with the highest ceiling counts. Where a program's code does not tell (sm_100's tensor cores), there is
-no ceiling but the GPU's peak.
+A phase of a hot spot is one program or several, which share its multiply-accumulates in equal parts. A program has the highest
+ceiling of its configurations. Where the code does not show one (sm_100's tensor cores), the only ceiling is the GPU's peak.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from bench.hot_spots import HotSpot, Shape
 from bench.works import Ceiling
 
 Program = tuple[str, str]
-"""(kernel of the catalogue, what its variants name as their shape)"""
+"""(kernel of the catalogue, `shape` of its variants)"""
 
 
 def _bound(shape: Shape, phase: str) -> list[Program]:
@@ -51,11 +50,11 @@ PROGRAMS: Mapping[str, Callable[[Shape, str], list[Program]]] = {
     "aol": _bound, "sll": _bound, "soc-step": _step, "soc": _series,
     "bjorck": _matrices("bjorck"), "newton": _matrices("newton_inverse_root"),
 }  # fmt: skip
-"""Hot spot → (shape, phase) → the programs that do its products"""
+"""Hot spot → (shape, phase) → the programs that compute its products"""
 
 
 def best(rows: list[dict[str, object]]) -> dict[tuple[str, str, str, str], float | None]:
-    """(kernel, shape, precision, architecture) → most FLOPs a second of its configurations; None where one does not tell."""
+    """(kernel, shape, precision, architecture) → highest ceiling of its configurations, FLOP/s; None if one is unknown."""
     found: dict[tuple[str, str, str, str], float | None] = {}
     for row in rows:
         key = (str(row["kernel"]), str(row["shape"]), str(row["precision"]), str(row["architecture"]))
@@ -66,7 +65,7 @@ def best(rows: list[dict[str, object]]) -> dict[tuple[str, str, str, str], float
 
 
 def of(rows: list[dict[str, object]]) -> Ceiling:
-    """The ceilings as `works` asks for them. Raises `KeyError` for a program that the rows do not have."""
+    """The ceilings as a function, as `works` takes it. It raises `KeyError` for a program that is not in the rows."""
     known = best(rows)
 
     def ceiling(spot: HotSpot, shape: Shape, phase: str, gpu: Gpu, precision: str) -> float | None:

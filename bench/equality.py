@@ -1,13 +1,14 @@
-"""Is every kernel right in every configuration and precision, forward and backward, at sizes that fill no block?
+"""Check every kernel in every configuration and precision, forward and backward, at sizes that fill no block.
 
-`python -m bench.kernels --check` runs this: a JSON line for every hot spot × shape × precision × configuration, as it is found,
-and at the end how many of the kernels' configurations were met. One process does all of it; what has to be compiled is compiled
-before, on all cores, into triton's cache.
+`python -m bench.kernels --check` runs this: it prints a JSON line for every hot spot × shape × precision × configuration
+as it is checked, and at the end the number of kernel configurations that were checked. One process makes all checks; programs
+are compiled before, on all cores, into triton's cache.
 
-Right: the relative error (Euclidean norm) of the output and of every gradient, against the replaced operations in float64, is
-within `TOLERANCE` of the precision (four times that for gradients), or no more than `FACTOR` times that of the replaced
-operations in the same precision (ieee for tf32x3). Where a gradient has signs of sums, sums near 0 round to another sign, which
-changes it by about the square root of their error: there the limit is four times the tolerance's square root.
+A kernel is right if the relative error (Euclidean norm) of the output and of every gradient, against the replaced operations in
+float64, is within `TOLERANCE` of the precision (four times that for gradients), or no more than `FACTOR` times that of the
+replaced operations in the same precision (ieee for tf32x3). Where a gradient contains signs of sums, sums near 0 may round to
+the other sign, which changes it by about the square root of their error: there the limit is four times the square root of the
+tolerance.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from lipbench.meters import machine
 TOLERANCE = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 5e-3}
 FACTOR = 4.0
 
-# Odd channels and images, more of both than one block of any configuration, and a kernel for each size. Batches of 4: slices of
-# a stack of images then begin at 16 bytes, as those of usual batches do, and meet the programs that were compiled before.
+# Odd channels and images, more of both than one block of any configuration, and a kernel for each size. With batches of 4,
+# slices of a stack of images are aligned to 16 bytes, as those of usual batches are, and use the programs compiled before.
 SHAPES: dict[str, tuple[Shape, ...]] = {
     "aol": (Shape(131, 1, 3, 1), Shape(131, 1, 1, 1), Shape(131, 1, 5, 1)),
     "sll": (Shape(131, 1, 3, 1),),
@@ -43,7 +44,7 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     "bjorck": (Shape(61, 1, 3, 1), Shape(29, 1, 3, 1), Shape(13, 1, 3, 1)),
     "newton": (Shape(29, 5, 3, 1), Shape(13, 5, 3, 1)),
 }
-"""Hot spot → the layers at which its kernels are checked. One for k = 3 comes first, should time be short."""
+"""Hot spot → the layers at which its kernels are checked. One for k = 3 comes first, in case time is short."""
 TINY: dict[str, tuple[Shape, ...]] = {
     "aol": (Shape(5, 1, 3, 1),),
     "sll": (Shape(5, 1, 1, 1),),
@@ -52,7 +53,7 @@ TINY: dict[str, tuple[Shape, ...]] = {
     "bjorck": (Shape(5, 1, 1, 1), Shape(17, 1, 1, 1), Shape(33, 1, 1, 1)),
     "newton": (Shape(3, 1, 1, 1), Shape(17, 1, 1, 1)),
 }
-"""The same for triton's interpreter, where a thousand programs take a minute: as small as meets every configuration."""
+"""The same for triton's interpreter, where a thousand programs take a minute: as small as possible with every configuration."""
 
 Results = tuple[Tensor, ...]
 """output, then the gradient of every input"""
@@ -60,7 +61,7 @@ Results = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a kernel is held to at one shape and precision."""
+    """Inputs and expected results of a kernel at one shape and precision."""
 
     inputs: tuple[Tensor, ...]
     """float32 on the device"""
@@ -73,20 +74,20 @@ class Expected:
 
 
 def run(call: Callable[..., Tensor], inputs: Sequence[Tensor], cotangent: Tensor) -> Results:
-    """The output of a call on leaves, and the gradients of its inputs from a cotangent."""
+    """The output of a call, and the gradients of its inputs for a cotangent."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     output = call(*leaves)
     return (output.detach(), *torch.autograd.grad(output, leaves, cotangent))
 
 
 def off(found: Results, expected: Results) -> list[float]:
-    """Relative errors in the Euclidean norm; nan where a value is no number."""
+    """Relative errors in the Euclidean norm; nan where a value is not finite."""
     pairs = zip(found, expected, strict=True)
     return [float((one - two).norm() / two.norm()) for one, two in ((one.to(two.dtype), two) for one, two in pairs)]
 
 
 def limits(spot: HotSpot, precision: str, replaced: Sequence[float]) -> list[float]:
-    """How large each error may be, where the replaced operations have these."""
+    """The limit of each error, given the errors of the replaced operations."""
     value = TOLERANCE[precision]
     gradient = 4 * (math.sqrt(value) if spot.sign_gradient else value)
     floors = [value] + [gradient] * (len(replaced) - 1)
@@ -94,7 +95,7 @@ def limits(spot: HotSpot, precision: str, replaced: Sequence[float]) -> list[flo
 
 
 def single(tensor: Tensor, device: str) -> Tensor:
-    """A float64 tensor, real or complex, in half of that on the device."""
+    """A float64 tensor, real or complex, in single precision on the device."""
     return tensor.to(device, torch.complex64 if tensor.is_complex() else torch.float32)
 
 
@@ -113,7 +114,7 @@ def expected(spot: HotSpot, shape: Shape, precision: str, device: str) -> Expect
 
 
 def compared(spot: HotSpot, precision: str, held: Expected) -> dict[str, object]:
-    """Errors of the kernel, in the configuration that serves, beside what is allowed."""
+    """Errors of the kernel, in its present configuration, beside their limits."""
     fused = off(run(lambda *given: spot.fused(precision, *given), held.inputs, held.cotangent), held.results)
     return {
         "errors": fused,
@@ -124,7 +125,7 @@ def compared(spot: HotSpot, precision: str, held: Expected) -> dict[str, object]
 
 
 def raised(error: Exception) -> dict[str, object]:
-    """An exception as what is found: any failure of a kernel is a line, and no reason to stop."""
+    """The line for an exception: a kernel's failure is reported and does not stop the checks."""
     return {"equal": False, "raised": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
 
 
@@ -132,11 +133,11 @@ def raised(error: Exception) -> dict[str, object]:
 
 
 def lines(spot: HotSpot, shape: Shape, precision: str, device: str) -> Iterator[dict[str, object]]:
-    """A line for each turn in which a kernel uses a configuration that it has not used before at this shape and precision."""
+    """A line for each turn in which a kernel uses a configuration for the first time at this shape and precision."""
     about = {"hot_spot": spot.name, **vars(shape), "precision": precision, "device": device}
     try:
         held = expected(spot, shape, precision, device)
-    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
+    except Exception as error:  # a kernel's failure is reported and does not stop the checks
         yield about | {"configs": {}} | raised(error)
         return
     met: set[tuple[str, str]] = set()
@@ -144,16 +145,16 @@ def lines(spot: HotSpot, shape: Shape, precision: str, device: str) -> Iterator[
         with launching.turn(number) as launched:
             try:
                 found = compared(spot, precision, held)
-            except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
+            except Exception as error:  # a kernel's failure is reported and does not stop the checks
                 found = raised(error)
-        if launched <= met and "raised" not in found:  # all have come round
+        if launched <= met and "raised" not in found:  # all configurations have been used
             return
         met |= launched
         yield about | {"configs": dict(sorted(launched))} | found
 
 
 def jobs(shapes: dict[str, tuple[Shape, ...]], precisions: Sequence[str]) -> list[tuple[HotSpot, Shape, str]]:
-    """What is to be looked at: the first shape of every hot spot in every precision, then the second, and so on."""
+    """The checks in their order: the first shape of every hot spot in every precision, then the second, and so on."""
     deepest = max((len(few) for few in shapes.values()), default=0)
     return [
         (HOT_SPOTS[name], few[place], precision)
@@ -165,9 +166,9 @@ def jobs(shapes: dict[str, tuple[Shape, ...]], precisions: Sequence[str]) -> lis
 
 
 def check(waiting: Sequence[tuple[HotSpot, Shape, str]], device: str, deadline: float) -> bool:
-    """Print the lines of all that waits, begin nothing after `deadline` (of `time.monotonic`), and say how it went.
+    """Print the lines of all waiting checks and a summary; begin none after `deadline` (of `time.monotonic`).
 
-    Returns whether all that was looked at is right. What the deadline left is counted, and is not wrong.
+    Returns whether all results are right. Checks left at the deadline are counted, and not wrong.
     """
     met: set[tuple[str, str, str]] = set()
     wrong, done, printed = [], 0, 0
@@ -200,14 +201,14 @@ def programs(names: Sequence[str], precisions: Sequence[str]) -> list[Variant]:
     """The machine programs that the checks of these hot spots launch on a GPU."""
     kernels = {kernel for name in names for few in HOT_SPOTS[name].kernels.values() for kernel in few}
     found = [one for name in sorted(kernels) for one in catalogue.find(name).variants() if one.precision in precisions]
-    # Partial sums of a kernel with odd channels lie one behind another, so that most of them begin at no multiple of 16 bytes.
+    # Partial sums of a kernel with odd channels are stored consecutively, so most of them are not aligned to 16 bytes.
     return found + [replace(one, unaligned=("partial",)) for one in found if "partial" in one.signature]
 
 
 def compile_before(names: Sequence[str], precisions: Sequence[str], processes: int, timeout_s: float) -> dict[str, object]:
-    """Compile what the checks need for the current device into triton's cache: how many programs, and seconds that it took.
+    """Compile the checks' programs for the current device into triton's cache; return how many, and the seconds it took.
 
-    What is not made in time, or cannot be, is left to the launches.
+    Launches compile the programs that were not compiled in time or failed to compile.
     """
     start, wanted = time.monotonic(), programs(names, precisions)
     found: dict[str, object] = {"programs": len(wanted), "processes": processes}
@@ -215,6 +216,6 @@ def compile_before(names: Sequence[str], precisions: Sequence[str], processes: i
         major, minor = torch.cuda.get_device_capability()
         within_s = timeout_s if math.isfinite(timeout_s) else None
         found["compiled"] = resources.compile_all(wanted, f"sm_{major}{minor}", processes, within_s)
-    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
+    except Exception as error:  # a kernel's failure is reported and does not stop the checks
         found["raised"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     return found | {"compiled_s": time.monotonic() - start}

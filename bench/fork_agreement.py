@@ -1,9 +1,9 @@
-"""Is a round in a forked process the same as one in a started process? Pairs of both in turn, and pairs of the same beside.
+"""Compare rounds in forked processes with rounds in started processes, and started ones with each other.
 
 `python -m bench.fork_agreement [--method standard,aol] [--channels 32] [--turns 11] [--threads 1]` measures each case in turns
-of three processes: one forked, one started, one more started, in an order that turns with the turn. A round's datum is its
-median. For each phase it prints the ratio forked ÷ started with its 95 % interval, the same of started ÷ started (A/A), and
-how much rounds of each kind spread. Exit code 1 if forked and started differ: in some phase, by a permutation test over all
+of three processes: one forked and two started, in an order that rotates with each turn. The datum of a round is its median. For
+each phase it prints the ratio forked ÷ started with its 95 % interval, the same of started ÷ started (A/A), and
+the spread of rounds of each kind. Exit code 1 if forked and started rounds differ in some phase, by a permutation test over all
 phases at once at the level `LEVEL`.
 
 Each forked process comes from a server of its own, as rounds of one case do.
@@ -27,10 +27,10 @@ from lipbench.run.local import Local
 from lipbench.run.processes import FORK, START
 
 LEVEL = 0.002
-"""probability of calling equals different; ten turns can show it, at 2 of 2^10 changes of sign"""
+"""probability of a false positive; ten turns can reach it, with 2 of 2^10 changes of sign"""
 LIMITS = Limits(phase_seconds=0.2)
 KINDS = ("forked", "started", "again")
-"""again: started too"""
+"""the second started process"""
 
 Medians = dict[str, list[float]]
 """phase → median seconds of each turn"""
@@ -57,10 +57,11 @@ def differences(one: Medians, other: Medians) -> dict[str, np.ndarray]:
 
 
 def probability(pairs: Mapping[str, np.ndarray]) -> float:
-    """Of ratios at least so far from 1 in some phase, if the kinds were alike: by changing the sign of whole turns.
+    """The p-value of a permutation test: the probability of ratios at least so far from 1, if the kinds are equal.
 
-    The statistic is the largest |t| of a phase, so that no correction for many phases is needed. All changes of sign are tried
-    where those are at most 2^14, else so many at random. Never 0: the pairs themselves are one of them.
+    Permutations change the sign of whole turns. The statistic is the largest |t| of a phase, so no correction for many phases
+    is needed. All changes of sign are tried if these are at most 2^14, otherwise that many at random. The result is never 0,
+    because the pairs themselves are one of them.
     """
     table = np.array(list(pairs.values()))
     turns = table.shape[1]
@@ -69,7 +70,7 @@ def probability(pairs: Mapping[str, np.ndarray]) -> float:
     else:
         signs = np.vstack([np.ones(turns), np.random.default_rng(0).choice((1, -1), (2**14 - 1, turns))])
     means = signs @ table.T / turns
-    variances = np.maximum((table**2).mean(axis=1) - means**2, 1e-30)  # signs change no square
+    variances = np.maximum((table**2).mean(axis=1) - means**2, 1e-30)  # a change of sign does not change the squares
     largest = np.abs(means / np.sqrt(variances)).max(axis=1)
     return float((largest >= largest[0] * (1 - 1e-12)).mean())
 
@@ -82,12 +83,12 @@ def interval(logarithms: np.ndarray) -> tuple[float, float, float]:
 
 
 def spread(medians: Sequence[float]) -> float:
-    """Standard deviation of rounds, relative."""
+    """Relative standard deviation of rounds."""
     return float(np.log(medians).std(ddof=1))
 
 
 def report(case: Case, found: Mapping[str, Medians]) -> float:
-    """Print a table of a case and return the probability that so much is chance."""
+    """Print a table of a case and return its p-value."""
     pairs, same = differences(found["forked"], found["started"]), differences(found["again"], found["started"])
     print(f"{case.id}, {len(next(iter(pairs.values())))} turns")
     print(f"  {'phase':16} {'started':>10}  {'forked ÷ started':24} {'started ÷ started':24} {'spread of rounds':>16}")

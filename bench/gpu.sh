@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# What only a machine with a GPU can tell, in two calls that each are of use alone:
+# Measurements that need a GPU, in two calls, each of which is useful alone:
 #
 #   bash bench/gpu.sh smoke    within 200 s: the machine, imports; every kernel × configuration × precision against float64; each
 #                              method × implementation measured once; our clock beside triton's; memory beside its prediction.
-#                              Ends with at most ten lines that say what is broken. Mend that first.
+#                              Ends with at most ten lines that say what is broken. Fix that first.
 #   bash bench/gpu.sh full     within 420 s: times of kernels beside what they replace; layers and networks, one round of each,
 #                              then more rounds until the deadline; then MACs and certificates; a report if time is left.
 #
-# Writes $OUT (reports/out/gpu) and nothing else: MODE.tar.gz, which is renewed after each stage and has all that was found so
-# far, MODE.txt, the lines of the end, and perhaps report.html. Needs no network, and no more than a Python with torch for CUDA,
-# triton and the packages of pyproject.toml. Where some are missing, their wheels are unpacked from .whl/ for this run only. Of
-# two there is no wheel to download, so they are built, beforehand:
+# Writes only to $OUT (reports/out/gpu): MODE.tar.gz, which is renewed after each stage and has all results so far, MODE.txt with
+# the last lines, and report.html if time is left. Needs no network; needs a Python with torch for CUDA, triton and the packages
+# of pyproject.toml. If some are missing, their wheels are unpacked from .whl/ for this run only. Two packages have no wheel to
+# download; build them beforehand:
 #
 #   python -m pip wheel --no-deps --constraint constraints.txt --wheel-dir .whl fvcore iopath yacs termcolor
 #
-# To try the script out without a GPU, at tiny sizes and within the same limits: DEVICE=cpu bash bench/gpu.sh smoke
+# To try the script without a GPU, at tiny sizes and within the same limits: DEVICE=cpu bash bench/gpu.sh smoke
 #
-#   OUT, WHEELS, PYTHON    where to write to, where wheels are, which Python (reports/out/gpu, .whl, python3)
+#   OUT, WHEELS, PYTHON    output folder, folder of wheels, Python to use (reports/out/gpu, .whl, python3)
 #   BUDGET_S               seconds for everything together (195 or 410)
-#   STAGES                 of the stages of the mode, those to run (all)
-#   RESUME                 a full.tar.gz to go on with
+#   STAGES                 the stages of the mode to run (all)
+#   RESUME                 a full.tar.gz whose run is resumed
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -57,7 +57,7 @@ fi
 scratch=$(mktemp -d)
 work="$scratch/$mode"
 mkdir "$work"
-least=12 # seconds that a stage is begun with
+least=12 # seconds that must be left for a stage to begin
 run="$work/run"
 codes="$work/stages.txt"
 trap 'rm -rf "$scratch"' EXIT
@@ -68,10 +68,10 @@ export MPLCONFIGDIR="$scratch/matplotlib" TRITON_CACHE_DIR="$scratch/triton" TOR
 archive() { # written whole under another name and renamed, so that one archive is good at any moment
   tar -cf - -C "$scratch" "$mode" 2>/dev/null | gzip -1 >"$out/.new" && mv "$out/.new" "$out/$mode.tar.gz"
 }
-left() { # whole seconds until all is to be over, less what is kept for later stages
+left() { # whole seconds until the end of the budget, minus those kept for later stages
   echo $((budget - SECONDS - ${1:-0}))
 }
-stage() { # name, seconds kept for what comes later, a command: run within the time, its output kept and shown, its end noted
+stage() { # name, seconds kept for later stages, a command: run it within the time, show and keep its output, note its exit code
   local name=$1 limit job waited begin=$SECONDS
   limit=$(left "$2")
   shift 2
@@ -80,7 +80,7 @@ stage() { # name, seconds kept for what comes later, a command: run within the t
     return
   fi
   echo "== $name, at most $limit s"
-  { # in the background, so that the archive is renewed meanwhile, and a TERM is heard
+  { # in the background, so that the archive is renewed meanwhile and a TERM is handled
     timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$work/$name.txt"
     echo "${PIPESTATUS[0]}" >"$scratch/code"
   } &
@@ -95,20 +95,20 @@ stage() { # name, seconds kept for what comes later, a command: run within the t
   echo "$name: exit code $(cat "$scratch/code") after $((SECONDS - begin)) s" >>"$codes"
   archive
 }
-until_deadline() { # seconds for what a stage begins, if so many are kept for later ones, and some to end in
+until_deadline() { # seconds after which a stage begins nothing new: some are kept for later stages, and some for its end
   local s=$(($(left "$1") - 8))
   echo $((s > 1 ? s : 1))
 }
 wanted() { # whether a stage is to be run
   [[ " $stages " == *" $1 "* ]]
 }
-profile() { # name of the stage, seconds kept, then what to profile, in the one run directory
+profile() { # name of the stage, seconds kept, then options of profile; all stages use one run directory
   local name=$1 kept=$2
   shift 2
   stage "$name" "$kept" "$python" -m lipbench.cli profile --device "$device" --out "$run" --resume \
     --deadline "$(until_deadline "$kept")" "$@"
 }
-methods_with() { # the methods that have an implementation, or those to rehearse with
+methods_with() { # the methods that have an implementation, or those of a rehearsal
   [ -z "$with_kernels" ] || { echo "$with_kernels" && return; }
   "$python" -c "from lipbench import registry
 print(','.join(name for name, method in registry.METHODS.items() if '$1' in method.implementations))"
@@ -119,7 +119,7 @@ if compgen -G "$wheels/*.whl" >/dev/null; then
     echo "wheels of $wheels: pip failed; going on without them" | tee -a "$codes"
   export PYTHONPATH="$PYTHONPATH:$scratch/site"
 fi
-if [ -n "${RESUME:-}" ]; then # the records; what the stages said is said anew
+if [ -n "${RESUME:-}" ]; then # keep the records; the stages write their texts again
   tar -xzf "$RESUME" -C "$scratch" && rm -f "$work"/*.txt
 fi
 

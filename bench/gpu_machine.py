@@ -1,6 +1,6 @@
-"""What machine this is, for the head of a GPU run: `python -m bench.gpu_machine`.
+"""Describe the machine at the start of a GPU run: `python -m bench.gpu_machine`.
 
-Prints nvidia-smi's answer, versions, and how long imports take in processes of their own. Never fails for what is missing.
+Prints nvidia-smi's answer, versions, and how long imports take in processes of their own. Missing programs raise no error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TIMEOUT_S = 20
 
 
 def say(*command: str) -> str:
-    """What a command prints, or why it does not."""
+    """The output of a command, or why it has none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -36,7 +36,7 @@ def version(package: str) -> str:
 
 
 def imported(module: str) -> str:
-    """Seconds for a new process that imports a module and ends, or its last line."""
+    """Seconds of a new process that imports a module and exits, or its last line if it fails."""
     start = time.perf_counter()
     try:
         done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=TIMEOUT_S)

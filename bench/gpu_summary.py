@@ -1,6 +1,6 @@
-"""What is broken after a GPU run, in at most ten lines: `python -m bench.gpu_summary FOLDER`; exit code 1 if anything is.
+"""Failures of a GPU run, in at most ten lines: `python -m bench.gpu_summary FOLDER`; exit code 1 if there are any.
 
-FOLDER is what `bench/gpu.sh` has made: `stages.txt` with a line for each stage, what each stage printed, and the run directory.
+FOLDER comes from `bench/gpu.sh`: `stages.txt` with a line for each stage, the output of each stage, and the run directory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ WIDTH = 240
 
 
 def stages(folder: Path, begun: bool) -> Iterator[str]:
-    """Stages that did not end well, or were not `begun`; of those that profile, exit code 3 is said by their records."""
+    """Stages that failed, or those that were not `begun`. Exit code 3 of a profile is left out: its records say why."""
     path = folder / "stages.txt"
     for line in path.read_text().splitlines() if path.exists() else []:
-        late = "not begun" in line or line.startswith("report: exit code 124")  # which can be made later, of the archive
+        late = "not begun" in line or line.startswith("report: exit code 124")  # the report can be made later from the archive
         if late != begun and not line.split(": exit code")[-1].startswith((" 0 ", " 3 ")):
             yield line
 
 
 def kernels(folder: Path) -> Iterator[str]:
-    """Lines of `bench.kernels` and of the agreements that say that something is wrong."""
+    """Lines of `bench.kernels` and of the comparisons that report an error."""
     signs = {"kernels": '"equal": false', "agreement": '"agrees": false', "memory": "too far"}
     for name, sign in signs.items():
         path = folder / f"{name}.txt"
@@ -40,7 +40,7 @@ def kernels(folder: Path) -> Iterator[str]:
 
 
 def cases(run: Run) -> Iterator[str]:
-    """Failures of cases, those of one status and reason together, the most frequent first."""
+    """Failures of cases, grouped by status and reason, the most frequent first."""
     failed = [record for record in run.records if record.status not in HARMLESS]
     reasons = Counter((record.status, record.reason) for record in failed)
     for (status, reason), count in reasons.most_common():
@@ -50,7 +50,7 @@ def cases(run: Run) -> Iterator[str]:
 
 
 def notes(folder: Path, run: Run | None) -> Iterator[str]:
-    """What time was too short for."""
+    """Work that was left for lack of time."""
     yield from stages(folder, begun=False)
     for count, what in ((len(run.begun), "rounds"), (len(run.unexamined), "MACs or certificates")) if run else ():
         if count:
@@ -58,7 +58,7 @@ def notes(folder: Path, run: Run | None) -> Iterator[str]:
 
 
 def summary(folder: Path) -> tuple[list[str], list[str]]:
-    """All that is broken, most telling first, cut to `MOST_LINES` lines, and notes."""
+    """All failures, the most important first, cut to `MOST_LINES` lines; and notes."""
     found, run = [*stages(folder, begun=True), *kernels(folder)], None
     if (folder / "run").is_dir():
         try:

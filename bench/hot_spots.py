@@ -1,4 +1,4 @@
-"""The hot spots that kernels serve: at a layer's shape, what they are given, the kernel's call, and the operations it replaces.
+"""The hot spots that kernels compute: their inputs at a layer's shape, the kernel's call, and the operations it replaces.
 
 The replaced operations are the `paper` implementations' own, on any device and in any precision.
 """
@@ -22,12 +22,12 @@ from lipbench.layers.lot import NEWTON_ITERATIONS
 from lipbench.layers.soc import TRAINING_TERMS as TERMS
 
 ORDER = 2
-"""of the one step of SOC's series that is looked at alone"""
+"""order of the step of SOC's series that is measured alone"""
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """A layer, `channels` → `channels` on square images, and how many of those there are."""
+    """A layer, `channels` → `channels` on square images, and the number of images."""
 
     channels: int
     image_size: int
@@ -50,15 +50,15 @@ class HotSpot:
     kernels: Mapping[str, Sequence[str]]
     """phase → the kernels of the catalogue that compute it"""
     sizes: Callable[[Shape], dict[str, int]]
-    """what the catalogue names the sizes"""
+    """the sizes by the names that the catalogue uses"""
     sign_gradient: bool = False
-    """the gradient has signs of sums, and jumps where a sum is near 0"""
+    """the gradient contains signs of sums, and jumps where a sum is near 0"""
     programs: Callable[[Shape], int] | None = None
-    """how many run at once, where that may be fewer than a GPU has multiprocessors"""
+    """number of concurrent programs, where a GPU may have more multiprocessors"""
     largest: Callable[[str], int] | None = None
-    """precision → most channels that the kernel takes; None: any number"""
+    """precision → the largest number of channels that the kernel takes; None: any number"""
     seen: Callable[[Shape], tuple[int, ...]] = lambda shape: (shape.channels, shape.kernel_size)
-    """what of a layer's shape the hot spot depends on: layers that agree in it are the same to it"""
+    """the parts of a layer's shape on which the hot spot depends; layers with equal parts are equivalent"""
 
     def takes(self, shape: Shape, precision: str) -> bool:
         """Whether the kernel takes a layer of this shape."""
@@ -148,13 +148,13 @@ def _bjorck_fused(precision: str, matrices: Tensor) -> Tensor:
 
 
 def frequencies(shape: Shape) -> int:
-    """Of the half plane that a LOT layer orthogonalises."""
+    """Number of frequencies in the half plane that a LOT layer orthogonalises."""
     size = shape.image_size + 2 * (shape.kernel_size // 2)
     return size * (size // 2 + 1)
 
 
 def _newton_inputs(shape: Shape) -> tuple[Tensor, ...]:
-    """`V Vᴴ + ε I` over its norm at every frequency, V not far from the identity, from which LOT starts."""
+    """`V Vᴴ + ε I` over its norm at every frequency, V close to the identity, from which LOT starts."""
     identity = torch.eye(shape.channels, dtype=torch.complex128)
     noise = torch.randn(frequencies(shape), shape.channels, shape.channels, dtype=torch.complex128)
     blocks = identity + 0.3 / math.sqrt(shape.channels) * noise

@@ -1,11 +1,11 @@
-"""Predictions: how much faster a kernel is than the operations it replaces, by counted bytes and MACs. Nothing is run.
+"""Predicted gains of kernels over the operations they replace, from counted bytes and MACs. Nothing is run.
 
 `lipbench kernels --format json > kernels.json`, then `python -m bench.kernel_gains --programs kernels.json [--hot-spot
 aol,soc] [--gpu A100,H100,B200] [--precision ieee,tf32x3,tf32]` prints a markdown table per hot spot, a row per shape of the
 preset `paper`: MACs and bytes of forward and backward pass together, of the operations → of the kernel, and the predicted
 gain on each GPU. "5.1 / 4.4": with products at the GPU's peak, and with products at the ceiling of the kernel's own machine
-program; one figure where they agree, or where the code does not tell. "h": the host bounds the kernel's time, so that the
-figure hangs on what a launch is assumed to cost it. Before the tables come the ceilings themselves, in TFLOP/s, for k = 3.
+program; one figure where they agree, or where the ceiling is unknown. "h": the host bounds the kernel's time, so that the
+figure depends on the assumed cost of a launch. The ceilings themselves, in TFLOP/s for k = 3, come before the tables.
 Without --programs only the peak is used.
 """
 
@@ -29,7 +29,7 @@ PRESET = PRESETS["paper"]
 
 
 def shapes(spot: HotSpot) -> list[Shape]:
-    """Shapes of the preset that are different to a hot spot, and that its kernel takes in one precision at least."""
+    """Shapes of the preset that differ for a hot spot, and that its kernel takes in at least one precision."""
     different: dict[tuple[int, ...], Shape] = {}
     for sizes in PRESET.layer_shapes:
         shape = Shape(*sizes, batch_size=PRESET.batch_size)
@@ -39,7 +39,7 @@ def shapes(spot: HotSpot) -> list[Shape]:
 
 
 def gain(spot: HotSpot, shape: Shape, gpu: Gpu, precision: str, ceiling: Ceiling | None) -> str:
-    """Predicted time of a training pass by the operations over that by the kernel; '–' for what the kernel does not take."""
+    """Predicted time of a training pass with the operations over that with the kernel; '–' for unsupported shapes."""
     if not spot.takes(shape, precision):
         return "–"
     figures = [f"{works.gain(spot, shape, precision, gpu):.1f}"]
@@ -68,7 +68,7 @@ def row(
 
 
 def _readable(value: float) -> str:
-    """Three digits, or all before the point."""
+    """A number with three digits, or with all digits before the point."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -77,7 +77,7 @@ def _megabytes(work: Work) -> float:
 
 
 def ceilings_table(spots: Sequence[HotSpot], gpus: Sequence[Gpu], precisions: Sequence[str], ceiling: Ceiling) -> Iterator[str]:
-    """The lines of the table of ceilings: of the programs for 256 channels on 8 × 8 images, or for the largest matrices."""
+    """The lines of the table of ceilings, for the programs of 256 channels on 8 × 8 images, or for the largest matrices."""
     heads = [f"{gpu.name} {precision}" for precision in precisions for gpu in gpus]
     yield f"| program | {' | '.join(heads)} |"
     yield f"|{'---|' * (len(heads) + 1)}"
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--hot-spot", default=",".join(HOT_SPOTS))
     parser.add_argument("--gpu", default="A100,H100,B200")
     parser.add_argument("--precision", default=",".join(PRECISIONS))
-    parser.add_argument("--programs", type=Path, help="what `lipbench kernels --format json` printed")
+    parser.add_argument("--programs", type=Path, help="the output of `lipbench kernels --format json`")
     given = parser.parse_args()
     gpus, precisions = [GPUS[name] for name in given.gpu.split(",")], given.precision.split(",")
     spots = [HOT_SPOTS[name] for name in given.hot_spot.split(",")]

@@ -1,7 +1,7 @@
-"""How long kernels take beside what they replace, and how near they come to what is predicted: `bench.kernels --time`.
+"""Times of kernels and of the operations they replace, compared with predictions: `bench.kernels --time`.
 
-A forward pass is timed as training runs it, with its graph kept, so that the kernel writes the iterates which its count in the
-catalogue has, and the replaced operations keep what autograd keeps of them; a backward pass alone, on a graph that is retained.
+A forward pass is timed as training runs it, with its graph kept. So the kernel writes the iterates that its count in the
+catalogue includes, and autograd keeps the tensors of the replaced operations. A backward pass is timed alone, on a kept graph.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ SHAPES: tuple[tuple[tuple[str, ...], tuple[int, int, int]], ...] = (
     (("sll",), (512, 8, 3)),
     (("sll",), (1024, 4, 3)),
 )
-"""Hot spots at layers (channels, image, kernel), the most telling first: a run may be cut short."""
+"""Hot spots at layers (channels, image, kernel), the most important first, because a run may be cut short."""
 
 
 def jobs(
     names: Sequence[str], precisions: Sequence[str], shapes: Sequence[Shape] | None = None, batch_size: int = BATCH_SIZE
 ) -> list[tuple[HotSpot, Shape, str]]:
-    """What is timed, in order: `SHAPES`, or every hot spot at the given shapes; each thing once."""
+    """The hot spots and shapes to time, in order: `SHAPES`, or every hot spot at the given shapes, without duplicates."""
     if shapes is None:
         wanted = [(name, Shape(*sizes, batch_size=batch_size)) for few, sizes in SHAPES for name in few if name in names]
     else:
@@ -56,7 +56,7 @@ def jobs(
 
 
 def calls(call: Callable[..., Tensor], inputs: Sequence[Tensor]) -> dict[str, Callable[[], object]]:
-    """The forward pass with its graph, and the backward pass alone, to be timed."""
+    """Two calls to time: the forward pass with its graph, and the backward pass alone."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     output = call(*leaves)
     cotangent = torch.randn_like(output)
@@ -92,7 +92,7 @@ def timing(compared: dict[str, dict[str, Callable[[], object]]]) -> dict[str, ob
 
 
 def host_s(call: Callable[[], object]) -> float:
-    """Seconds until a call returns, the device's work still in its queue: least of `HOST_CALLS`."""
+    """Seconds until a call returns, while its work may still be queued on the device: the least of `HOST_CALLS`."""
     taken = []
     for _ in range(HOST_CALLS):
         torch.cuda.synchronize()
@@ -118,9 +118,9 @@ def against_roofline(spot: HotSpot, shape: Shape, precision: str, found: dict[st
 
 
 def line(spot: HotSpot, shape: Shape, precision: str, device: str) -> dict[str, object]:
-    """All that is found of one hot spot at one shape: first whether it is right, then its times, and what tuning chose for it.
+    """The results for one hot spot at one shape: first whether it is right, then its times, and the tuned configurations.
 
-    An operation that fails is named, and is not equal. In the interpreter the calls are made once each and not timed.
+    An operation that fails is named and counts as unequal. In the interpreter each call is made once and not timed.
     """
     found: dict[str, object] = {"hot_spot": spot.name, **vars(shape), "precision": precision, "device": device}
     before = launching.chosen()
@@ -136,7 +136,7 @@ def line(spot: HotSpot, shape: Shape, precision: str, device: str) -> dict[str, 
         else:
             found |= timing(compared)
             found |= dict(against_roofline(spot, shape, precision, found))
-    except Exception as error:  # whatever a kernel does becomes a line, and no reason to stop
+    except Exception as error:  # a kernel's failure is reported and does not stop the run
         found |= equality.raised(error)
     taken = launching.tuning_s()
     new = {key: name for key, name in launching.chosen().items() if key not in before}

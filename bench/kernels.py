@@ -1,15 +1,15 @@
-"""Kernels on this machine: is every configuration right, and how long do kernels take beside what they replace?
+"""Check every configuration of the kernels on this machine, and time kernels and the operations they replace.
 
 `python -m bench.kernels --check [--hot-spot aol,soc] [--precision ieee,tf32x3,tf32] [--processes 16] [--deadline 60]`
-compares every kernel in every configuration and precision with float64 (`bench/equality.py`), a JSON line for each, as found.
-Before, `--processes` compile what is needed into triton's cache. The last line says how many of the kernels' configurations ×
-precisions were met and how many lines are wrong; lines before it begin with "wrong" and repeat those.
+compares every kernel in every configuration and precision with float64 (`bench/equality.py`), with a JSON line for each.
+Before that, `--processes` compile the programs into triton's cache. The last line says how many of the kernels' configurations
+× precisions were checked and how many lines are wrong; the lines before it begin with "wrong" and repeat those.
 
 `python -m bench.kernels --time [--hot-spot …] [--precision ieee,tf32x3] [--shapes 64x16x3] [--deadline 120]` times kernels and
-what they replace (`bench/kernel_times.py`), a JSON line for each hot spot, shape and precision, the most telling first, and
-whether the result is right at that shape. Shapes are channels × image × kernel.
+the operations they replace (`bench/kernel_times.py`): a JSON line for each hot spot, shape and precision, the most important
+first, which also says whether the result is right at that shape. Shapes are channels × image × kernel.
 
-Nothing is begun after the deadline, in seconds from the start, compiling included. Exit code 1 where a result is wrong or an
+Nothing, compiling included, begins after the deadline, in seconds from the start. Exit code 1 where a result is wrong or an
 operation fails, 2 without a CUDA device. In triton's interpreter (TRITON_INTERPRET=1) both run on a CPU: `--check` at tiny
 sizes of its own, `--time` at small --shapes and --batch-size, without times.
 """
@@ -30,11 +30,11 @@ from bench import equality, kernel_times
 from bench.hot_spots import HOT_SPOTS, Shape
 
 COMPILING = 0.6
-"""most of the time until the deadline that compiling beforehand may take"""
+"""largest share of the time until the deadline that compiling beforehand may take"""
 
 
 def parse_shapes(text: str, batch_size: int) -> list[Shape]:
-    """Shapes such as 64x16x3,128x8x3."""
+    """The shapes in a text such as 64x16x3,128x8x3."""
     found = []
     for one in text.split(","):
         channels, image_size, kernel_size = (int(size) for size in one.split("x"))
@@ -43,7 +43,7 @@ def parse_shapes(text: str, batch_size: int) -> list[Shape]:
 
 
 def check(given: argparse.Namespace, device: str, deadline: float) -> bool:
-    """Whether all that was looked at before the deadline is right."""
+    """Check kernels until the deadline; return whether all results are right."""
     names, precisions = given.hot_spot.split(","), given.precision.split(",")
     if device == "cuda" and given.processes:
         found = equality.compile_before(names, precisions, given.processes, given.deadline * COMPILING)
@@ -53,7 +53,7 @@ def check(given: argparse.Namespace, device: str, deadline: float) -> bool:
 
 
 def times(given: argparse.Namespace, device: str, deadline: float) -> bool:
-    """The same of what is timed."""
+    """Time kernels until the deadline; return whether all results are right."""
     names, precisions = given.hot_spot.split(","), given.precision.split(",")
     shapes = parse_shapes(given.shapes, given.batch_size) if given.shapes else None
     waiting = kernel_times.jobs(names, precisions, shapes, given.batch_size)
@@ -77,8 +77,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", help="default: all to check, ieee,tf32x3 to time")
     parser.add_argument("--shapes")
     parser.add_argument("--batch-size", type=int, default=kernel_times.BATCH_SIZE)
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that compile; 0: at each launch")
-    parser.add_argument("--deadline", type=float, default=float("inf"), help="begin nothing after so many seconds")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that compile; 0: launches compile")
+    parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which nothing begins")
     given = parser.parse_args(arguments)
     given.precision = given.precision or ",".join(PRECISIONS if given.check else PRECISIONS[:2])
     return given

@@ -1,12 +1,12 @@
-"""Is memory that is predicted from shapes the memory that a run takes? Both peaks of every phase, side by side.
+"""Compare memory predicted from shapes with measured memory: both peaks of every phase, side by side.
 
 `python -m bench.memory_agreement [--network XS,S] [--channels 16,32,64] [--method …] [--implementation paper,triton]
 [--device cuda]` prints a line per case and phase: networks with 16 images, layers with 32 of 16 × 16, as in the preset `quick`.
-Exit code 1 where a peak is off by more than 5 % or, for a single layer, by more than one activation, whichever is larger.
+Exit code 1 where a peak is off by more than 5 % or, for a single layer, by more than one activation if that is more.
 
-Peaks are totals: what is held before any phase, and what a phase adds. On a GPU, workspaces that PyTorch keeps for cuBLAS are
-in neither figure. What cuDNN, cuFFT and cuSOLVER take for one call is in the measured one alone, and so is what the allocator
-gives beyond multiples of 512 bytes: up to 1 MiB with a block of over 1 MiB.
+Peaks are totals: the memory held before any phase, and the memory that a phase adds. On a GPU, neither figure includes the
+workspaces that PyTorch keeps for cuBLAS. Only the measured figure includes the memory that cuDNN, cuFFT and cuSOLVER use for
+one call, and the rounding of the allocator beyond multiples of 512 bytes: up to 1 MiB with a block of over 1 MiB.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measured(case: Case) -> dict[str, int]:
 
 
 def predicted(case: Case) -> dict[str, int]:
-    """The same, counted on fake tensors."""
+    """Peak bytes of each phase, counted on fake tensors."""
     return _totals(predict.memory(case))
 
 
@@ -45,7 +45,7 @@ def _totals(found: Memory) -> dict[str, int]:
 
 
 def allowed(case: Case, peak: int) -> float:
-    """By how many bytes a prediction may be off."""
+    """The number of bytes by which a prediction may be off."""
     spec = case.spec
     if isinstance(spec, NetworkSpec):
         return TOLERANCE * peak

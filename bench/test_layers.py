@@ -1,7 +1,7 @@
 """Every phase of every method, at the shapes of the `quick` preset: the cases that `lipbench profile` measures by default.
 
-Each benchmark carries in its `extra_info` what `lipbench report` needs beside the times: the case, the phase, the memory and
-MACs by the meters, the machine, and who else used it.
+Each benchmark has in its `extra_info` what `lipbench report` needs beside the times: the case, the phase, the memory and
+MACs by the meters, the machine, and its contention by other processes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from lipbench.workload import Workload
 PRESET = PRESETS["quick"]
 SPECS = [LayerSpec(method, *shape) for shape in PRESET.layer_shapes for method in registry.methods()]
 ROUNDS, WARMUP_ROUNDS = 10, 2
-"""of samples, at least: as many as it takes to see who else uses the machine"""
+"""of samples, at least: enough to observe whether other processes use the machine"""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer under measurement, and what is known of it beside its times."""
+    """A layer under measurement, and its data beside the times."""
 
     workload: Workload
     facts: dict[str, Any]
     """JSON-ready: case, memory, macs, machine"""
 
     def stages(self, phase: str) -> tuple[list[Callable[[], object]], Callable[[], object]]:
-        """What has to run before the clock starts, in order, and what is timed."""
+        """The calls that run before the clock starts, in order, and the call that is timed."""
         group = next(group for group in self.workload.groups() if phase in group.stages)
         names = list(group.stages)
         earlier = [group.stages[name] for name in names[: names.index(phase)]]
@@ -47,7 +47,7 @@ class Subject:
 
 @pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.slug)
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """Built and weighed once for all its phases; pytest orders the benchmarks so that one subject lives at a time."""
+    """The subject, built and measured once for all phases; pytest orders the benchmarks so that one subject lives at a time."""
     wanted = request.config.getoption("bench_device")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
     case = Case(request.param, batch_size=PRESET.batch_size, device=device, threads=torch.get_num_threads())
@@ -64,7 +64,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 
 def run_all(calls: list[Callable[[], object]], device: str) -> None:
-    """The calls and, on a GPU, all that they launched."""
+    """Make the calls and, on a GPU, wait for all that they launched."""
     for call in calls:
         call()
     if device == "cuda":
@@ -72,7 +72,7 @@ def run_all(calls: list[Callable[[], object]], device: str) -> None:
 
 
 def rounds_to_watch(once: Callable[[], object]) -> int:
-    """How many samples last long enough for `Watch`, by the second of two calls."""
+    """The number of samples that last long enough for `Watch`, by the time of the second of two calls."""
     once()
     start = time.perf_counter()
     once()
@@ -97,5 +97,5 @@ def test_phase(subject: Subject, phase: str, benchmark: BenchmarkFixture) -> Non
             rounds=rounds,
             warmup_rounds=WARMUP_ROUNDS,
         )
-    if time.perf_counter() - start >= LEAST_WATCH_S:  # a shorter look sees nobody, and says nothing
+    if time.perf_counter() - start >= LEAST_WATCH_S:  # a shorter observation cannot tell
         benchmark.extra_info["contention"] = asdict(watch.contention)

@@ -1,8 +1,8 @@
-"""What a hot spot costs, as a kernel and as the operations that it replaces: bytes, MACs, launches, and the times they predict.
+"""Costs of a hot spot, as a kernel and as the operations it replaces: bytes, MACs, launches, and predicted times.
 
 The kernel's figures are those of its entry in the catalogue. The operations are counted one by one on tensors without values:
-each reads its arguments once and writes its results once; views are free. The sum of their rooflines is what a program that
-launches them one after another needs at least.
+each reads its arguments once and writes its results once; views are free. The sum of their rooflines is the least time of a
+program that launches them one after another.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch give
 
 
 def _is_view(func: Any, read: list[Tensor], written: list[Tensor]) -> bool:
-    """Whether an operation returns what it was given in another shape, and writes nothing."""
+    """Whether an operation returns a view of its argument and writes nothing."""
     given = {tensor.untyped_storage()._cdata for tensor in read}
     return not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in given for tensor in written)
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the elements that are there, each once; an expanded tensor has fewer than it seems."""
+    """Bytes of the stored elements, each once; an expanded tensor has fewer than its shape suggests."""
     sizes: dict[int, int] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -72,7 +72,7 @@ def _macs(packet: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 
 def _convolution_gradients(args: Any, result: Any) -> list[Work]:
-    """One operation for autograd, on a GPU one kernel for each gradient that is asked for, with half of the MACs each."""
+    """One operation for autograd, but on a GPU one kernel for each requested gradient, with half of the MACs each."""
     upstream, x, weight = args[:3]
     by_x, by_weight = result[:2]
     wanted = [(weight, by_x)] * (by_x is not None) + [(x, by_weight)] * (by_weight is not None)
@@ -103,14 +103,14 @@ def fused(spot: HotSpot, shape: Shape, phase: str) -> tuple[Work, ...]:
 
 
 def total(works: Sequence[Work]) -> Work:
-    """All of it together."""
+    """The sum of several works."""
     return sum(works, start=Work(0, 0, 0, 0))
 
 
 def fused_device_s(
     spot: HotSpot, shape: Shape, phase: str, gpu: Gpu, precision: str, flops_per_s: float | None = None
 ) -> float:
-    """Least seconds of the device for the kernels of a phase, without launches; at the GPU's peak or a program's ceiling."""
+    """Least seconds of the device for the kernels of a phase, without launches, at the GPU's peak or a program's ceiling."""
     programs = spot.programs(shape) if spot.programs else None
     works = fused(spot, shape, phase)
     return math.fsum(roofline.device_s(work, gpu, precision, programs, flops_per_s) for work in works)
@@ -132,9 +132,9 @@ def fused_s(
 
 
 def replaced_s(spot: HotSpot, shape: Shape, precision: str, gpu: Gpu, phases: Sequence[str] = PHASES) -> float:
-    """Predicted seconds of the replaced operations; PyTorch has no tf32x3, so there in ieee.
+    """Predicted seconds of the replaced operations; PyTorch has no tf32x3, so ieee takes its place.
 
-    They are given the whole GPU, whatever their size, and its peak.
+    They are assumed to use the whole GPU at its peak, whatever their size.
     """
     works = [work for phase in phases for work in replaced(spot, shape)[phase]]
     in_place_of = "ieee" if precision == "tf32x3" else precision

@@ -74,14 +74,14 @@ def test_a_shape_in_doubt_bars_from_the_ranking_and_is_said(doubt: Mapping[str, 
 def test_a_ratio_over_fewer_shapes_is_marked_and_the_mark_explained() -> None:
     text = words(with_ratios(aol=(2, 6, 12), bcop=(3,)))
     assert "3.00× §" in text
-    assert "§ not over all the shapes that the others are compared at: not ranked." in text
+    assert "§ lacks some of the shapes at which the others are compared: not ranked." in text
 
 
 def test_times_that_nobody_watched_are_shown_and_not_ranked() -> None:
     rows = with_ratios(aol=(2, 2, 2)).assign(contended=None, rounds=1)
     assert ranking(costed(rows)) == ranking(costed(rows), "inference") == {}
     text = words(rows)
-    assert "Contention was not looked for, one process: times are shown and not ranked; profile with lipbench profile." in text
+    assert "Contention was not watched, one process: times are shown and not ranked; profile with lipbench profile." in text
     assert "trained fastest" not in text
     assert "2.00×" in text
     assert ranking(costed(rows.assign(contended=False))) == {"aol": 2}, "one process that was watched is ranked"
@@ -99,13 +99,13 @@ def test_without_a_certificate_nobody_is_ranked_and_the_reason_is_named() -> Non
     text = words(rows, frames={"warnings": told})
     assert "Not ranked, because without a certificate: SOC." in text
     assert text.count(f"SOC, 16 ch: {reason}") == 1
-    assert "In the words of the records" not in text, "it stands above"
+    assert "Other recorded warnings" not in text, "it stands above"
     assert ranking(costed(rows.assign(certificate=np.nan))) == {}
 
 
 def test_all_shapes_at_which_a_promise_is_broken_are_named_or_counted() -> None:
     rows = with_ratios(aol=(2, 2, 2), soc=(1, 1, 1))
     rows.loc[rows["method"] == "soc", "certificate"] = 1.5
-    assert "Not 1-Lipschitz, and so in no ranking: SOC (at 16 ch; 32 ch; 64 ch)." in words(rows)
+    assert "Not 1-Lipschitz, and therefore not ranked: SOC (at 16 ch; 32 ch; 64 ch)." in words(rows)
     more = pd.concat([rows, rows.assign(image_size=8)], ignore_index=True)
-    assert "Not 1-Lipschitz, and so in no ranking: SOC (at 6 shapes)." in words(more)
+    assert "Not 1-Lipschitz, and therefore not ranked: SOC (at 6 shapes)." in words(more)

@@ -182,7 +182,7 @@ def test_empty_frames_everywhere() -> None:
     empty = pd.DataFrame()
     text = Page(render(Tables("Empty", empty, COLUMNS, (), empty, empty, empty, empty))).text
     assert "The run holds no case." in text
-    assert "Nothing was recorded." in text
+    assert "No provenance was recorded." in text
 
 
 def test_a_condition_is_data_and_shows_in_labels_shapes_and_panels() -> None:

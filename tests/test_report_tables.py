@@ -92,9 +92,9 @@ def test_contended_times_mark_all_that_is_derived_from_them_and_a_note_explains(
               if all(row[place].mark == "contended" for row in table.rows if row[place].sort is not None)}  # fmt: skip
     assert marked >= {"Forward", "Throughput", "Time, input half", "Parameter share of time"}
     assert "Training peak" not in marked
-    assert plain.legend == [("†", "contended: measured beside a busy process, not ranked")]
+    assert plain.legend == [("†", "contended: other processes used the machine, not ranked")]
     document = words(few(contended=True))
-    assert document.count("† contended: measured beside a busy process, not ranked.") >= 3, "below each table that has one"
+    assert document.count("† contended: other processes used the machine, not ranked.") >= 3, "below each table that has one"
     assert "† contended" not in words(few())
 
 

@@ -14,7 +14,7 @@ The correlation, `i² (2k − 1)²` numbers, is never written:
 * The backward pass needs signs alone: 2 bits per entry of half the correlation, 0 where v is 0, as PyTorch's `abs` has it (the
   identity kernel, from which AOL starts, has v = 0 nearly everywhere).
 
-Shifts are numbered as they follow each other in the flattened window, from δ = 0 on; −δ then has the negative number.
+Shifts are numbered in the order of the flattened window, starting at δ = 0; −δ then has the negative number.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CONFIGS = {
 """ROWS × COLUMNS is the block of a program's result, DEPTH the piece of the summed axis that it takes at a time."""
 
 SIZES = ["outputs", "inputs"]
-"""arguments whose value is no part of the machine code, so that what it takes is known without a GPU"""
+"""arguments whose value is not part of the machine code, so that its resources are known without a GPU"""
 
 
 @triton.jit(do_not_specialize=SIZES)  # type: ignore[untyped-decorator]  # triton gives it no types
@@ -94,7 +94,7 @@ def _correlate(  # type: ignore[no-untyped-def]  # compiled by triton, not Pytho
         width = K - tl.abs(dx)
         pairs = (K - dy) * width
         value = tl.zeros((ROWS, COLUMNS), tl.float32)
-        # All pairs of taps for one piece of o before the next: programs that run together then share what they read.
+        # All pairs of taps for one piece of o before the next piece, so that programs that run together share their reads.
         for step in range(pairs * tl.cdiv(outputs, DEPTH)):
             start = step // pairs * DEPTH
             pair = step % pairs
@@ -308,7 +308,7 @@ def aol_bound(kernel: Tensor, weights: Tensor | None = None, precision: str = "i
 
 
 def _variants(kernel: str, function: Any, pointers: tuple[str, ...]) -> Iterator[Variant]:
-    """All configurations in all precisions, for the kernel sizes that the catalogue holds them to."""
+    """All configurations in all precisions, for the kernel sizes in the catalogue."""
     signature = dict.fromkeys(pointers, "*fp32") | {"signs": "*i32", "outputs": "i32", "inputs": "i32"}
     kinds = {argument: signature.get(argument, "constexpr") for argument in function.arg_names}
     for k, (name, config), precision in product_of(KERNEL_SIZES, CONFIGS.items(), PRECISIONS):

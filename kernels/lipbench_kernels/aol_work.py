@@ -1,8 +1,8 @@
-"""What AOL's kernels and the PyTorch operations they replace move and do, counted tensor by tensor.
+"""The work of AOL's kernels and of the PyTorch operations they replace, counted tensor by tensor.
 
 Kernel (o, i, k, k). P = k² o i elements are the kernel, N = (2k − 1)² i² its correlation with itself, o i² the MACs of one pair
-of taps. `weighted` is 1 with weights, as SLL has them. A tensor that an operation reads counts once, however often it meets the
-cache.
+of taps. `weighted` is 1 with weights, as SLL has them. A tensor that an operation reads counts once, even if it is read
+again from the cache.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from lipbench_kernels.launching import Work
 
 FLOAT_BYTES = 4
 PITCH = 32
-"""multiple to which the kernels' summed axis is filled up with zeros"""
+"""multiple to which the kernels' summed axis is padded with zeros"""
 FIELDS = 16
 """signs in one int32 word"""
 
 
 def shifts(k: int) -> int:
-    """How many shifts are computed: half of the window, δ = 0 included."""
+    """Number of shifts that are computed: half of the window, δ = 0 included."""
     return ((2 * k - 1) ** 2 + 1) // 2
 
 
 def splits(i: int, k: int) -> int:
-    """Among how many programs the shifts of a block are shared out, so that few channels fill a GPU too."""
+    """Number of programs that share the shifts of a block, so that a layer of few channels fills a GPU too."""
     return min(shifts(k), max(1, 512 // _up(i, 64) ** 2))
 
 
@@ -79,7 +79,7 @@ def _rows_and_columns(i: int, weighted: int) -> Work:
 
 
 def _convolution_macs(o: int, i: int, k: int) -> int:
-    """As carried out, products with the padding included."""
+    """MACs of the convolution as PyTorch computes it, including products with the padding."""
     return k**2 * (2 * k - 1) ** 2 * o * i**2
 
 
@@ -93,7 +93,7 @@ def _signs(i: int, k: int) -> int:
 
 
 def _up(size: int, block: int) -> int:
-    """How many blocks hold so many."""
+    """Number of blocks needed for so many elements."""
     return -(-size // block)
 
 

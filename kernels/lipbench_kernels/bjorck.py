@@ -1,9 +1,9 @@
 """Björck–Bowie orthogonalisation of batches of small matrices: all iterations of a matrix in one program.
 
 `A ← (1 + β) A − β A (Aᵀ A)`, Björck & Bowie, SIAM J. Numer. Anal. 8 (1971). Its gradient, from the last step to the first:
-`G ← (1 + β) G − β (G P + A (R + Rᵀ))` with `P = Aᵀ A` and `R = Gᵀ A`. How a program holds a matrix: `small_matrices.py`.
+`G ← (1 + β) G − β (G P + A (R + Rᵀ))` with `P = Aᵀ A` and `R = Gᵀ A`. How a program holds a matrix is in `small_matrices.py`.
 
-Matrices are (n, r, c) float32, filled up with zeros to blocks of m × m, m = 16, 32 or 64, which changes no value. With
+Matrices are (n, r, c) float32, padded with zeros to blocks of m × m, m = 16, 32 or 64, which changes no value. With
 `M = 4 n m²` bytes and t steps, forward reads M, writes (t + 1) M with iterates kept or 3 M without, and does 2 n t m³ MACs;
 backward reads (t + 1) M, writes 2 M, and does 4 n t m³ MACs. `small_matrices_work.py` counts what matrices of r × c need.
 """
@@ -127,7 +127,7 @@ _BACKWARD = tuned_by_block(bjorck_backward, SERVING_BACKWARD)
 
 
 def _tall(matrices: Tensor) -> Tensor:
-    """In square blocks, transposed so that there are at least as many rows as columns."""
+    """The matrices in square blocks, transposed so that there are at least as many rows as columns."""
     tall = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.mT
     return padded(tall, block_of(tall.shape[1]))
 
@@ -141,7 +141,7 @@ def _restored(blocks: Tensor, shape: torch.Size) -> Tensor:
 
 @torch.library.custom_op("lipbench::bjorck", mutates_args=())
 def bjorck_op(matrices: Tensor, iterations: int, beta: float, keep: bool, precision: str) -> tuple[Tensor, Tensor]:
-    """The last iterate, and with `keep` the iterates before it but the first, (t − 1, n, block, block), tall, else none."""
+    """The last iterate, and with `keep` the earlier ones except the first, (t − 1, n, block, block), tall; else none."""
     check("bjorck", precision, matrices)
     a = _tall(matrices)
     count, block, _ = a.shape
@@ -212,7 +212,7 @@ def bjorck(matrices: Tensor, iterations: int, beta: float = 0.5, precision: str 
     """Nearly orthogonal matrices (n, r, c) from ones with singular values in (0, √(1 + 2/β)), by Björck–Bowie steps.
 
     Float32, any strides, max(r, c) ≤ 64. Iterates are kept, t − 1 times the size of the input, only where a gradient may be
-    asked for. Differentiable once. Raises `ValueError` for what it does not take.
+    needed. Differentiable once. Raises `ValueError` for unsupported arguments.
     """
     if matrices.ndim != 3 or not 1 <= min(matrices.shape[1:]) <= max(matrices.shape[1:]) <= largest(precision):
         raise ValueError(

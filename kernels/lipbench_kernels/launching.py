@@ -24,7 +24,7 @@ bits of mantissa."""
 
 
 KERNEL_SIZES = (1, 3, 5)
-"""of convolutions, for which machine code is made and looked at without a GPU; any odd one works"""
+"""of convolutions, for which machine code is compiled and read without a GPU; any odd size works"""
 
 
 def interpreted() -> bool:
@@ -34,7 +34,7 @@ def interpreted() -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """One way to lay a kernel out on the machine."""
+    """A launch configuration of a kernel."""
 
     constants: Mapping[str, int]
     """block sizes, by the names of the kernel's `tl.constexpr` arguments"""
@@ -45,7 +45,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Variant:
-    """One machine program that a kernel becomes: what has to be known to compile it without a GPU."""
+    """One machine program of a kernel: all that is needed to compile it without a GPU."""
 
     kernel: str
     config: str
@@ -61,12 +61,12 @@ class Variant:
     shape: str = ""
     """what the constants stand for, e.g. 'k = 3'"""
     unaligned: tuple[str, ...] = ()
-    """pointers that need not begin at 16 bytes, as PyTorch's tensors do, but not every slice of one"""
+    """pointers that may not be aligned to 16 bytes: PyTorch's tensors are, but not every slice of one"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a computation moves and does."""
+    """The memory traffic, arithmetic and launches of a computation."""
 
     macs: int
     """real multiply-accumulates"""
@@ -75,7 +75,7 @@ class Work:
     written_bytes: int
     launches: int = 1
     tuned: int = 0
-    """how many of the launches are of kernels of this package, which cost the host more than PyTorch's own"""
+    """number of launches of this package's kernels, which cost the host more than PyTorch's own"""
 
     @property
     def intensity(self) -> float:
@@ -94,7 +94,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry of the catalogue: a kernel, how it may be laid out, and what it costs beside the computation it replaces."""
+    """An entry of the catalogue: a kernel, its variants, and its costs beside those of the computation that it replaces."""
 
     name: str
     summary: str
@@ -102,7 +102,7 @@ class Kernel:
     work: Callable[..., Work]
     """sizes by name → this kernel's work"""
     replaced: Callable[..., Work]
-    """the same sizes → the work of the PyTorch operations whose place it takes"""
+    """the same sizes → the work of the PyTorch operations that it replaces"""
     example: Mapping[str, int] = field(default_factory=dict)
     """sizes at which the catalogue quotes the intensity"""
 
@@ -110,22 +110,22 @@ class Kernel:
 class Tuned:
     """A kernel that measures its configurations once for every new value of some arguments, and keeps the fastest.
 
-    Launched as `kernel[grid](*arguments)`, as triton's own are. What was measured is kept on disk beside triton's compiled
-    programs, so that a later process on the same architecture, with the same code and the same configurations, neither
-    measures nor compiles the others; emptying that folder (TRITON_CACHE_DIR) lets a kernel choose anew. In the interpreter the
-    first configuration serves. `only` overrides all of that.
+    Launched as `kernel[grid](*arguments)`, like triton's own kernels. The measurements are kept on disk beside triton's
+    compiled programs. So a later process on the same architecture, with the same code and the same configurations, neither
+    measures them nor compiles the slower ones; emptying that folder (TRITON_CACHE_DIR) makes a kernel choose again. In the
+    interpreter a kernel uses its first configuration. `only` overrides all of this.
     """
 
     def __init__(self, function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> None:
         self.name = f"{function.fn.__module__.rpartition('.')[2]}.{function.fn.__name__.lstrip('_')}"
         self.function = function
-        """under `@triton.jit`"""
+        """the function under `@triton.jit`"""
         self.configs = dict(configs)
         self.key = tuple(key)
         self.choices: dict[tuple[Any, ...], str] = {}
         """values of the arguments in `key` → name of the configuration that serves them in this process"""
         self.tuning_s: dict[tuple[Any, ...], float] = {}
-        """the same values → seconds that this process measured and compiled for them; 0 where it had nothing to do"""
+        """the same values → seconds that this process spent measuring and compiling for them; 0 where neither was needed"""
         self._measured_s = 0.0
         names = list(function.arg_names)
         self._places = [(names.index(argument), argument) for argument in self.key]
@@ -148,11 +148,11 @@ class Tuned:
         chosen = self.choices.get(values)
         if chosen is None:
             self._choose(values, grid, arguments, named)
-        else:  # past triton's tuner, which would look at every argument again
+        else:  # without triton's tuner, which would inspect every argument again
             self.function[grid](*arguments, **named, **self._options[chosen])
 
     def _choose(self, values: tuple[Any, ...], grid: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """The first launch with these values."""
+        """Choose a configuration in the first launch with these values."""
         before, chosen = self._measured_s, next(iter(self.configs))
         if interpreted() or len(self.configs) == 1:
             self.function[grid](*arguments, **named, **self._options[chosen])
@@ -167,7 +167,7 @@ class Tuned:
         return next(name for name, options in self._options.items() if options == found)
 
     def _forced(self) -> str | None:
-        """The configuration that `only` or `turn` asks for, None where they leave it to the kernel."""
+        """The configuration that `only` or `turn` asks for, None where the kernel chooses."""
         choose, launched = _OVERRIDES[-1]
         config = choose(self)
         if config is not None and config not in self.configs:
@@ -177,7 +177,7 @@ class Tuned:
         return config
 
     def _brief(self, call: Callable[[], object], quantiles: Sequence[float]) -> Any:
-        """Milliseconds of a call: enough to choose by. The first call compiles."""
+        """Milliseconds of a call, measured briefly, which is enough for a choice. The first call compiles."""
         from triton.testing import do_bench
 
         start = time.perf_counter()
@@ -192,14 +192,14 @@ class Tuned:
 
 
 _TUNED: list[Tuned] = []
-"""those of all modules that this process has imported, in order: what was chosen is a fact of the process"""
+"""the tuned kernels of all modules that this process has imported, in order; a process has one choice for each"""
 _OVERRIDES: list[tuple[Callable[[Tuned], str | None], set[tuple[str, str]]]] = []
-"""what `only` and `turn` ask for, the last of which counts. Of the process, not of a thread: PyTorch runs backward passes in
-threads of its own"""
+"""what `only` and `turn` ask for; the last one counts. It holds for the process, not for a thread, because PyTorch runs
+backward passes in threads of its own"""
 
 
 def tuned(function: Any, configs: Mapping[str, Config], key: Sequence[str]) -> Tuned:
-    """The function under `@triton.jit` as a kernel that chooses among configurations, anew for new values of `key`."""
+    """A kernel from a function under `@triton.jit`; it chooses among configurations for each new value of `key`."""
     kernel = Tuned(function, configs, key)
     _TUNED.append(kernel)
     return kernel
@@ -214,9 +214,9 @@ def configurations() -> dict[str, tuple[str, ...]]:
 
 
 def chosen() -> dict[str, str]:
-    """Every choice of a configuration that serves in this process: kernel and the values it was tuned for → name.
+    """Every configuration in use in this process: kernel and the values it was tuned for → name of the configuration.
 
-    Such as {'aol_bound.correlate(outputs=64, inputs=64, K=3, PRECISION=ieee)': 'medium'}. Empty before the first launch.
+    For example {'aol_bound.correlate(outputs=64, inputs=64, K=3, PRECISION=ieee)': 'medium'}. Empty before the first launch.
     Launches inside `only` choose nothing. Reading it touches no device.
     """
     return {one.described(values): name for one in _TUNED for values, name in one.choices.items()}
@@ -230,10 +230,10 @@ def tuning_s() -> dict[str, float]:
 
 @contextmanager
 def only(configs: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
-    """Let kernels, by `Tuned.name`, use the named configuration: `only({'aol_bound.spread': 'narrow'})`. Others choose.
+    """Make kernels, by `Tuned.name`, use the named configuration: `only({'aol_bound.spread': 'narrow'})`. Others choose.
 
-    Yields the (kernel, configuration) pairs that are launched so. Holds for the whole process. Raises `ValueError` for a kernel
-    that is not imported; where a kernel has no such configuration, its launch raises it.
+    Yields the (kernel, configuration) pairs that are launched in this way. Holds for the whole process. Raises `ValueError`
+    for a kernel that is not imported; where a kernel has no such configuration, its launch raises it.
     """
     known = {one.name for one in _TUNED}
     for name in configs:
@@ -245,7 +245,7 @@ def only(configs: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
 
 @contextmanager
 def turn(number: int) -> Iterator[set[tuple[str, str]]]:
-    """Let every kernel use its configuration of that number, counted round; turns 0, 1, … pass through all of them.
+    """Make every kernel use its configuration of that number, modulo their count; turns 0, 1, … pass through all of them.
 
     Yields the (kernel, configuration) pairs that are launched. Holds for the whole process.
     """
@@ -270,7 +270,7 @@ def require_precision(name: str, precision: str) -> None:
 
 
 def check(name: str, precision: str, *tensors: Tensor) -> None:
-    """That a kernel can run on these tensors. Raises `ValueError` that says what, what was got and what to do."""
+    """Check that a kernel can run on these tensors. Raises `ValueError` that says what is wrong and what to do."""
     require_precision(name, precision)
     for tensor in tensors:
         if tensor.dtype != torch.float32:
@@ -283,7 +283,7 @@ def check(name: str, precision: str, *tensors: Tensor) -> None:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """The device of a tensor as the current one, since triton launches there."""
+    """Context in which the device of a tensor is current, because triton launches on the current device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -295,10 +295,10 @@ def _cut(x):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
 def product(a, b, accumulator, PRECISION: tl.constexpr, EMULATED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`accumulator + a · b`, (n, k) · (k, m), float32, at least 16 each, in the precision asked for.
+    """`accumulator + a · b`, (n, k) · (k, m), float32, all sizes at least 16, in the given precision.
 
-    The interpreter multiplies in float32 whatever it is told, so there (`EMULATED`) the operands are cut to what tensor cores
-    would see of them. Triton's rounding of an operand to tf32 is no worse than cutting.
+    The interpreter always multiplies in float32, so there (`EMULATED`) the operands are cut to the bits that tensor cores
+    use. Triton's rounding of an operand to tf32 is no worse than cutting.
     """
     if EMULATED and PRECISION != "ieee":
         high_a = _cut(a)

@@ -1,15 +1,15 @@
-"""What a kernel's machine code says of its speed: the instructions of its busiest loop, and the products that they make.
+"""The speed limit in a kernel's machine code: the instructions of its busiest loop, and their multiply-accumulates.
 
 A multiprocessor has four schedulers, each of which issues one instruction of one warp in a cycle. A program whose loop issues I
 instructions of a warp for M multiply-accumulates therefore does at most `2 M / I` FLOPs for each issue slot, whatever the peak
-of the GPU; addresses, loads and waiting for them take slots as products do. Read from the text of `cuobjdump --dump-sass`:
+of the GPU; address computations and loads take slots too. Read from the text of `cuobjdump --dump-sass`:
 
 * `FFMA`: one product in each of 32 threads; `FFMA2`: two.
 * `HMMA.1688`: 16 · 8 · 8 products of a warp, as its name says; `HGMMA.64x64x8`: 64 · 64 · 8 of four warps together.
-* `UTCHMMA` (sm_100): one thread begins the products of a whole program, of a size that no name says. Not counted.
+* `UTCHMMA` (sm_100): one thread begins the products of a whole program; its name does not give their size. Not counted.
 
 Source of the schedulers: NVIDIA's architecture whitepapers of A100, H100 and Blackwell ("four processing blocks", one warp
-scheduler each). Nothing here knows how long an instruction waits, so what follows from it is a ceiling.
+scheduler each). How long an instruction waits is not modelled, so the result is a ceiling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 WARP_THREADS = 32
 GROUP_WARPS = 4
-"""that an HGMMA takes together"""
+"""number of warps that execute an HGMMA together"""
 
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;\n]*);", re.MULTILINE)
 _TARGET = re.compile(r"\b0x([0-9a-f]+)\s*$")
@@ -31,14 +31,14 @@ _FIGURES = {"1684": 16 * 8 * 4, "1688": 16 * 8 * 8, "16816": 16 * 8 * 16}
 class Instruction:
     address: int
     name: str
-    """with what follows its points: 'LDGSTS.E.BYPASS.128'"""
+    """with its modifiers: 'LDGSTS.E.BYPASS.128'"""
     target: int | None
-    """of a branch"""
+    """the target of a branch"""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One turn of a loop, of one warp."""
+    """One iteration of a loop, executed by one warp."""
 
     instructions: int = 0
     macs: int = 0
@@ -55,12 +55,12 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def count_spills(text: str) -> int:
-    """Loads from and stores to local memory."""
+    """Number of loads from and stores to local memory."""
     return sum(one.name.partition(".")[0] in {"LDL", "STL"} for one in instructions(text))
 
 
 def macs(name: str) -> int:
-    """Multiply-accumulates of a warp by an instruction of that name, 0 for one that makes no products."""
+    """Multiply-accumulates of a warp by an instruction of that name; 0 if it makes no products."""
     if name.partition(".")[0] in {"FFMA", "FFMA2"}:
         return WARP_THREADS * (2 if name.startswith("FFMA2") else 1)
     shape = _SHAPE.match(name)
@@ -72,10 +72,10 @@ def macs(name: str) -> int:
 
 
 def busiest_loop(text: str) -> Loop:
-    """Of the loops that have no loop with products inside them, the one with the most products.
+    """The innermost loop with the most products, among loops that contain no other loop with products.
 
-    An empty one where none has any, or where products are of a size that no name says.
-    A loop is what lies between a branch backwards and where it goes. Code that a branch inside may skip counts as issued.
+    Empty where no loop has products, or where a name does not give the size of its products. A loop is the code between a
+    backward branch and its target. Code that a branch inside the loop may skip counts as issued.
     """
     code = instructions(text)
     if any(one.name.startswith("UTC") and "MMA" in one.name for one in code):

@@ -4,7 +4,7 @@
 arXiv 2210.11620, Alg. 1. Its gradient, with GY, GZ of Y, Z (∂/∂Re + i ∂/∂Im), from the last step to the first:
 `GT = Yᴴ GY + GZ Zᴴ; GY ← GY Tᴴ − Zᴴ GT/2; GZ ← Tᴴ GZ − GT Yᴴ/2`, T anew from the kept Y, Z.
 
-A complex matrix is two real planes. One program holds one matrix, in slices out of the caches, as `small_matrices.py` explains.
+A complex matrix is two real planes. One program holds one matrix and reads it in slices, as in `small_matrices.py`.
 
 Planes are (2, f, n, n) float32, real parts first. With `M = 8 f n²` bytes and t steps: forward reads M, writes 2 t M for the
 gradient or 4 M without, of that M for T, and does 12 (t − 1) f n³ real MACs; backward reads 2 t M, writes 4 M, does
@@ -74,7 +74,7 @@ def multiply_complex(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def replace_complex(pointers, plane, real, imaginary):  # type: ignore[no-untyped-def]
-    """Store what all threads of the program read next, after all have read what was there."""
+    """Store values that all threads of the program read next, after all have read the old ones."""
     tl.debug_barrier()
     tl.store(pointers, real)
     tl.store(pointers + plane, imaginary)
@@ -154,7 +154,7 @@ def newton_backward(  # type: ignore[no-untyped-def]
         replace_complex(t + at, plane, 1.5 * identity - 0.5 * real, -0.5 * imaginary)
         real, imaginary = multiply_complex(y, gy, plane, zeros, zeros, True, False, BLOCK, INNER, PRECISION, EMULATED)
         real, imaginary = multiply_complex(gz, z, plane, real, imaginary, False, True, BLOCK, INNER, PRECISION, EMULATED)
-        replace_complex(gt + at, plane, -0.5 * real, -0.5 * imaginary)  # the factor of both its uses
+        replace_complex(gt + at, plane, -0.5 * real, -0.5 * imaginary)  # the factor in both of its uses
         real, imaginary = multiply_complex(gy, t, plane, zeros, zeros, False, True, BLOCK, INNER, PRECISION, EMULATED)
         real, imaginary = multiply_complex(z, gt, plane, real, imaginary, True, False, BLOCK, INNER, PRECISION, EMULATED)
         replace_complex(gy + at, plane, real, imaginary)
@@ -250,8 +250,8 @@ newton_op.register_autograd(_differentiate, setup_context=_setup)
 def newton_inverse_root(covariance: Tensor, iterations: int, precision: str = "ieee") -> Tensor:
     """`Z ≈ S^(−1/2)` of complex S (f, n, n) with eigenvalues in (0, 3), say S/‖S‖_F, by coupled Newton steps.
 
-    Complex64, any strides, n ≤ 32. Iterates Y, Z are kept, 2 (t − 1) times the size of S, only where a gradient may be asked
-    for. Differentiable once. Raises `ValueError` for what it does not take.
+    Complex64, any strides, n ≤ 32. Iterates Y, Z are kept, 2 (t − 1) times the size of S, only where a gradient may be
+    needed. Differentiable once. Raises `ValueError` for unsupported arguments.
     """
     if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2] or not 1 <= covariance.shape[1] <= largest(precision):
         raise ValueError(

@@ -1,9 +1,9 @@
-"""What a kernel takes of a GPU, found without one: it is compiled for a named architecture, and the machine code is asked.
+"""The GPU resources of a kernel, found without a GPU: it is compiled for a named architecture and the machine code is read.
 
-Registers, stack and static shared memory are read from the cubin by `cuobjdump`, which triton's wheel brings along; the shared
-memory that a launch asks for is triton's own figure. Threads whose values do not fit their registers keep them on a stack in
-the device's memory. A few registers' worth is a remark, since compilers of other versions differ by that much; a stack that an
-accumulator has gone to is a failure (`MOST_STACK_BYTES`). How fast the program's busiest loop can be issued: `machine_code`.
+Registers, stack and static shared memory are read from the cubin by `cuobjdump`, which triton's wheel includes; the shared
+memory that a launch requests is triton's own figure. Threads keep values that do not fit their registers on a stack in the
+device's memory. A stack of a few registers is a remark, because compiler versions differ by that much; a stack that holds an
+accumulator is a failure (`MOST_STACK_BYTES`). `machine_code` tells how fast the program's busiest loop can be issued.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """of A100, H100 and B200"""
 WARP_THREADS = 32
 ALIGNMENT_BYTES = 16
-"""which PyTorch's allocator gives every tensor, and triton compiles for"""
+"""the alignment that PyTorch's allocator gives every tensor, and that triton compiles for"""
 
 
 class CannotCompileError(RuntimeError):
-    """Nothing can be compiled in this process, or the result cannot be read; its text is one line: what, got, do."""
+    """This process cannot compile, or the result cannot be read. The text is one line: what is wrong, what to do."""
 
 
 MOST_STACK_BYTES = 32
-"""per thread, of a variant that ships: eight values of the 64 to 255 that a thread holds. Triton 3.6.0 and 3.9.0 leave 8 to 24
+"""per thread, of a usable variant: eight of the 64 to 255 values that a thread holds. Triton 3.6.0 and 3.9.0 leave 8 to 24
 bytes in a few programs in which 3.7.1 leaves none: addresses that are spilled before a loop and read after it. An accumulator
-that did not fit took 100 bytes and more, and is read and written in every turn of the loop."""
+that does not fit takes 100 bytes and more, and is read and written in every iteration of the loop."""
 TESTED_TRITON = "3.7.1"
-"""whose code is held to having no stack at all; as in constraints.txt"""
+"""the version whose code is tested to have no stack at all; as in constraints.txt"""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program of a compiled variant takes."""
+    """The resources of one program of a compiled variant."""
 
     variant: Variant
     architecture: str
@@ -69,18 +69,18 @@ class Resources:
     spills: int
     """instructions that write to the stack or read from it"""
     loop_instructions: int = 0
-    """that a warp issues for one turn of its busiest loop; 0 where the products are not found in a loop"""
+    """that a warp issues for one iteration of its busiest loop; 0 where no loop with products is found"""
     loop_macs: int = 0
-    """multiply-accumulates of a warp in that turn, as its instructions say: three for one of tf32x3"""
+    """multiply-accumulates of a warp in that iteration, as its instructions name them: three for one of tf32x3"""
 
     @property
     def fits(self) -> bool:
-        """Whether the architecture has that much shared memory; where it has not, no launch succeeds."""
+        """Whether the architecture has enough shared memory; otherwise every launch fails."""
         return self.shared_bytes <= MOST_SHARED_BYTES[self.architecture]
 
     @property
     def ships(self) -> bool:
-        """Whether the variant may be used on the architecture: it fits, and uses next to no stack."""
+        """Whether the variant may be used on the architecture: it fits and uses at most `MOST_STACK_BYTES` of stack."""
         return self.fits and self.stack_bytes <= MOST_STACK_BYTES
 
 
@@ -91,14 +91,14 @@ class Usage:
     registers: int
     stack_bytes: int
     shared_bytes: int
-    """fixed when compiled; from sm_90 on, what the system keeps for itself"""
+    """fixed when compiled; from sm_90 up, the part that the system reserves"""
 
 
 def compiled(variant: Variant, architecture: str) -> Any:
     """Triton's compiled kernel of a variant for an architecture such as 'sm_90'. Needs no GPU; triton's cache keeps it.
 
-    A launch of the same variant on that architecture finds it there: sizes are no part of a program, and pointers begin at
-    multiples of 16 bytes but for those that `Variant.unaligned` names. Raises `CannotCompileError` as `measure` does.
+    A launch of the same variant on that architecture finds it in the cache: sizes are not part of a program, and all pointers
+    are multiples of 16 bytes except those in `Variant.unaligned`. Raises `CannotCompileError` as `measure` does.
     """
     _require(architecture)
     return triton.compile(
@@ -128,9 +128,9 @@ def measure(variant: Variant, architecture: str) -> Resources:
 
 
 def measure_all(variants: Iterable[Variant], architectures: Sequence[str], processes: int) -> list[Resources]:
-    """`measure` of every variant for every architecture, in that order, by so many processes. Raises what `measure` raises.
+    """`measure` every variant for every architecture, in that order, with so many processes. Raises what `measure` raises.
 
-    The variants' functions have to be found by name in the modules that define them.
+    The variants' functions must be found by name in the modules that define them.
     """
     for architecture in architectures:
         _require(architecture)
@@ -143,9 +143,9 @@ def measure_all(variants: Iterable[Variant], architectures: Sequence[str], proce
 
 
 def compile_all(variants: Sequence[Variant], architecture: str, processes: int, timeout_s: float | None = None) -> int:
-    """`compiled` of every variant, by so many processes, for launches that come later; how many were made.
+    """Compile every variant by `compiled`, with so many processes, for later launches; return how many were compiled.
 
-    Begins none after `timeout_s`. Raises what `compiled` raises.
+    No compilation begins after `timeout_s`. Raises what `compiled` raises.
     """
     _require(architecture)
     with _fresh_processes(min(processes, len(variants))) as pool:
@@ -159,12 +159,12 @@ def compile_all(variants: Sequence[Variant], architecture: str, processes: int, 
 
 
 def _fresh_processes(count: int) -> ProcessPoolExecutor:
-    """Not forked: a fork of a process with torch's threads may hang."""
+    """Processes that are not forked, because a fork of a process with torch's threads may hang."""
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
 def _sendable(variant: Variant, architecture: str) -> tuple[Variant, str, str, str]:
-    """A job as another process can receive it: the function by the names of its module and itself."""
+    """A job that can be sent to another process: the function is given by the names of its module and itself."""
     function = variant.function.fn
     return replace(variant, function=None), function.__module__, function.__qualname__, architecture
 
@@ -183,10 +183,10 @@ def _with_function(variant: Variant, module: str, name: str) -> Variant:
 
 
 def _alignments(variant: Variant) -> dict[tuple[int], list[list[Any]]]:
-    """What a launch knows of its arguments, as triton writes it down: the machine code that it gets hangs on it.
+    """The properties of a launch's arguments, in triton's form; the machine code depends on them.
 
-    Constants and pointers that are not aligned have an empty entry, which makes no code but belongs to the key of the cache; of
-    constants, triton 3.6 enters texts alone.
+    Constants and unaligned pointers have an empty entry, which does not change the code but is part of the cache key. Of the
+    constants, triton 3.6 enters only texts.
     """
     texts_alone = triton.__version__.startswith("3.6.")
     known: dict[tuple[int], list[list[Any]]] = {}

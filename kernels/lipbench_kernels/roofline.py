@@ -1,7 +1,7 @@
-"""What named GPUs could do at best, and so how long a computation takes at least: the roofline model.
+"""The roofline model: peaks of named GPUs, and the shortest possible time of a computation on them.
 
 Source: Williams, Waterman & Patterson, "Roofline: An Insightful Visual Performance Model for Multicore Architectures",
-Communications of the ACM 52 (2009). Times from here are predictions, lower bounds of what an ideal program needs.
+Communications of the ACM 52 (2009). The times are predictions: the least that an ideal program needs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from lipbench_kernels.launching import Work
 
 GAP_S = 2e-6
-"""seconds that the device idles between two launches which wait in its queue; an assumption, no data sheet has it"""
+"""seconds that the device idles between two launches that wait in its queue; an assumption, no data sheet has it"""
 HOST_S = 5e-6
 """seconds that the host needs for an operation of eager PyTorch; an assumption, no data sheet has it"""
 TUNED_HOST_S = 60e-6
-"""seconds that the host needs for a tuned kernel inside a custom operator: in the middle of the 40 to 80 µs that a reader of
-the first predictions reported, not measured here"""
+"""seconds that the host needs for a tuned kernel inside a custom operator: the middle of the 40 to 80 µs that a reader of
+the first predictions reported; not measured here"""
 SCHEDULERS = 4
 """of a multiprocessor; each issues an instruction of a warp in a cycle (NVIDIA's whitepapers of A100, H100 and Blackwell)"""
 WARP_THREADS = 32
@@ -36,19 +36,19 @@ class Gpu:
     bytes_per_s: float
     multiprocessors: int
     lanes: int
-    """threads for which a scheduler begins a float32 multiply-add in a cycle"""
+    """number of threads whose float32 multiply-add a scheduler starts in a cycle"""
     device_name: str
-    """a pattern in what PyTorch calls the device; cards with other clocks or memory have other names"""
+    """a pattern for PyTorch's name of the device; cards with other clocks or memory have other names"""
     source: str
 
     def flops_per_s(self, precision: str) -> float:
-        """The peak in a precision of `launching.PRECISIONS`; tf32x3 makes three products of each."""
+        """The peak in a precision of `launching.PRECISIONS`; tf32x3 replaces each product by three."""
         return {
             "ieee": self.float32_flops_per_s, "tf32": self.tf32_flops_per_s, "tf32x3": self.tf32_flops_per_s / 3,
         }[precision]  # fmt: skip
 
     def ridge(self, precision: str) -> float:
-        """FLOPs per byte from which on arithmetic, not memory, sets the time."""
+        """FLOPs per byte above which arithmetic, not memory, determines the time."""
         return self.flops_per_s(precision) / self.bytes_per_s
 
     @property
@@ -57,9 +57,9 @@ class Gpu:
         return self.float32_flops_per_s / (2 * self.lanes)
 
     def program_flops_per_s(self, precision: str, loop_instructions: int, loop_macs: int) -> float | None:
-        """The ceiling of a program whose busiest loop has these, by `machine_code`; None where they are not known (0).
+        """The ceiling of a program from the counts of its busiest loop, by `machine_code`; None where they are unknown (0).
 
-        No more than the peak. A product of tf32x3 takes three of the loop's.
+        At most the peak. A product in tf32x3 takes three of the loop's products.
         """
         if not loop_instructions or not loop_macs:
             return None
@@ -88,20 +88,20 @@ GPUS: Mapping[str, Gpu] = {
 
 
 def find(architecture: str) -> Gpu | None:
-    """The first named GPU of an architecture such as 'sm_90', None where none is named."""
+    """The first named GPU of an architecture such as 'sm_90', None if there is none."""
     return next((gpu for gpu in GPUS.values() if gpu.architecture == architecture), None)
 
 
 def by_device_name(name: str) -> Gpu | None:
-    """The named GPU that `torch.cuda.get_device_name()` means, None for others."""
+    """The named GPU for a name from `torch.cuda.get_device_name()`, None for others."""
     return next((gpu for gpu in GPUS.values() if re.search(gpu.device_name, name)), None)
 
 
 def device_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None, flops_per_s: float | None = None) -> float:
-    """Seconds that the device needs at least: those of the arithmetic or those of the memory, whichever are more.
+    """Least seconds of the device: the longer of arithmetic and memory traffic.
 
-    Fewer `programs` than the GPU has multiprocessors use no more than their share of it; None means that there are enough.
-    Arithmetic is done at the GPU's peak, or at `flops_per_s` where a program's own ceiling is known.
+    Fewer `programs` than the GPU has multiprocessors use only their share of it; None means that there are enough.
+    Arithmetic runs at the GPU's peak, or at `flops_per_s` where a program's own ceiling is known.
     """
     share = 1.0 if programs is None else min(1.0, programs / gpu.multiprocessors)
     compute_s = 2 * work.macs / (flops_per_s or gpu.flops_per_s(precision))
@@ -109,12 +109,12 @@ def device_s(work: Work, gpu: Gpu, precision: str, programs: int | None = None, 
 
 
 def host_s(work: Work) -> float:
-    """Seconds that the host needs to launch it all."""
+    """Seconds that the host needs for all launches."""
     return HOST_S * (work.launches - work.tuned) + TUNED_HOST_S * work.tuned
 
 
 def elapsed_s(device_s: float, work: Work) -> float:
-    """Seconds until it is done: the device's with the gaps between launches, or the host's, whichever are more."""
+    """Seconds until the work is done: the longer of the device's time with the gaps between launches and the host's."""
     return max(device_s + GAP_S * work.launches, host_s(work))
 
 
@@ -124,7 +124,7 @@ def predicted_s(work: Work, gpu: Gpu, precision: str, programs: int | None = Non
 
 
 def bound(work: Work, gpu: Gpu, precision: str) -> str:
-    """What sets the predicted time: 'host'; 'gaps' where the device idles between launches for more than half of it; else
+    """What determines the predicted time: 'host'; 'gaps' where the device idles between launches for more than half of it; else
     'compute' or 'memory'."""
     busy_s = device_s(work, gpu, precision)
     if host_s(work) > busy_s + GAP_S * work.launches:

@@ -1,9 +1,9 @@
-"""What the kernels of small matrices share: one program holds one matrix, in a square block, and reads it in slices.
+"""Shared parts of the kernels for small matrices: one program holds one matrix, in a square block, and reads it in slices.
 
-A matrix of 64 × 64 is 16 KiB, and a program goes through the same few again and again, so that it finds them in the level-1
+A matrix of 64 × 64 is 16 KiB, and a program reads the same few matrices repeatedly, so it finds them in the level-1
 cache. Operands held whole in registers instead spilled in the gradients, in tf32x3 from 32 × 32 on (triton 3.7, sm_80 to
-sm_100). Slices of the inner dimension need no stack. Above 64 a multiprocessor per matrix is too little: PyTorch's batched
-products spread one over several.
+sm_100). Slices of the inner dimension need no stack. Above 64 one multiprocessor per matrix is too little: PyTorch's batched
+products spread a matrix over several.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CONFIGS: dict[str, Config] = {
     "warps8": Config({"INNER": 16}, warps=8, stages=1),
     "warps16": Config({"INNER": 16}, warps=16, stages=1),
 }
-"""INNER is the depth of a slice. One stage: a slice is in the cache already, and a copy of it ahead of time would pass the
-barrier behind which it is written."""
+"""INNER is the depth of a slice. There is one stage: a slice is in the cache already, and an early copy of it could be made
+before the barrier after which it is written."""
 
 Serving = Mapping[int, tuple[str, ...]]
-"""Side of the block → configurations that may serve it."""
+"""Side of the block → its possible configurations."""
 
 
 def block_of(size: int) -> int:
@@ -40,16 +40,16 @@ def block_of(size: int) -> int:
 
 
 def padded(matrices: Tensor, block: int) -> Tensor:
-    """(…, r, c) → contiguous (…, block, block), zeros added: they stay apart from the matrix in every product.
+    """(…, r, c) → contiguous (…, block, block), padded with zeros, which do not mix with the matrix in any product.
 
-    A kernel with masks in their place keeps twice the addresses in registers, and spills.
+    A kernel with masks instead keeps twice as many addresses in registers, and spills.
     """
     r, c = matrices.shape[-2:]
     return functional.pad(matrices, (0, block - c, 0, block - r)).contiguous()
 
 
 def tuned_by_block(function: Any, serving: Serving) -> dict[int, Tuned]:
-    """A kernel for every side of the block, tuned over the configurations that may serve it."""
+    """A kernel for every side of the block, tuned over its possible configurations."""
     key = ["BLOCK", "PRECISION"]
     return {block: tuned(function, {name: CONFIGS[name] for name in names}, key) for block, names in serving.items()}
 
@@ -75,7 +75,7 @@ def variants_of(
 
 @triton.jit
 def replace(pointers, values):  # type: ignore[no-untyped-def]
-    """Store what all threads of the program read next, after all have read what was there."""
+    """Store values that all threads of the program read next, after all have read the old ones."""
     tl.debug_barrier()
     tl.store(pointers, values)
     tl.debug_barrier()

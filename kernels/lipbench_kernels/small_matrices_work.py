@@ -1,6 +1,6 @@
-"""What the kernels of small matrices move and do, beside the PyTorch operations whose place they take.
+"""The work of the kernels for small matrices, and of the PyTorch operations that they replace.
 
-Counted are the sizes asked for, not what a block adds to them. Bytes that a program reads again out of the cache count once.
+Matrices count at their own size, without the padding of a block. Bytes that a program reads again from the cache count once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def _sides(n: int, r: int, c: int) -> tuple[int, int, int]:
 
 
 def bjorck(n: int, r: int, c: int, iterations: int) -> Work:
-    """Of n matrices r × c, with iterates kept for the gradient: read once, written every iterate, the result and a square."""
+    """The forward pass for n matrices r × c: reads them once, writes every iterate, the result and a square."""
     matrices, squares, macs = _sides(n, r, c)
     return Work(2 * iterations * macs, matrices, iterations * matrices + squares, tuned=1)
 
@@ -40,7 +40,7 @@ def replaced_bjorck_backward(n: int, r: int, c: int, iterations: int) -> Work:
 
 
 def newton(f: int, n: int, iterations: int) -> Work:
-    """Of f complex matrices n × n, with iterates kept for the gradient: Y and Z of every step but the ends, Z_t and T."""
+    """The forward pass for f complex matrices n × n: writes Y and Z of every inner step for the gradient, Z_t and T."""
     matrices = 8 * f * n**2
     return Work(12 * (iterations - 1) * f * n**3, matrices, 2 * iterations * matrices, tuned=1)
 

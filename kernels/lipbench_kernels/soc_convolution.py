@@ -1,4 +1,4 @@
-"""SOC's convolution as an implicit matrix product, with what follows it done before the result leaves the chip.
+"""SOC's convolution as an implicit matrix product, fused with the operations that follow it.
 
 `step`:      term = scale · (L ∗ source),  total = base + scale · (L ∗ source)
 `gradient`:  ∂L[o, i, p] = Σ_n 1/(first + n) Σ_{b, q} g_n[b, o, q] · h_n[b, i, q + p − r],  r = (k − 1)/2
@@ -7,8 +7,8 @@
 Convolutions", ICML 2021, arXiv 2105.11417 (the series); the implicit product is that of cuDNN, arXiv 1410.0759, section 3.
 
 Layout: images are contiguous (b, c, s, r), float32; a "pixel" counts positions of all images, 0 … b·s·r − 1. Kernels come as
-`taps` (k, k, o, i), so that a tile of one tap is read in rows, i filled up with zeros to a multiple of `PITCH`: rows then begin
-at 16 bytes for any size, and one machine program serves sizes that divide well and those that do not. Offsets within an image
+`taps` (k, k, o, i), so that a tile of one tap is read in rows, i padded with zeros to a multiple of `PITCH`: rows are then
+aligned to 16 bytes for any size, and one machine program serves all sizes. Offsets within an image
 and within `taps` fit 32 bits; those of images have 64.
 """
 
@@ -30,28 +30,28 @@ STEP_CONFIGS = {
     "square": Config({"BLOCK_O": 64, "BLOCK_I": 16, "BLOCK_P": 64}, warps=8, stages=3),
     "tall": Config({"BLOCK_O": 128, "BLOCK_I": 16, "BLOCK_P": 64}, warps=8, stages=2),
 }
-"""Tiles of output channels × pixels, and how many input channels are summed at a time."""
+"""Tiles of output channels × pixels, and the number of input channels summed at a time."""
 
 GRADIENT_CONFIGS = {
     "narrow": Config({"BLOCK_O": 32, "BLOCK_I": 32, "BLOCK_P": 32}, warps=4, stages=2),
     "square": Config({"BLOCK_O": 64, "BLOCK_I": 64, "BLOCK_P": 32}, warps=8, stages=2),
     "large": Config({"BLOCK_O": 128, "BLOCK_I": 64, "BLOCK_P": 32}, warps=8, stages=3),
 }
-"""Tiles of output × input channels of one tap, and how many pixels are summed at a time."""
+"""Tiles of output × input channels of one tap, and the number of pixels summed at a time."""
 
 SIZES = ["pixel_count", "channels", "height", "width"]
-"""arguments whose value is no part of the machine code, so that what it takes is known without a GPU"""
+"""arguments whose value is not part of the machine code, so that its resources are known without a GPU"""
 PITCH = 32
 """at least BLOCK_I of any configuration"""
 PROGRAMS = 256
-"""about how many programs the gradient is split into: two for each multiprocessor of an H100"""
+"""approximate number of programs for the gradient: two for each multiprocessor of an H100"""
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
 def located(begin, channels, area, BLOCK_P: tl.constexpr):  # type: ignore[no-untyped-def]  # compiled by triton, not Python
-    """Offset of the image that has pixel `begin`; the pixels from there; their offsets in channel 0, from that image's.
+    """Offset of the image that contains pixel `begin`; the pixels from there; their offsets in channel 0 from that image.
 
-    Only the first needs 64 bits: a tile's images follow each other.
+    Only the first needs 64 bits, because a tile's images are consecutive.
     """
     image = begin // area
     pixels = begin + tl.arange(0, BLOCK_P)
@@ -65,7 +65,7 @@ def convolved(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
 ):  # fmt: skip
     """`(L ∗ source)` at output channels `outputs` and the pixels from `begin`, (BLOCK_O, BLOCK_P), in registers.
 
-    Pixels from `end` on read zeros.
+    Pixels at or after `end` read zeros.
     """
     area = height * width
     pitch = tl.cdiv(channels, 32) * 32
@@ -74,7 +74,7 @@ def convolved(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     row = pixels % area // width
     column = pixels % width
     accumulator = tl.zeros((outputs.shape[0], BLOCK_P), dtype=tl.float32)
-    for turn in range(tl.cdiv(channels, BLOCK_I) * K * K):  # taps inside: they read nearly the same lines of the images
+    for turn in range(tl.cdiv(channels, BLOCK_I) * K * K):  # taps innermost: they read nearly the same lines of the images
         inputs = turn // (K * K) * BLOCK_I + tl.arange(0, BLOCK_I)
         tap = turn % (K * K)
         down = tap // K - K // 2
@@ -100,10 +100,10 @@ def _step(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
 ):  # fmt: skip
     """`value = scale · (L ∗ source)`; `term = value` if TERM; `total = base + value` if TOTAL.
 
-    source, base, term, total (b, c, s, r); taps (k, k, c, c), filled up. Reads source, taps and, if TOTAL, base: 4·(M + C) or
+    source, base, term, total (b, c, s, r); taps (k, k, c, c), padded. Reads source, taps and, if TOTAL, base: 4·(M + C) or
     4·(2M + C) bytes with M = b·c·s·r and C = k²·c²; writes 4·M bytes for each of TERM and TOTAL. k²·c·M multiply-accumulates.
-    One program for each tile of output channels × pixels; those of the same pixels are neighbours, so that they find the
-    images in the cache.
+    One program for each tile of output channels × pixels; programs for the same pixels are neighbours, so that they find
+    the images in the cache.
     """
     tiles = tl.cdiv(channels, BLOCK_O)
     outputs = tl.program_id(0) % tiles * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -130,7 +130,7 @@ def _gradient(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
 
     source, upstream (terms, b, c, s, r); partial (terms · splits, k, k, c, c). Reads both, 8·terms·M bytes with M = b·c·s·r;
     writes 4·terms·splits·k²·c² bytes; terms·k²·c·M multiply-accumulates. A program sums one tile of channels of one tap, over
-    the pixels of one chunk: sums in a fixed order, where atomic additions would come in any.
+    the pixels of one chunk: sums in a fixed order, unlike atomic additions.
     """
     tiles = tl.cdiv(channels, BLOCK_I)
     tap = tl.program_id(0) % (K * K)
@@ -174,7 +174,7 @@ _tuned_gradient = tuned(_gradient, GRADIENT_CONFIGS, ["chunk", "channels", "widt
 
 
 def taps_of(kernel: Tensor) -> Tensor:
-    """A kernel (o, i, k, k) as the kernels here read it: (k, k, o, i), i filled up with zeros, contiguous."""
+    """A convolution kernel (o, i, k, k) in the layout that the Triton kernels read: (k, k, o, i), i padded, contiguous."""
     taps = kernel.permute(2, 3, 0, 1)
     missing = -taps.shape[-1] % PITCH
     return functional.pad(taps, (0, missing)) if missing else taps.contiguous()
@@ -197,7 +197,7 @@ def step(
 ) -> None:
     """Launch `_step`: write `scale · (L ∗ source)` to `term` and `base` plus that to `total`, where given.
 
-    All images are contiguous (b, c, s, r), and what is written is none of what is read.
+    All images are contiguous (b, c, s, r); no tensor is both read and written.
     """
     batch, channels, height, width = source.shape
     pixels = batch * height * width
@@ -210,9 +210,9 @@ def step(
 
 
 def chunks(batch: int, channels: int, area: int, size: int) -> tuple[int, int]:
-    """Into how many chunks the pixels of one term's kernel gradient are split, and how many pixels each has.
+    """Number of chunks of pixels for one term's kernel gradient, and the number of pixels in each.
 
-    As many as give about `PROGRAMS` programs, of 256 pixels or more: the partial sums stay small beside the images.
+    The number gives about `PROGRAMS` programs of at least 256 pixels, so the partial sums stay small compared to the images.
     """
     tiles = size**2 * triton.cdiv(channels, 64) ** 2
     pixels = batch * area
@@ -262,14 +262,14 @@ def variants_of(
 
 
 def step_variants(kernel: str, *, term: bool, total: bool) -> Iterator[Variant]:
-    """The programs that `step` becomes."""
+    """The variants of `step`."""
     for size in KERNEL_SIZES:
         flags = {"TERM": term, "TOTAL": total, "K": size}
         yield from variants_of(kernel, _step, STEP_CONFIGS, _STEP_SIGNATURE | _SIZES, flags, f"k = {size}, image")
 
 
 def gradient_variants(kernel: str) -> Iterator[Variant]:
-    """The programs that `gradient` becomes."""
+    """The variants of `gradient`."""
     types = dict.fromkeys(("source", "upstream", "partial"), "*fp32")
     types |= dict.fromkeys(("first", "splits", "chunk"), "i32") | _SIZES
     for size in KERNEL_SIZES:
@@ -277,7 +277,7 @@ def gradient_variants(kernel: str) -> Iterator[Variant]:
 
 
 def new_partials(kernel: Tensor, images: Tensor, terms: int) -> Tensor:
-    """Room for the partial sums of so many terms' kernel gradients: (terms · splits, k, k, c, c)."""
+    """An empty tensor for the partial sums of so many terms' kernel gradients: (terms · splits, k, k, c, c)."""
     batch, channels, height, width = images.shape
     splits, _ = chunks(batch, channels, height * width, kernel.shape[2])
     return torch.empty((terms * splits, *kernel.shape[2:], channels, channels), device=kernel.device)

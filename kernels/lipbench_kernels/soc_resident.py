@@ -1,7 +1,7 @@
-"""SOC's series on small images: all terms in one launch, by programs that own their images.
+"""SOC's series on small images: all terms in one launch; each program computes all terms of its images.
 
-A program takes a few whole images. Since zero padding ends at the image's edge, a term of the series at those images needs the
-term before at them alone: the program writes it, waits for its own threads, and reads it back from its multiprocessor's cache.
+A program takes a few whole images. Because padding is zero, a term of the series at these images needs only the previous term
+at the same images: the program writes it, waits for its own threads, and reads it back from its multiprocessor's cache.
 
     forward   h ← x + (L ∗ h)/n,  n = t … 1,  from h = x   (Horner)
     backward  G ← (L ∗ G)/n,  n = 1 … t,  from G = x;  result = Σ G   (L is then the transposed map's kernel)
@@ -26,7 +26,7 @@ CONFIGS = {
     "square": Config({"BLOCK_O": 64, "BLOCK_I": 16, "BLOCK_P": 32}, warps=4, stages=3),
     "tall": Config({"BLOCK_O": 64, "BLOCK_I": 16, "BLOCK_P": 16}, warps=4, stages=2),
 }
-"""Tiles of output channels × pixels, of which a program works its images off, and the step over input channels."""
+"""Tiles of output channels × pixels, which a program computes one after another, and the step over input channels."""
 
 SIZES = ["terms", "slots", "image_count", "channels", "height", "width"]
 LARGEST_CHANNELS = 128
@@ -35,12 +35,12 @@ LARGEST_IMAGE = 4096
 
 
 def fits(channels: int, height: int, width: int) -> bool:
-    """Whether a series is computed by programs that own their images.
+    """Whether a series is computed in one launch, by programs that compute all terms of their images.
 
-    Steps move 12 bytes of each element and term through the device's memory (h and x in, h out); here they stay in the cache
-    of a multiprocessor if they fit: up to 4096 elements an image, 48 KiB of the 192 KiB of an A100 and the 256 KiB of an H100
-    and a B200, which leaves room for a second program and the tiles in flight. And up to 128 channels: two tiles of outputs,
-    where more, which steps compute side by side, would have to be worked off one after another.
+    Separate steps move 12 bytes per element and term through the device's memory (h and x in, h out). Here these bytes stay in
+    the cache of a multiprocessor if they fit: up to 4096 elements an image, 48 KiB of the 192 KiB of an A100 and the 256 KiB of
+    an H100 and a B200, which leaves room for a second program and the tiles in flight. The limit is 128 channels, two tiles of
+    outputs: a program computes tiles one after another, while separate steps compute them in parallel.
     """
     return channels <= LARGEST_CHANNELS and channels * height * width <= LARGEST_IMAGE
 
@@ -53,9 +53,9 @@ def _series(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
 ):  # fmt: skip
     """`result = Σ_{n=0..terms} Lⁿ x / n!`, forward by Horner's h_n, BACKWARD by the terms G_n of the sum.
 
-    x, result (b, c, s, r); taps (k, k, c, c), filled up; iterates (slots, b, c, s, r) keeps h_n or G_n, n = 1 … terms − 1, in
+    x, result (b, c, s, r); taps (k, k, c, c), padded; iterates (slots, b, c, s, r) keeps h_n or G_n, n = 1 … terms − 1, in
     slot (n − 1) mod slots. From the device's memory it reads x and taps, 4·(M + C) bytes with M = b·c·s·r, C = k²·c²; it writes
-    4·(terms − 1 + 1)·M bytes of iterates and result. terms·k²·c·M multiply-accumulates. A program owns the images whose pixels
+    4·(terms − 1 + 1)·M bytes of iterates and result. terms·k²·c·M multiply-accumulates. A program has the images whose pixels
     fill one tile, or one image.
     """
     area = height * width
@@ -92,7 +92,7 @@ def _series(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
             slot = iterates + (after + slots - 1) % slots * size
             if BACKWARD:
                 tl.store(result + first + places, total, mask=exist)
-                # G_t is read by none. Blocks are compared, since triton 3.9's interpreter widens a single truth to int8.
+                # G_t is not read. Blocks are compared, because triton 3.9's interpreter widens a scalar boolean to int8.
                 needed = turn + tl.zeros_like(pixels) < terms - 1
                 tl.store(slot + first + places, value, mask=exist & needed[None, :])
             else:
@@ -100,7 +100,7 @@ def _series(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
                 if turn == terms - 1:
                     destination = result
                 tl.store(destination + first + places, total, mask=exist)
-        tl.debug_barrier()  # the next term reads what other threads of this program wrote
+        tl.debug_barrier()  # the next term reads values that other threads of this program wrote
 
 
 _tuned_series = tuned(_series, CONFIGS, ["image_count", "channels", "width", "terms", "BACKWARD", "K", "PRECISION"])
@@ -127,7 +127,7 @@ _SIGNATURE = dict.fromkeys(("x", "taps", "iterates", "result"), "*fp32") | dict.
 
 
 def variants(kernel: str, *, backward: bool) -> Iterator[Variant]:
-    """The programs that `series` becomes."""
+    """The variants of `series`."""
     for size in KERNEL_SIZES:
         flags = {"BACKWARD": backward, "K": size}
         yield from variants_of(kernel, _series, CONFIGS, _SIGNATURE, flags, f"k = {size}, small images")

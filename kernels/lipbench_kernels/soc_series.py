@@ -1,4 +1,4 @@
-"""SOC's Taylor series, `z = Σ_{n=0..t} Lⁿ x / n!`, each of its steps one kernel, or all of them on small images.
+"""SOC's Taylor series, `z = Σ_{n=0..t} Lⁿ x / n!`, with one launch per step, or one for all steps on small images.
 
 Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, arXiv 2105.11417, whose Algorithm 1 keeps the term u and the
 sum z: `u ← (L ∗ u)/n, z ← z + u`, which reads two images a step and writes two. Here the same polynomial is evaluated by
@@ -35,12 +35,12 @@ from lipbench_kernels.soc_convolution import (
 )
 
 LARGEST = 2**30
-"""elements from which on offsets within two images of a tile, or within a kernel, may no longer fit 32 bits"""
+"""number of elements from which offsets within two images of a tile, or within a kernel, may not fit 32 bits"""
 
 
 @torch.library.custom_op("lipbench::soc_series", mutates_args=())
 def _series(x: Tensor, kernel: Tensor, terms: int, precision: str, keep: bool, resident: bool) -> tuple[Tensor, Tensor]:
-    """z (b, c, s, r); h_1 … h_{t−1} (t − 1, b, c, s, r) if `keep`, else none. `resident`: by programs that own their images."""
+    """z (b, c, s, r); h_1 … h_{t−1} (t − 1, b, c, s, r) if `keep`, else none. `resident`: all terms in one launch."""
     check("soc_series", precision, x, kernel)
     x, taps = x.contiguous(), taps_of(kernel)
     if resident:
@@ -83,7 +83,7 @@ def _series_backward(
         source = x if order == terms else iterates[order - 1]
         gradient(source[None], term[None], partial[(order - 1) * splits : order * splits], order, precision)
         next_term = torch.empty_like(x) if order < terms else None
-        next_total = torch.empty_like(x)  # not in place: a step that is being tuned runs many times
+        next_total = torch.empty_like(x)  # not in place, because a step runs many times while it is tuned
         step(term, taps, 1 / order, precision, base=total, term=next_term, total=next_total)
         term, total = term if next_term is None else next_term, next_total
     return total, summed(partial)
@@ -99,7 +99,7 @@ def _(
 def _set_up_series(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, kernel, ctx.terms, ctx.precision, ctx.keep, ctx.resident = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # zeros for the iterates would be as large as they are
+    ctx.set_materialize_grads(False)  # zeros would take as much memory as the iterates
     ctx.save_for_backward(*(x, kernel, output[1]) if ctx.keep else (kernel,))
 
 
@@ -196,7 +196,7 @@ def _step_backward_flops(upstream: Tensor, h: Tensor, kernel: Tensor, *_: Any, *
 
 
 def _check_shapes(name: str, images: Tensor, kernel: Tensor) -> None:
-    """That these are images (b, c, s, r) and a kernel (c, c, k, k) of odd k, whose offsets fit."""
+    """Check that these are images (b, c, s, r) and a kernel (c, c, k, k) of odd k, with offsets that fit 32 bits."""
     if images.dim() != 4 or 0 in images.shape:
         raise ValueError(
             f"{name} takes images (b, c, s, r): got {tuple(images.shape)}; pass four dimensions, none of them empty"
@@ -224,7 +224,7 @@ def soc_series(x: Tensor, kernel: Tensor, terms: int, precision: str = "ieee", *
 
     x (b, c, s, r) and kernel float32, of any strides, on a CUDA device; k odd, terms ≥ 1. Once differentiable by both. Keeps
     terms − 1 images for the backward pass where the kernel needs a gradient, none otherwise. `resident` chooses between one
-    launch for all terms and one for each; None leaves it to `soc_resident.fits`. Raises `ValueError` for other arguments.
+    launch for all terms and one for each; if None, `soc_resident.fits` decides. Raises `ValueError` for other arguments.
     """
     _check_shapes("soc_series", x, kernel)
     if terms < 1:
@@ -236,7 +236,7 @@ def soc_series(x: Tensor, kernel: Tensor, terms: int, precision: str = "ieee", *
 
 
 def soc_step(h: Tensor, x: Tensor, kernel: Tensor, order: int, precision: str = "ieee") -> Tensor:
-    """One step of Horner's rule, `x + (L ∗ h)/order`, (b, c, s, r): the convolution with what follows it in one kernel.
+    """One step of Horner's rule, `x + (L ∗ h)/order`, (b, c, s, r): convolution, division and addition in one kernel.
 
     h, x (b, c, s, r) and kernel (c, c, k, k) float32, of any strides, on a CUDA device; k odd, order ≥ 1. Once differentiable
     by all three. Raises `ValueError` for other arguments.

@@ -1,8 +1,8 @@
-"""What SOC's kernels and the PyTorch operations they replace move and do, counted tensor by tensor.
+"""The work of SOC's kernels and of the PyTorch operations they replace, counted tensor by tensor.
 
 b images of c × s × s, kernel (c, c, k, k), t terms. M = b·c·s² elements is an image batch, P = k²·c² a kernel, C = k²·c·M the
-multiply-accumulates of one convolution. A tensor that an operation reads counts once, however often it meets the cache; the
-zeros that fill channels up to a multiple of 32 do not count.
+multiply-accumulates of one convolution. A tensor that an operation reads counts once, even if it is read again from the
+cache; the zeros that pad channels to a multiple of 32 do not count.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ FLOAT_BYTES = 4
 
 
 def _work(convolutions: int, read: int, written: int, launches: int, *, b: int, c: int, s: int, k: int, tuned: int = 0) -> Work:
-    """Work of so many convolutions, of elements read and written."""
+    """Work of so many convolutions that read and write so many elements."""
     return Work(convolutions * k**2 * c * b * c * s**2, FLOAT_BYTES * read, FLOAT_BYTES * written, launches, tuned)
 
 
 def _taps(b: int, c: int, s: int, k: int) -> Work:
-    """The kernel copied to (k, k, o, i)."""
+    """A copy of the kernel to (k, k, o, i)."""
     parameters = k**2 * c**2
     return _work(0, parameters, parameters, 1, b=b, c=c, s=s, k=k)
 
 
 def _adjoint_taps(b: int, c: int, s: int, k: int) -> Work:
-    """The same of the transposed map's: PyTorch's flip is a copy of its own."""
+    """The same for the kernel of the transposed map; PyTorch's flip makes another copy."""
     return _taps(b, c, s, k) + _taps(b, c, s, k)
 
 
 def _summed(terms: int, b: int, c: int, s: int, k: int) -> Work:
-    """The partial sums of the kernel's gradient added up, and copied to (o, i, k, k)."""
+    """The sum of the partial sums of the kernel's gradient, and its copy to (o, i, k, k)."""
     parameters = k**2 * c**2
     splits, _ = chunks(b, c, s**2, k)
     return _work(0, (terms * splits + 1) * parameters, 2 * parameters, 2, b=b, c=c, s=s, k=k)
 
 
 def _gradient(terms: int, launches: int, b: int, c: int, s: int, k: int) -> Work:
-    """The kernel's gradient of so many terms, in partial sums."""
+    """The kernel's gradient for so many terms, in partial sums."""
     splits, _ = chunks(b, c, s**2, k)
     return _work(terms, 2 * terms * b * c * s**2, terms * splits * k**2 * c**2, launches, b=b, c=c, s=s, k=k, tuned=launches)
 
@@ -56,14 +56,14 @@ def replaced_step(b: int, c: int, s: int, k: int) -> Work:
 
 
 def step_backward(b: int, c: int, s: int, k: int) -> Work:
-    """`∂h = (Lᵀ ∗ ∂z)/n` and `∂L = (∂z ⋆ h)/n`; x gets ∂z as it is."""
+    """`∂h = (Lᵀ ∗ ∂z)/n` and `∂L = (∂z ⋆ h)/n`; the gradient of x is ∂z itself."""
     images = b * c * s**2
     by_h = _work(1, images + k**2 * c**2, images, 1, b=b, c=c, s=s, k=k, tuned=1)
     return _adjoint_taps(b, c, s, k) + by_h + _gradient(1, 1, b, c, s, k) + _summed(1, b, c, s, k)
 
 
 def replaced_step_backward(b: int, c: int, s: int, k: int) -> Work:
-    """Of the three operations: the division, and the convolution's two gradients; the addition hands ∂z on."""
+    """The backward pass of the three operations: division, and the convolution's two gradients; the addition passes ∂z on."""
     images, parameters = b * c * s**2, k**2 * c**2
     divided = _work(0, images, images, 1, b=b, c=c, s=s, k=k)
     by_u = _work(1, images + parameters, images, 1, b=b, c=c, s=s, k=k)
@@ -72,7 +72,7 @@ def replaced_step_backward(b: int, c: int, s: int, k: int) -> Work:
 
 
 def series(b: int, c: int, s: int, k: int, t: int, resident: bool | None = None) -> Work:
-    """The series forward, iterates kept: steps, or one launch where images are small (or `resident` says so)."""
+    """The series forward, iterates kept: separate steps, or one launch if images are small (or if `resident` says so)."""
     images, parameters = b * c * s**2, k**2 * c**2
     if fits(c, s, s) if resident is None else resident:
         return _taps(b, c, s, k) + _work(t, images + parameters, t * images, 1, b=b, c=c, s=s, k=k, tuned=1)

@@ -16,14 +16,14 @@ from lipbench_reports.prepared import CaseRows, Prepared
 from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, typed, with_columns
 
 AGREEMENT = 0.005
-"""Counted and exact numbers further apart than this are marked; what is left is rounding of logarithms."""
+"""Counted and exact numbers that differ by more than this are marked; smaller differences come from rounded logarithms."""
 
 ELEMENT_BYTES = {"float32": 4, "float64": 8}
 HALVES = ("input", "parameters")
 
 
 class Formulas:
-    """MathML by method, half and quantity, as `complexity` gives it."""
+    """The formulas in `complexity` as MathML, by method, half and quantity."""
 
     def __init__(self, complexity: pd.DataFrame) -> None:
         frame = with_columns(complexity, COMPLEXITY)
@@ -40,21 +40,24 @@ class Formulas:
 
 @dataclass(frozen=True)
 class Compared:
-    """One number against theory."""
+    """A counted number and what theory gives for it."""
 
     series: str
     shape: str
     method: str
     half: str
     halves: tuple[str, ...]
-    """whose formulas it is the sum of"""
+    """the halves whose formulas are summed for this number"""
     leading: float
     exact: float
     counted: float
 
 
 def macs(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
-    """Multiply-accumulates of a training forward pass by half; what has no halves is given whole. None if none were counted."""
+    """Multiply-accumulates of a training forward pass by half, or as a whole where a layer has no halves.
+
+    None if none were counted.
+    """
     columns = ["published_macs", "theory_macs", "macs"]
     found = []
     for case in _layers(ready):
@@ -73,7 +76,7 @@ def macs(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
 
 
 def elements(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
-    """Elements kept for the backward pass: counted bytes over the bytes of one number. None if none were counted."""
+    """Elements kept for the backward pass: counted bytes divided by the bytes of one number. None if none were counted."""
     found, inputs, parameters = [], [], []
     for case in _layers(ready):
         training = case.rows[case.rows["phase"].isin(["forward", "step"])].sort_values("phase")
@@ -91,7 +94,7 @@ def elements(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
 
 
 def _layers(ready: Prepared) -> list[CaseRows]:
-    """The cases that the formulas are about: they hold for one layer, not for a network."""
+    """The cases of single layers; the formulas do not hold for a network."""
     return [case for case in ready.cases if case.rows["network"].iloc[0] == ""]
 
 
@@ -108,14 +111,14 @@ def _against(
     caption: str,
     more: Mapping[str, Sequence[float]] | None = None,
 ) -> Table | None:
-    """Formula, number, count and ratio as a table; all counts in one unit."""
+    """A table of formula, number, count and ratio, with all counts in one unit. None without counts."""
     if not any(math.isfinite(one.counted) for one in found):
         return None
     columns = heads([(one.series, one.shape) for one in found], ready.labels)
     if {one.half for one in found} != {"both"}:
         columns.append((Column("Half", numeric=False), [Cell(one.half, one.half) for one in found]))
     published = [formulas.published(one.method, quantity, *one.halves) for one in found]
-    papers = {one.key for one in ready.series if one.implementation == "paper"}  # the formulas are of no other implementation
+    papers = {one.key for one in ready.series if one.implementation == "paper"}  # the formulas hold for no other implementation
     exact = [formulas.exact(one.method, quantity, *one.halves) if one.series in papers else None for one in found]
     counts = {
         "Table\u00a01, number": [one.leading for one in found],
@@ -129,7 +132,7 @@ def _against(
         leading, whole, counted,
         (Column("Counted ÷ exact"), [_agreement(one.counted, one.exact) for one in found]),
         *halves,
-        # Last, because it may be too wide for the page: what the reader compares stays in sight.
+        # Last, because it may be too wide for the page; the columns to compare stay visible.
         (Column("Exact for this code", numeric=False, sortable=False), [Cell(math=formula) for formula in exact]),
     ]  # fmt: skip
     return table(caption, columns)
@@ -145,7 +148,7 @@ def _agreement(counted: float, exact: float) -> Cell:
 
 
 def iterations(ready: Prepared) -> str:
-    """The inner iterations of the methods of this run: "LOT: t = 10; SOC: t₁ = 5, t₂ = 1"."""
+    """The inner iterations of the methods in this run: "LOT: t = 10; SOC: t₁ = 5, t₂ = 1"."""
     here = set(ready.rows["method"])
     named = zip(ready.methods["method"], ready.methods["title"], ready.methods["iterations"])
     return "; ".join(f"{title}: {re.sub(r't([12])', _lowered, as_text(text))}" for name, title, text in named
@@ -165,10 +168,10 @@ _TIME = "time: "
 
 
 def exponents(ready: Prepared) -> list[tuple[Table, bool]]:
-    """Fitted exponents in the channels beside the formulas' exponents; a time's with its 95 % interval.
+    """One table per quantity, and whether there is a formula for it: fitted exponents in the channels beside the formulas'.
 
-    What is counted has no errors for an interval: beside it stands the span of the slopes between neighbouring sizes.
-    One table per quantity, and whether there is a formula for it. A fit through contended times is marked.
+    The exponent of a time has its 95 % interval. A count has no error, so its exponent has the range of the slopes between
+    neighbouring sizes instead. A fit through contended times is marked.
     """
     data = with_columns(ready.tables.exponents, ["title", *EXPONENTS])
     for name in EXPONENTS[EXPONENTS.index("exponent") :]:
@@ -181,7 +184,7 @@ def exponents(ready: Prepared) -> list[tuple[Table, bool]]:
 
 
 def _caption(quantity: str) -> str:
-    """A quantity in the words of the other tables."""
+    """The name of a quantity, as the other tables write it."""
     phase = quantity.removeprefix(_TIME)
     return f"Time, {PHASE_TITLES.get(phase, phase)}" if phase != quantity else _CAPTIONS.get(quantity, capitalized(quantity))
 
@@ -215,12 +218,12 @@ def _span(low: float, high: float) -> Cell:
 
 
 def _slope(value: float) -> str:
-    """Two decimals, and no sign before a zero."""
+    """A slope with two decimals, and without a sign if they are zero."""
     return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
 
 
 def _exponent(value: float) -> Cell:
-    """A whole number as it is, anything else with two decimals."""
+    """A cell with a whole number as it is, any other with two decimals."""
     if not math.isfinite(value):
         return Cell()
     return Cell((f"{value:.0f}" if value.is_integer() else f"{value:.2f}").replace("-", "−"), value)

@@ -1,4 +1,4 @@
-"""Several ways to the same number side by side: counted MACs, formulas, and peaks of memory."""
+"""Tables that compare ways to find the same number: counted MACs, formulas, and peaks of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipbench_reports.prepared import CaseRows, Prepared
 from lipbench_reports.tables import FITTED, PREDICTED, as_text, typed, with_columns
 
 PEAK_AGREEMENT = 0.05
-"""Predicted and measured peaks further apart than this are marked."""
+"""Predicted and measured peaks that differ by more than this are marked."""
 _QUANTITIES = {"macs": "Multiply-accumulates", "memory": "Elements kept for the backward pass"}
 
 _COUNTS_OF = {
@@ -27,7 +27,7 @@ _COUNTS_OF = {
 def counts(ready: Prepared) -> Table | None:
     """MACs of the forward and the backward pass by PyTorch's counter, fvcore and the closed form; None without counts.
 
-    Real ones; and in the paper's convention as counted, and as Table 1's leading terms.
+    These are real MACs. Two more columns follow the paper's convention: as counted, and the leading terms of Table 1.
     """
     rows = ready.rows
     passes = rows[rows["phase"].isin(["forward", "backward"]) & rows["macs"].notna()]
@@ -52,13 +52,13 @@ def counts(ready: Prepared) -> Table | None:
 
 
 def _complete(entry: Mapping[Hashable, Any]) -> list[float]:
-    """The counts of everything: fvcore's is none where it met operations that it could not cost, as those of our kernels."""
+    """The counts that include all operations; a counter without a formula for some of them, such as our kernels, has none."""
     whole = {"macs": entry["macs_unsupported"], "fvcore_macs": entry["fvcore_unsupported"], "theory_macs": ""}
     return [entry[name] for name, missed in whole.items() if not missed]
 
 
 def _difference(values: Sequence[float]) -> Cell:
-    """Between the largest and the smallest, relative to the largest; nothing to say of a single number."""
+    """The largest minus the smallest, relative to the largest; an empty cell for fewer than two numbers."""
     known = [value for value in values if math.isfinite(value)]
     if len(known) < 2:
         return Cell()
@@ -74,12 +74,12 @@ def _quotient(value: float, whole: float) -> Cell:
 
 
 def _percent(share: float) -> str:
-    """ "0 %" for exactly nothing, so that what is left of a rounding is seen as such."""
+    """A share in per cent; "0 %" only where it is exactly 0, so that a rounding error remains visible."""
     return "0 %" if share == 0 else "< 0.001 %" if abs(share) < 1e-5 else f"{100 * share:.3g} %"
 
 
 def _not_counted(entries: Sequence[Mapping[Hashable, Any]], labels: Mapping[str, str]) -> Iterator[str]:
-    """Which operations a counter could not cost, one line for each counter and method."""
+    """One line for each counter and method: the operations for which the counter has no formula."""
     for column, counter in (("macs_unsupported", "PyTorch’s counter"), ("fvcore_unsupported", "fvcore")):
         missed = {(str(entry["series"]), str(entry[column])): None for entry in entries if entry[column]}
         for key, names in missed:
@@ -90,7 +90,7 @@ def _not_counted(entries: Sequence[Mapping[Hashable, Any]], labels: Mapping[str,
 
 
 def formulas(ready: Prepared, known: Formulas, quantity: str) -> Table | None:
-    """Table 1, the exact formula and the fitted one under each other for every method and half; None where none was fitted."""
+    """Table 1, the exact formula and the fitted one in successive rows for each method and half; None where none was fitted."""
     data = with_columns(ready.tables.fitted, FITTED)
     data["residual"] = typed(data["residual"], "float64")
     rows: list[tuple[Cell, ...]] = []
@@ -131,7 +131,7 @@ def _residual(value: float) -> Cell:
 
 
 def peaks(ready: Prepared, caption: str) -> Table | None:
-    """Peaks counted on tensors without content beside those that the allocator gave; None where none was predicted."""
+    """Predicted peaks, counted on fake tensors, beside the peaks of the allocator; None where none was predicted."""
     data = with_columns(ready.tables.predicted, PREDICTED)
     values = typed(data["predicted_peak_bytes"], "float64")
     known = dict(zip(zip(data["case"].map(as_text), data["phase"].map(as_text)), values))
@@ -150,7 +150,7 @@ def peaks(ready: Prepared, caption: str) -> Table | None:
 
 
 def _peak(case: CaseRows, phase: str, known: Mapping[tuple[str, str], float]) -> tuple[float, float]:
-    """Predicted and measured peak of one phase in bytes."""
+    """The predicted and the measured peak of one phase, in bytes."""
     row = case.phase(phase)
     if row is None:
         return math.nan, math.nan

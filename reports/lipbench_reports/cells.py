@@ -1,4 +1,4 @@
-"""Tables as the template prints them: cells with a text to read and a raw value to sort by, and units chosen per column."""
+"""Tables for the template: cells with a text and a raw value to sort by, and a unit for each column."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PLAIN = (("", 1.0),)
 CONTENDED, INTERPRETED, PARTIAL, RESIDUAL = "contended", "interpreted", "partial", "residual"
 VIOLATION, NO_CLAIM = "violation", "no claim"
 MARKS = {
-    CONTENDED: ("†", "contended: measured beside a busy process, not ranked"),
+    CONTENDED: ("†", "contended: other processes used the machine, not ranked"),
     INTERPRETED: ("‡", "interpreted: not a timing, not ranked"),
-    PARTIAL: ("§", "not over all the shapes that the others are compared at: not ranked"),
+    PARTIAL: ("§", "lacks some of the shapes at which the others are compared: not ranked"),
     RESIDUAL: ("≠", "differs by more than the text above allows"),
     VIOLATION: ("✗", "not 1-Lipschitz: not ranked"),
-    NO_CLAIM: ("○", "makes no claim to be 1-Lipschitz: compared with, not ranked"),
+    NO_CLAIM: ("○", "makes no claim to be 1-Lipschitz: shown for comparison, not ranked"),
 }
-"""The signs of doubts, and what they say. Which difference is a residual stands in the text above its table."""
+"""The signs of doubts and their meanings. The text above a table says which difference is a residual."""
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MATH_TAGS = frozenset(
@@ -37,7 +37,7 @@ _MATH_TAGS = frozenset(
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, what is sorted by (nothing: always last), and what is added."""
+    """One cell: its text, the value to sort by (None: always last), and additions such as a mark."""
 
     text: str = "–"
     sort: float | str | None = None
@@ -46,7 +46,7 @@ class Cell:
     note: str = ""
     """small print after the text, such as an interval"""
     mark: str = ""
-    """a doubt about the value: its sign is shown and explained"""
+    """a doubt about the value, a key of `MARKS`: its sign is shown and explained"""
     series: str | None = None
     """key of the series whose marker is shown before the text"""
     share: float | None = None
@@ -65,30 +65,33 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Head, rows (the first cell names the row) and what is said above and below them."""
+    """A table: head, rows (the first cell names the row), caption and notes."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     caption: str
     notes: Sequence[str] = field(default=())
     continued: frozenset[int] = frozenset()
-    """places of rows that belong to the row above: what names them is said once"""
+    """places of rows that belong to the row above: their name is shown once"""
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """The signs in it that the text above does not explain, in words: phones and paper show no tooltips."""
+        """The signs in the table with their meanings, as text, because phones and paper show no tooltips.
+
+        The sign of a residual is left out: the text above the table explains it.
+        """
         marks = {cell.mark for row in self.rows for cell in row} - {RESIDUAL}
         return [entry for mark, entry in MARKS.items() if mark in marks]
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """Three significant digits: 0.123, 1.23, 12.3, 123, 1 234 (thin spaces), no exponent from 0.00001 on; "–" for no number."""
+    """Three significant digits: 0.123, 1.23, 12.3, 123, 1 234 (thin spaces), no exponent from 0.00001 up; "–" for no number."""
     if not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     places = max(0, significant - 1 - math.floor(math.log10(abs(value))))
-    if abs(value) < 1e-5:  # in the unit of much larger numbers
+    if abs(value) < 1e-5:  # in a column whose unit fits much larger numbers
         return power_of_ten(value)
     return f"{value:,.{min(places, 7)}f}".replace(",", "\u202f").replace("-", "−")
 
@@ -100,7 +103,7 @@ def power_of_ten(value: float) -> str:
 
 
 def scale(values: Iterable[float], units: Sequence[tuple[str, float]]) -> tuple[str, float]:
-    """The unit in which the middle of a column reads best, and its size."""
+    """The unit that suits the median of a column best, and its size."""
     sizes = sorted(abs(value) for value in values if math.isfinite(value) and value != 0)
     middle = sizes[len(sizes) // 2] if sizes else units[-1][1]
     return next((unit for unit in units if middle >= unit[1]), units[-1])
@@ -108,7 +111,7 @@ def scale(values: Iterable[float], units: Sequence[tuple[str, float]]) -> tuple[
 
 def with_unit(value: float, units: Sequence[tuple[str, float]], *, round_number: bool = False) -> str:
     """A single number with its unit: "3.20 ms", or "3.2 ms" where the number is round and not measured."""
-    unit, size = scale([value * (1 + 1e-9)], units)  # a tick of 0.1 s must not fall a rounding error below its unit
+    unit, size = scale([value * (1 + 1e-9)], units)  # a rounding error must not give a tick of 0.1 s the next smaller unit
     return f"{value / size:.4g} {unit}".rstrip() if round_number else f"{digits(value / size)} {unit}".rstrip()
 
 
@@ -119,9 +122,9 @@ def numbers(
     marks: Sequence[str] = (),
     beside: Iterable[float] = (),
 ) -> tuple[Column, list[Cell]]:
-    """A numeric column in one unit: that of its own values, or of all those that it stands `beside`, to be compared with.
+    """A numeric column in one unit, chosen for its own values, or for the values of all columns `beside` it.
 
-    Units and numbers are for reading; cells sort by the raw values.
+    Cells show scaled numbers and sort by the raw values.
     """
     unit, size = scale(list(beside) or values, units)
     cells = [
@@ -134,7 +137,7 @@ def numbers(
 def alike(
     columns: Mapping[str, Sequence[float]], units: Sequence[tuple[str, float]], marks: Sequence[str] = ()
 ) -> list[tuple[Column, list[Cell]]]:
-    """Columns that are meant to be compared: all in one unit."""
+    """Columns to be compared with each other: all in one unit."""
     every = [value for values in columns.values() for value in values]
     return [numbers(title, values, units, marks, every) for title, values in columns.items()]
 
@@ -155,7 +158,7 @@ def placed(shapes: Sequence[str], title: str = "Case") -> tuple[Column, list[Cel
 
 
 def heads(cases: Sequence[tuple[str, str]], labels: Mapping[str, str]) -> list[tuple[Column, Sequence[Cell]]]:
-    """The columns that name rows by series key and shape: the method, and the case where they differ in it."""
+    """The columns that name the rows: the method, and the case where rows differ in it."""
     shapes = [shape for _, shape in cases]
     return [named([key for key, _ in cases], labels), *([placed(shapes)] if len(set(shapes)) > 1 else [])]
 
@@ -168,10 +171,10 @@ def table(caption: str, columns: Sequence[tuple[Column, Sequence[Cell]]], notes:
 def mathml(*formulas: object) -> Markup | None:
     """MathML of a sum of formulas, as presentation elements without attributes; None if none can be read.
 
-    Formulas come from outside this package, so they are parsed, and only elements of mathematics are let through.
+    Formulas come from outside this package, so they are parsed, and only known MathML elements are kept.
     """
     terms = [term for term in (_presentation(formula) for formula in formulas) if term]
-    if len(terms) > 1:  # a half that costs nothing is not printed as "+ 0"
+    if len(terms) > 1:  # a half that costs nothing is left out of the sum
         terms = [term for term in terms if term != "<mn>0</mn>"] or terms[:1]
     return Markup(f"<math><mrow>{'<mo>+</mo>'.join(terms)}</mrow></math>") if terms else None
 
@@ -179,7 +182,7 @@ def mathml(*formulas: object) -> Markup | None:
 def _presentation(formula: object) -> str:
     if not isinstance(formula, str) or not formula.strip():
         return ""
-    # sympy writes HTML's entities, which XML does not know.
+    # sympy writes HTML entities, which XML does not define.
     text = re.sub(r"&(\w+);", lambda m: m[0] if m[1] in ("lt", "gt", "amp", "quot") else html5.get(f"{m[1]};", ""), formula)
     try:
         root = ElementTree.fromstring(f"<root>{text}</root>")

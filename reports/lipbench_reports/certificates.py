@@ -1,4 +1,4 @@
-"""Is it 1-Lipschitz? The Lipschitz constant of every case, how it was found, and what it is worth."""
+"""Tables of Lipschitz constants: the constant of every case, how it was found, and whether it is exact or a bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lipbench_reports.prepared import Prepared
 from lipbench_reports.tables import LOWER_BOUND, UPPER_BOUND, certificate_fails
 
 SHRINKING = 0.1
-"""A constant below this is kept by shrinking the signal."""
+"""A layer with a constant below this keeps its bound only by shrinking the signal."""
 HOW = {
     "fourier": "all Fourier blocks", "dense": "whole Jacobian", "lanczos": "Lanczos steps", "ascent": "samples and ascent",
     "product": "product of the layers",
@@ -22,21 +22,21 @@ _SIGNS = {LOWER_BOUND: "≥ ", UPPER_BOUND: "≤ "}
 
 
 def constant(largest: float, kind: str, mark: str = "") -> Cell:
-    """A Lipschitz constant with what it is: "1.0000 exact", "≥ 1.0012 lower bound"."""
+    """A cell with a Lipschitz constant and its kind: "1.0000 exact", "≥ 1.0012 lower bound"."""
     if not math.isfinite(largest):
         return Cell()
     return Cell(f"{_SIGNS.get(kind, '')}{_digits(largest)}", largest, note=kind, mark=mark)
 
 
 def _digits(value: float) -> str:
-    """Four decimals, six where four would hide on which side of the tolerance, or of 1, the value is."""
-    if not 1e-3 <= abs(value) < 1e4:  # a product over layers may be anything
+    """Four decimals, or six where four would hide whether the value is above 1 or above the tolerance."""
+    if not 1e-3 <= abs(value) < 1e4:  # a product over layers may have any size
         return f"{value:.3g}"
     return f"{value:.4f}" if abs(value - 1) < 5e-7 or abs(value - 1) > 1e-3 else f"{value:.6f}"
 
 
 def in_summary(ready: Prepared, keys: Sequence[str], yardsticks: frozenset[str]) -> list[tuple[Column, list[Cell]]]:
-    """The worst constant of each series over its cases, in evaluation and in training; none where none was determined."""
+    """Columns of the largest constant of each series over its cases, in evaluation and in training; empty ones are left out."""
     by_case = ready.rows.drop_duplicates(["series", "case"])
     of_each = [by_case[by_case["series"] == key] for key in keys]
     quoted = [
@@ -67,7 +67,7 @@ def _smallest(values: pd.Series) -> Cell:
 
 
 def quoted_table(ready: Prepared, yardsticks: frozenset[str]) -> Table | None:
-    """One row per case: the constants to quote, how they were found, and whether they say that the promise is kept."""
+    """One row per case: the constants to quote, how they were found, and whether they show that it is 1-Lipschitz."""
     by_case = [group for _, group in ready.bounds.groupby(["series", "shape"], sort=False)]
     evaluation = [_first(group, "evaluation") for group in by_case]
     training = [_first(group, "training") for group in by_case]
@@ -91,7 +91,7 @@ def quoted_table(ready: Prepared, yardsticks: frozenset[str]) -> Table | None:
 
 
 def bounds_table(ready: Prepared) -> Table | None:
-    """Every bound that was found, whether it is quoted or not; None where nothing but the quoted ones is there."""
+    """Every bound that was found, quoted or not; None where there are no others than the quoted ones."""
     bounds = ready.bounds
     if bounds.empty or len(bounds) == len(bounds.drop_duplicates(["case", "mode"])):
         return None
@@ -143,12 +143,12 @@ def _whole(value: float) -> Cell:
 
 
 def _error(value: float) -> Cell:
-    """A small error in one digit: 3·10⁻⁸; "–" for none."""
+    """A cell with a small error in one digit: 3·10⁻⁸; "–" for none."""
     return Cell(power_of_ten(value), value) if math.isfinite(value) and value > 0 else Cell()
 
 
 def shrinking(ready: Prepared) -> list[tuple[str, str]]:
-    """Series whose constant is known to be far below 1, and their smallest."""
+    """The labels of series whose constant is known to be far below 1, each with its smallest constant."""
     bounds = ready.bounds
     quoted = bounds.drop_duplicates(["case", "mode"]) if len(bounds) else bounds
     small = quoted[(quoted["mode"] == "evaluation") & (quoted["kind"] != LOWER_BOUND) & (quoted["largest"] < SHRINKING)]

@@ -1,4 +1,4 @@
-"""What `torch.compile` changes: each method compiled beside itself as it is written, and when compiling pays."""
+"""What `torch.compile` changes: each method uncompiled and compiled, and after how many steps compiling pays."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ BYTES_CHANGED = (
     ("step", "saved_memory_bytes", "Saved"),
 )  # fmt: skip
 WORTH_SAYING = 0.10
-"""A change smaller than this is none: the rounds of one case may differ by as much before a warning is due."""
+"""Smaller changes are not mentioned: the rounds of one case may differ by as much without a warning."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One case, as written and compiled."""
+    """One case, uncompiled ("as written") and compiled."""
 
     series: str
-    """of the uncompiled one"""
+    """key of the uncompiled series"""
     shape: str
     written: pd.DataFrame
     """its rows by phase"""
     compiled: pd.DataFrame
 
     def values(self, phase: str, column: str) -> tuple[float, float]:
-        """As written and compiled; NaN for what was not measured."""
+        """The value as written and the value compiled; NaN where it was not measured."""
         return _value(self.written, phase, column), _value(self.compiled, phase, column)
 
     def change(self, phase: str, column: str) -> float:
@@ -45,17 +45,17 @@ class Pair:
         return compiled / written if written > 0 else math.nan
 
     def mark(self, phase: str) -> str:
-        """A doubt about either time."""
+        """The mark of a doubt about either time."""
         entries = pd.concat([rows[rows.index == phase] for rows in (self.written, self.compiled)])
         return next((mark for _, entry in entries.iterrows() if (mark := doubt(entry))), "")
 
     def compile_s(self, phases: Sequence[str]) -> float:
-        """Seconds of compiling before these phases ran as they then do."""
+        """Seconds spent compiling for these phases."""
         found = self.compiled.loc[self.compiled.index.isin(phases), "compile_s"].dropna()
         return math.nan if found.empty else float(found.sum())
 
     def steps_to_pay(self) -> float:
-        """Training steps after which compiling has cost less than it saved; infinite where it saves nothing."""
+        """Training steps after which compiling has saved more time than it cost; infinite where it saves none."""
         written, compiled = self.values("step", "median_s")
         seconds = self.compile_s(TRAINING)
         if not math.isfinite(written + compiled + seconds):
@@ -64,7 +64,7 @@ class Pair:
 
 
 def pairs(ready: Prepared) -> list[Pair]:
-    """The cases that gave numbers both ways, in the order of the rows."""
+    """The cases that gave numbers both uncompiled and compiled, in the order of the rows."""
     cases = {(case.series, case.shape): case.rows.drop_duplicates("phase").set_index("phase") for case in ready.cases}
     twins = {
         one.key: other.key
@@ -80,7 +80,7 @@ def pairs(ready: Prepared) -> list[Pair]:
 
 
 def changes(ready: Prepared) -> Table | None:
-    """Times, peaks and seconds of compiling, one row per case that was measured both ways; None if none was."""
+    """Times, peaks and compile times, one row per case that was measured both ways; None if there is none."""
     found = pairs(ready)
     if not found:
         return None
@@ -113,12 +113,12 @@ def _value(rows: pd.DataFrame, phase: str, column: str) -> float:
 def _steps(steps: float, mark: str) -> Cell:
     if math.isnan(steps):
         return Cell()
-    rounded = float(f"{steps:.2g}")  # a quotient of two differences has no more digits to give
+    rounded = float(f"{steps:.2g}")  # a time over a difference of times is no more precise than this
     return Cell("never" if math.isinf(steps) else digits(rounded), steps, mark=mark)
 
 
 def _mean_changes(found: Sequence[Pair], phase: str, labels: Mapping[str, str]) -> list[tuple[float, str]]:
-    """Geometric means over the shapes that are common to the series, smallest first; a series that lacks one has none."""
+    """Geometric means over the shapes common to the series, smallest first; series that lack a common shape are left out."""
     known = {
         (one.shape, one.series): change
         for one in found
@@ -132,7 +132,7 @@ def _mean_changes(found: Sequence[Pair], phase: str, labels: Mapping[str, str]) 
 
 
 def verdict(ready: Prepared) -> list[str]:
-    """What compiling changed in a training step and an inference, in one sentence each."""
+    """Sentences on how compiling changed the time of a training step and of inference."""
     sentences = []
     rows = ready.rows
     watched = pairs(ready.narrowed(rows[~rows["unwatched"]]))

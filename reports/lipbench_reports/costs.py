@@ -1,10 +1,10 @@
-"""What each series costs relative to one of them, who may be ranked by that, and the scores of the radar.
+"""Costs of all series relative to a reference series, which series are ranked by them, and the scores of the radar.
 
-Only like is compared with like: a ratio is a geometric mean over shapes, and whoever is ranked has it over the same shapes.
-These are the shapes at which at least half of the methods gave numbers that may be ranked; a method that lacks one of them is
-not ranked, so that neither a method that fails at large shapes can win by its small ones, nor can it take the others' large
-ones out of the comparison. Times may be ranked that were taken beside no busy process, of what has a certificate. What
-`torch.compile` made of a method is compared with the method alone, in `compilation`.
+A ratio is a geometric mean over shapes, and all ranked series have it over the same shapes: those at which at least half of the
+methods gave numbers that may be ranked. A method that lacks one of these shapes is not ranked. So a method that fails at large
+shapes cannot win by its small ones, and it cannot remove the large shapes from the comparison of the others. A time may be
+ranked if no other process was busy and its case has a certificate. A compiled method is compared only with the same method
+uncompiled, in `compilation`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lipbench_reports.tables import YARDSTICK, certificate_fails, is_missing
 
 @dataclass(frozen=True)
 class Measure:
-    """A cost: the column of one phase's rows."""
+    """A cost: a column of the rows of one phase."""
 
     title: str
     phase: str
     column: str
     timed: bool
-    """timings can be contended, bytes cannot"""
+    """times can be contended, bytes cannot"""
 
 
 MEASURES = (
@@ -39,10 +39,10 @@ MEASURES = (
     Measure("inference memory", "inference", "peak_memory_bytes", False),
 )
 AXES = ("training speed", "inference speed", "training memory", "inference memory")
-"""The measures as merits: more is better."""
+"""The measures as scores, in the same order: higher is better."""
 
 ALIKE = 0.10
-"""Costs this close are not told apart: the rounds of one case may differ by as much before a warning is due."""
+"""Costs this close count as equal: the rounds of one case may differ by as much without a warning."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Relative:
 
     ratio: float
     shapes: int
-    """over how many shapes the geometric mean was taken"""
+    """number of shapes in the geometric mean"""
     mark: str = ""
-    """contended, or partial: not over the shapes that the others are compared at"""
+    """contended, or partial: not over the shapes at which the others are compared"""
 
 
 NOTHING = Relative(math.nan, 0)
@@ -61,52 +61,52 @@ NOTHING = Relative(math.nan, 0)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of all series."""
+    """All series compared by one measure."""
 
     shapes: Sequence[str] = ()
-    """that the ranked series share"""
+    """the shapes that all ranked series have"""
     entries: Mapping[str, Relative] | None = None
     """by series key, ranked or not"""
     ranked: frozenset[str] = frozenset()
     left_out: Mapping[str, str] | None = None
-    """series that lack a shape of the others, and what they have"""
+    """key of a series that lacks a shape of the others → what it has"""
     hindrance: str = ""
-    """why nobody is ranked"""
+    """why no series is ranked"""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """All relative costs of a run, and who may be ranked by them."""
+    """All relative costs of a run, and which series may be ranked by them."""
 
     series: Sequence[Series]
     reference: Series | None
     comparisons: Mapping[str, Comparison]
     """by measure title"""
     excluded: Mapping[str, Sequence[str]]
-    """series that are not ranked because they claim to be 1-Lipschitz and are not, and at which shapes they are not"""
+    """key of a series that claims to be 1-Lipschitz and is not → the shapes at which it is not; such series are not ranked"""
     unproven: frozenset[str]
-    """series that are not ranked because no case of theirs has a certificate"""
+    """series that are not ranked because none of their cases has a certificate"""
     yardsticks: frozenset[str]
-    """series that make no claim to be 1-Lipschitz; they are compared with, not ranked"""
+    """series that make no claim to be 1-Lipschitz; they are shown for comparison and not ranked"""
 
     def of(self, measure: str, series: Series) -> Relative:
         return (self.comparisons[measure].entries or {}).get(series.key, NOTHING)
 
     def ranking(self, measure: str) -> list[tuple[Series, Relative]]:
-        """Who may be ranked, cheapest first."""
+        """The ranked series, cheapest first."""
         ranked = self.comparisons[measure].ranked
         entries = [(one, self.of(measure, one)) for one in self.series if one.key in ranked]
         return sorted(entries, key=lambda entry: entry[1].ratio)
 
     def score(self, measure: str, series: Series) -> float:
-        """5 for no more than the reference, a point less per doubling, 1 from a factor of 16 on; NaN if not ranked."""
+        """5 for at most the cost of the reference, one less for each doubling, 1 from a factor of 16 up; NaN if not ranked."""
         if series.key not in self.comparisons[measure].ranked:
             return math.nan
         return min(5.0, max(1.0, 5 - math.log2(self.of(measure, series).ratio)))
 
 
 def costs(ready: Prepared) -> Costs:
-    """The costs of a run, of what was not compiled."""
+    """The relative costs of the uncompiled series of a run."""
     ready = ready.written
     rows, series = ready.rows, ready.series
     base = _reference(rows, series)
@@ -126,7 +126,7 @@ def costs(ready: Prepared) -> Costs:
 
 
 def _reference(rows: pd.DataFrame, series: Sequence[Series]) -> Series | None:
-    """What costs are put in relation to: Standard, or else the series with the most cases that worked; None if none did."""
+    """The reference: Standard, or else the series with the most cases that worked; None if none did."""
     worked = (rows["median_s"].notna() | rows["peak_memory_bytes"].notna()) & ~rows["interpreted"]
     counts = rows[worked].groupby("series")["shape"].nunique()
     working = [one for one in series if one.key in counts.index]
@@ -136,7 +136,7 @@ def _reference(rows: pd.DataFrame, series: Sequence[Series]) -> Series | None:
 
 
 def _refuted(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Series with a case that is not 1-Lipschitz, and at which shapes."""
+    """Keys of the series with a case that is not 1-Lipschitz, and the shapes of these cases."""
     fails = [certificate_fails(*pair) for pair in zip(rows["certificate"], rows["certificate_kind"])]
     failing = rows[(rows["status"] == "not_lipschitz") | pd.Series(fails, index=rows.index, dtype=bool)]
     return {str(key): list(dict.fromkeys(group["shape"])) for key, group in failing.groupby("series")}
@@ -151,7 +151,7 @@ def _unclaimed(methods: pd.DataFrame) -> set[str]:
 def _compared(
     ready: Prepared, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Iterable[str]
 ) -> Comparison:
-    """Each series relative to `base`; ranked are those that are neither yardsticks nor excluded and have all shapes."""
+    """Each series relative to `base`. A series is ranked if it has all shapes and is neither a yardstick nor excluded."""
     rows = ready.rows
     chosen = rows[(rows["phase"] == measure.phase) & (rows[measure.column] > 0) & ~rows["interpreted"]]
     if base is None or base.key not in set(chosen["series"]):
@@ -186,19 +186,19 @@ def _compared(
 
 
 def _any(chosen: pd.DataFrame, flag: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
-    """Whether a flag holds of any row of a shape and series."""
+    """Whether a flag is set in any row of a shape and series."""
     found = chosen.assign(flag=flag.astype(float)).pivot_table(index="shape", columns="series", values="flag", aggfunc="max")
     return found.reindex(index=values.index, columns=values.columns) > 0
 
 
 def common_shapes(valid: pd.DataFrame) -> list[str]:
-    """The shapes at which at least half of those series may be compared that may be at all."""
+    """The shapes at which at least half of the series that may be compared anywhere may be compared."""
     counts = valid.loc[:, valid.any()]
     return [str(shape) for shape, held in zip(valid.index, counts.mean(axis=1)) if held >= 0.5]
 
 
 def _used(both: pd.Series, clean: pd.Series, shapes: Sequence[str]) -> list[str]:
-    """Over which shapes a ratio is shown: of the common ones if it can be, undisturbed ones if there are any."""
+    """The shapes over which a ratio is shown: common ones if possible, and uncontended ones if there are any."""
     at_common = both.index.isin(shapes)
     for choice in (clean & at_common, clean, both & at_common, both):
         if choice.any():
@@ -207,17 +207,17 @@ def _used(both: pd.Series, clean: pd.Series, shapes: Sequence[str]) -> list[str]
 
 
 def _has(count: int, known: pd.Series, proven: pd.Series, clean: pd.Series) -> str:
-    """What a series has of the shapes that others are ranked over."""
+    """How many of the common shapes a series has, and in what respect it lacks the others."""
     for deed, held in (("measured", known), ("certified", proven), ("undisturbed", clean)):
         if not held.all():
             return f"{deed} at {int(held.sum())} of {count} shapes"
-    return f"watched at fewer than {count} shapes"
+    return f"contention was watched at fewer than {count} shapes"
 
 
 def _hindrance(both: pd.DataFrame, clean: pd.DataFrame, blind: pd.DataFrame, proven: pd.DataFrame) -> str:
     """Why none of the candidates may be ranked."""
     if both.columns.empty:
-        return "nothing that keeps the promise gave numbers"
+        return "no method that is 1-Lipschitz gave numbers"
     if not both.any(axis=None):
         return "nothing comparable was measured"
     reasons = {
@@ -225,4 +225,4 @@ def _hindrance(both: pd.DataFrame, clean: pd.DataFrame, blind: pd.DataFrame, pro
         "the machine was busy": not clean[both.columns].any(axis=None),
         "no method has a certificate": not proven[both.columns].any(axis=None),
     }
-    return next((reason for reason, holds in reasons.items() if holds), "no shape is common to enough of them")
+    return next((reason for reason, holds in reasons.items() if holds), "no shape is common to enough methods")

@@ -1,4 +1,4 @@
-"""The figures: cost against width after Figures 2 to 4 of the paper, and its radar (Figure 1)."""
+"""The figures: cost against width, as in Figures 2 to 4 of the paper, and the radar of its Figure 1."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ LABEL_GAP = 13.5
 """points between the baselines of two direct labels"""
 MOST_PANELS = 8
 LONGEST_LABEL = 15
-"""characters; of a longer one, such as a class by its path, the end tells more than the start"""
+"""characters; a longer label, such as the path of a class, keeps its end, which says more than its start"""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: what is drawn against the number of channels, one panel per image size and other conditions."""
+    """One figure: a cost against the number of channels, with one panel per image size and other conditions."""
 
     identity: str
     title: str
     paper: str
-    """the figure of the paper that it redraws"""
+    """the corresponding figure of the paper"""
     phase: str
     column: str
     axis: str
@@ -53,12 +53,12 @@ PLOTS = (
 
 @dataclass(frozen=True)
 class Panel:
-    """A finished picture and what it shows."""
+    """A finished panel and its caption."""
 
     svg: Markup
     caption: str
     missing: tuple[str, ...] = ()
-    """cases of these conditions that have no point"""
+    """cases under these conditions that have no point"""
 
 
 def colours(looks: Mapping[str, Look]) -> dict[str, str]:
@@ -67,9 +67,9 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
 
 
 def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel]:
-    """One panel per set of conditions other than the channels, those with the most points first drawn; none without data.
+    """One panel per set of conditions other than the channels, at most `MOST_PANELS`, those with the most points.
 
-    Series of a condition with a label, such as compiled ones, have panels of their own. What was interpreted is not drawn.
+    Series under a condition with a label, such as compiled ones, have panels of their own. Interpreted cases are not drawn.
     """
     rows = ready.rows[~ready.rows["interpreted"]]
     others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != "channels"]
@@ -80,8 +80,8 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
     chosen = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
     chosen = sorted(chosen, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
     chosen.sort(key=lambda item: (item[0]["network"].iloc[0] != "", -float(item[0]["image_size"].max()), item[1]))
-    # layers first, large images first, compiled behind uncompiled
-    short = {one.key: one.name for one in ready.series}  # the caption says the rest
+    # layers first, large images first, compiled after uncompiled
+    short = {one.key: one.name for one in ready.series}  # the caption names the conditions
     result = []
     for place, (group, own) in enumerate(chosen):
         same = keyed[keyed["panel"] == group["panel"].iloc[0]]
@@ -98,7 +98,7 @@ def _panel(
     identity: str, plot: Plot, points: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look], caption: str
 ) -> Markup:
     keys = [key for key in looks if key in set(points["series"])]
-    height = max(PANEL_HEIGHT, 70 + LABEL_GAP * len(keys))  # room for a label each
+    height = max(PANEL_HEIGHT, 70 + LABEL_GAP * len(keys))  # room for one label per series
     with page_style(identity):
         figure = Figure(figsize=(PANEL_WIDTH * POINT, height * POINT), dpi=72)
         left, right, low, high = 58, PANEL_WIDTH - LABELS_WIDTH, 40, height - 26
@@ -118,7 +118,7 @@ def _panel(
 
 
 def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
-    """Logarithmic axes with few, whole, readable ticks: the channels that were measured, and 1-2-5 steps in the best unit."""
+    """Set logarithmic axes with few round ticks: the channels that were measured, and 1-2-5 steps in the best unit."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     widths = sorted(points["channels"].unique())
@@ -126,7 +126,7 @@ def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     values = points[[plot.column, *(plot.range_columns or ())]].to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if high / low < 3:  # a range this small would have no tick in it
+    if high / low < 3:  # a range this small might contain no tick
         low, high = low / math.sqrt(3), high * math.sqrt(3)
     axes.set_ylim(low / 1.2, high * 1.2)
     ticks = _ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
@@ -169,7 +169,7 @@ def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks:
 def _direct_labels(
     axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> None:
-    """Each series' name right of its last point, moved apart where they would touch, with a hair line between."""
+    """Write each series' name to the right of its last point, linked by a thin line; move apart names that would overlap."""
     last = points.sort_values("channels").groupby("series").last()
     places = {key: axes.transData.transform(last.loc[key, ["channels", plot.column]].to_numpy(dtype=float)) for key in keys}
     bottom, top = axes.bbox.y0, axes.bbox.y1
@@ -188,7 +188,7 @@ def _direct_labels(
 
 def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Ascending heights moved as little as needed to be `gap` apart, between `low` and `high` if there is room."""
-    placed: list[list[float]] = []  # runs of labels that touch: their wanted heights
+    placed: list[list[float]] = []  # runs of labels that would overlap: their wanted heights
     for height in heights:
         placed.append([height])
         while len(placed) > 1 and _start(placed[-2], gap, low, high) + gap * len(placed[-2]) > _start(
@@ -199,7 +199,7 @@ def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _start(run: Sequence[float], gap: float, low: float, high: float) -> float:
-    """Lowest height of a run of labels whose middle is at the middle of what they want."""
+    """Lowest height of a run of labels, centred on the mean of their wanted heights."""
     length = gap * (len(run) - 1)
     return max(low, min(sum(run) / len(run) - length / 2, high - length))
 
@@ -207,7 +207,7 @@ def _start(run: Sequence[float], gap: float, low: float, high: float) -> float:
 def radars(
     scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> list[tuple[str, Markup]]:
-    """A small radar per series that has all axes, by its key; none with fewer than three axes."""
+    """Pairs of a series' key and its radar, for series with a score on every axis; [] with fewer than three axes."""
     complete = {key: axes for key, axes in scores.items() if all(math.isfinite(score) for score in axes.values())}
     if not complete or len(next(iter(complete.values()))) < 3:
         return []

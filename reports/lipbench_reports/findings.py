@@ -1,4 +1,4 @@
-"""What a reader must doubt: failures with reasons, and warnings with their cure."""
+"""Failures with their reasons, and warnings with their remedies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lipbench_reports.tables import (
 )  # fmt: skip
 
 SPREAD_LIMIT = 0.10
-"""Largest difference between the rounds of one case that passes without a warning."""
+"""Largest relative difference between the rounds of one case without a warning."""
 
 STATUS_WORDS = {
     "out_of_memory": "out of memory", "timeout": "time-out", "crashed": "crashed", "raised": "raised an error",
@@ -35,7 +35,7 @@ STATUS_WORDS = {
 
 @dataclass(frozen=True)
 class Doubt:
-    """One kind of doubt: how many numbers it touches, which, and what to do."""
+    """One kind of warning: its title, the numbers it concerns, and what to do."""
 
     title: str
     where: tuple[str, ...]
@@ -43,9 +43,9 @@ class Doubt:
 
 
 def failure_table(bounds: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
-    """All that failed of cases, or as a whole, with the reason as it was recorded; None if nothing did.
+    """All failures of cases or parts of them, each with its recorded reason; None if there are none.
 
-    What is not 1-Lipschitz has the constant of `bounds` that shows it, in the words of the tables of certificates.
+    The reason of a case that is not 1-Lipschitz is the constant in `bounds` that shows it, worded as in the certificate tables.
     """
     failed, violations = failures(rows), _violations(bounds)
     if failed.empty:
@@ -68,7 +68,7 @@ def failure_table(bounds: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str,
 
 
 def _violations(bounds: pd.DataFrame) -> dict[str, str]:
-    """Case → its first bound in evaluation mode that is above 1, in words."""
+    """Case → its first bound in evaluation mode that shows a violation, as text."""
     data = with_columns(bounds, CERTIFICATES)
     data["largest"] = pd.to_numeric(data["largest"], errors="coerce")
     fails = [certificate_fails(*pair) for pair in zip(data["largest"], data["kind"])]
@@ -82,11 +82,11 @@ def _violations(bounds: pd.DataFrame) -> dict[str, str]:
 
 NO_CERTIFICATE = "no_certificate"
 OWN_ENTRY = (NO_CERTIFICATE, "interpreted", "contended", "unsettled", "one_process")
-"""Kinds of recorded warnings that are told by an entry of their own, made from the rows."""
+"""Kinds of recorded warnings that have an entry of their own, which is made from the rows."""
 
 
 def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[Doubt]:
-    """All doubts about the run, worst first."""
+    """All warnings about the run, worst first."""
     timed = rows[rows["median_s"].notna()]
 
     def touched(chosen: pd.Series, with_file: bool = False) -> tuple[str, ...]:
@@ -102,44 +102,44 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
     found = [
         Doubt("Parts of the run could not be read", as_texts(tables.run.get("problems")),
               "Profile the missing cases again with --resume."),
-        Doubt("Not run yet", as_texts(tables.run.get("unfinished")), _resumed(tables, "Go on with it")),
-        Doubt("Contended: other processes used the machine while these were timed. Marked, and not ranked",
+        Doubt("Not run yet", as_texts(tables.run.get("unfinished")), _resumed(tables, "Resume the run")),
+        Doubt("Contended: other processes used the machine during timing. Marked and not ranked",
               touched(timed["contended"], with_file=True),
-              _resumed(tables, "Stop what else runs, delete these files of the run directory, and measure them again")),
-        Doubt("Contention was not looked for. Shown, and not ranked", touched(timed["unwatched"]),
+              _resumed(tables, "Stop other programs, delete these files of the run directory, and measure the cases again")),
+        Doubt("Contention was not watched. Shown and not ranked", touched(timed["unwatched"]),
               "Profile with lipbench profile, which watches the machine and repeats every case in several processes."),
-        Doubt("One process: how much processes differ, usually more than samples within one, is not known",
-              touched((timed["rounds"] == 1) & (_rounds(tables) == 1)), "Use two rounds or more, by --rounds."),
-        Doubt("Interpreted: Triton kernels ran in their interpreter, on the CPU. Marked, in no ranking and no figure",
+        Doubt("One process: the variation between processes, usually larger than within one, is unknown",
+              touched((timed["rounds"] == 1) & (_rounds(tables) == 1)), "Use --rounds 2 or more."),
+        Doubt("Interpreted: Triton kernels ran in Triton's interpreter, on the CPU. Marked, not ranked and not in the figures",
               touched(timed["interpreted"]), "Measure on a GPU, without TRITON_INTERPRET."),
         Doubt(f"Rounds differ by more than {100 * SPREAD_LIMIT:.0f} %", touched(timed["round_spread"] > SPREAD_LIMIT),
               "Fix the clock frequency, keep the machine idle, and use more rounds."),
         Doubt("Not converged: at the time limit the median was not yet known to ±2 %",
               touched(~timed["converged"] & ~timed["unwatched"]),
               "Give each phase more time, by --phase-seconds."),
-        Doubt("No certificate: not known to be 1-Lipschitz, and so not ranked", _untried(tables.warnings, rows, labels),
-              "Where it was not looked for, profile these cases with lipbench profile; else the line says what to do."),
-        Doubt("Only a lower bound: samples and ascent found no violation, which does not exclude one",
-              _sampled(rows, labels), "Prove a bound for the layer; no measurement can."),
-        Doubt("Operations without a formula: their multiply-accumulates are in no count", _uncounted(rows, labels),
-              "Take the counts of these cases for lower bounds."),
-        Doubt("Launch-bound: launching the work took the host about as long as the GPU took for it, or longer",
+        Doubt("No certificate: not known to be 1-Lipschitz. Not ranked", _untried(tables.warnings, rows, labels),
+              "For cases that were not certified yet, run lipbench profile; otherwise the line says what to do."),
+        Doubt("Only a lower bound: samples and ascent found no violation, but there may be one",
+              _sampled(rows, labels), "Prove a bound for the layer; measurements cannot."),
+        Doubt("Operations without a formula: their multiply-accumulates are not counted", _uncounted(rows, labels),
+              "Treat the counts of these cases as lower bounds."),
+        Doubt("Launch-bound: the host took about as long to launch the work as the GPU took to do it, or longer",
               touched(timed["launch_bound"]),
-              "Use a larger batch, or CUDA graphs; the number says more about Python than about the layer."),
-        Doubt("Recorded with the run", as_texts(tables.run.get("warnings")), "See each line."),
-        Doubt("In the words of the records", tuple(_recorded(tables.warnings, rows, labels)), "Each line says what to do."),
+              "Use a larger batch or CUDA graphs; these times depend more on Python than on the layer."),
+        Doubt("Warnings of the run", as_texts(tables.run.get("warnings")), "See each line."),
+        Doubt("Other recorded warnings", tuple(_recorded(tables.warnings, rows, labels)), "Each line says what to do."),
     ]  # fmt: skip
     return [one for one in found if one.where]
 
 
 def _resumed(tables: Tables, deed: str) -> str:
-    """What to do first, and the command that goes on in the same run directory."""
+    """What to do, and the command that resumes the run directory."""
     out = as_text(tables.run.get("out"))
     return f"{deed}: lipbench profile --resume --out {shlex.quote(out) if out else '<run directory>'}"
 
 
 def _rounds(tables: Tables) -> int:
-    """How many processes each case was to have; 1 where nobody knows."""
+    """The number of processes planned for each case; 1 where it is unknown."""
     limits = tables.run.get("limits")
     wanted = limits.get("rounds") if isinstance(limits, Mapping) else None
     return wanted if isinstance(wanted, int) else 1
@@ -152,7 +152,7 @@ def _untried(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, st
     reasons = dict(zip(told["case"], told["text"]))
     cases = rows[(rows["phase"] != "") & rows["certificate"].isna()].drop_duplicates(["series", "shape"])
     return tuple(
-        f"{labels[key]}, {shape}: {reasons.get(case, 'not looked for')}"
+        f"{labels[key]}, {shape}: {reasons.get(case, 'not certified')}"
         for key, shape, case in zip(cases["series"], cases["shape"], cases["case"])
     )
 
@@ -169,7 +169,7 @@ def _uncounted(rows: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _recorded(warnings: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Warnings of the records without an entry of their own, each text once with the cases that it is of."""
+    """Recorded warnings without an entry of their own: each text once, with its cases."""
     told = with_columns(warnings, WARNINGS)
     told = told[~told["kind"].isin(OWN_ENTRY)]
     texts = {str(case): list(found) for case, found in told.groupby("case", sort=False)["text"]}

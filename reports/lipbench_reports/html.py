@@ -1,4 +1,4 @@
-"""The report: one HTML document that loads nothing from anywhere."""
+"""The report: one self-contained HTML document that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = Environment(
 
 
 def render(tables: Tables) -> str:
-    """The whole document. Never fails because a run is odd: what is missing is left out, and said where it matters."""
+    """The whole document. Incomplete runs raise no error: missing parts are left out, and the page says so where it matters."""
     ready = prepare(tables)
     found = costs(ready)
     look = looks(ready)
@@ -69,14 +69,14 @@ def _source(name: str) -> str:
 
 
 def _sources(ready: Prepared) -> list[tuple[str, str]]:
-    """Where the methods of this run were published."""
+    """The titles of the methods in this run, and where each was published."""
     here, methods = set(ready.rows["method"]), ready.methods
     named = zip(methods["method"], methods["title"], methods["source"])
     return [(title, source) for name, title, source in named if name in here and as_text(source)]
 
 
 def _results(ready: Prepared, found: Costs) -> dict[str, object]:
-    """The tables. What is shown at one shape is repeated for all shapes further down, if there are more."""
+    """The tables of results. A table at the reference shape is repeated for all shapes if there are several."""
     at_shape, written = ready.at_shape, ready.written
     several = ready.has_several_shapes
     formulas = against_theory.Formulas(ready.tables.complexity)
@@ -105,9 +105,10 @@ def _results(ready: Prepared, found: Costs) -> dict[str, object]:
 
 
 def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
-    """The tables in which several ways lead to one number, and whether the promise is kept.
+    """The tables of certificates, and those that compare ways to find one number.
 
-    All of what is not compiled: compiling changes neither the function nor its counts, and leaves the prediction behind.
+    They show uncompiled cases only: compiling changes neither the function nor its counts, and memory is predicted for
+    uncompiled code.
     """
     at_shape, several = written.at_shape, written.has_several_shapes
     return {

@@ -1,7 +1,7 @@
 """One colour, marker and dash per series, the same in every figure and table of every report.
 
-Colours are CSS variables, so that figures follow light, dark and paper. The hues are apart for the common kinds of colour
-blindness, and nothing is told by hue alone: each method has a marker of its own as well.
+Colours are CSS variables, so that figures follow the light, dark and print styles. The hues differ for the common kinds of
+colour blindness, and no information is in the hue alone: each method has a marker of its own too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LIGHT = (
 DARK = (
     "#c2c2c2", "#5cb3f0", "#f08a4b", "#3fc79a", "#e38bd3", "#dcb53c", "#a79ff5", "#f5788a", "#a2cf6a", "#74cfe8", "#c9a07a",
 )  # fmt: skip
-"""The first is the yardstick's; the others go round if there are more methods than hues."""
+"""The first is the yardstick's; the others repeat if there are more methods than hues."""
 
 MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d")
 DASHES = {"paper": (), "lean": (5, 2), "triton": (1.5, 1.5)}
@@ -42,7 +42,7 @@ class Look:
 
     @property
     def sentinel(self) -> str:
-        """What matplotlib is given for the colour; replaced by the CSS variable in the finished SVG."""
+        """The stand-in colour that matplotlib draws with; the CSS variable replaces it in the finished SVG."""
         return f"#fe01{self.colour:02x}"
 
     @property
@@ -52,7 +52,7 @@ class Look:
 
 
 def looks(ready: Prepared) -> dict[str, Look]:
-    """The look of each series. It hangs on the method's place among all registered methods, not on who takes part in a run."""
+    """The look of each series. It depends on the method's place among all registered methods, not on the methods in a run."""
     series = ready.series
     known = [str(name) for name in ready.methods["method"] if name != YARDSTICK]
     order = known + sorted({one.method for one in series} - set(known) - {YARDSTICK})

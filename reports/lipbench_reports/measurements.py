@@ -1,4 +1,4 @@
-"""Tables of what was measured: relative costs, plain numbers, the share of the two halves, scores, and the paper's epochs."""
+"""Tables of measurements: relative costs, plain numbers, shares of the two halves, scores, and epochs beside the paper's."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ PHASE_TITLES = {
 
 RATES = (("k images/s", 1e3), ("images/s", 1.0))
 DATASETS = {32: "cifar", 64: "tiny_imagenet"}
-"""Which of the paper's data sets has images of that size."""
+"""Image size → the paper's data set with images of that size."""
 
 
 def summary(ready: Prepared, found: Costs) -> Table | None:
-    """Each series relative to the reference, by geometric mean over the shapes of the comparison; None if there is none."""
+    """Each series relative to the reference, by geometric mean over the common shapes; None without a reference."""
     if found.reference is None:
         return None
     keys = [one.key for one in found.series]
@@ -61,7 +61,7 @@ def summary(ready: Prepared, found: Costs) -> Table | None:
 
 
 def scores(ready: Prepared, found: Costs) -> tuple[Table, dict[str, dict[str, float]]] | None:
-    """Scores 1 to 5 as a table and by series and axis, of the axes for which anybody has one; None without any."""
+    """Scores from 1 to 5, as a table and by series and axis, for the axes with ranked series; None without any."""
     axes = [(axis, measure.title) for axis, measure in zip(AXES, MEASURES) if found.ranking(measure.title)]
     values = {one.key: {axis: found.score(title, one) for axis, title in axes} for one in found.series}
     values = {key: entries for key, entries in values.items() if any(math.isfinite(score) for score in entries.values())}
@@ -76,7 +76,7 @@ def scores(ready: Prepared, found: Costs) -> tuple[Table, dict[str, dict[str, fl
 
 
 def plain_numbers(ready: Prepared, caption: str, with_shape: bool) -> Table | None:
-    """Median times by phase, peaks and sizes, one row per case; with the shape as a column where rows differ in it.
+    """Median times by phase, peaks and sizes, one row per case; `with_shape` adds a column for the shape.
 
     All times are in one unit, and so are all bytes.
     """
@@ -111,11 +111,11 @@ HELD = {
     "Peak, training step": "step", "cuBLAS workspaces": "workspace_bytes", "Reserved": "reserved_memory_bytes",
     "Process": "process_memory_bytes",
 }  # fmt: skip
-"""What holds memory in training: a column of the step's row, or a phase of which it is the peak."""
+"""Title → what holds memory in training: a column of the step's row, or a phase whose peak it is."""
 
 
 def held(ready: Prepared) -> Table | None:
-    """Bytes of a training step by what holds them, one row per case, all in one unit; None if no case has them."""
+    """Memory of a training step by what holds it, one row per case, all in one unit; None if no case has it."""
     columns = [
         named([case.series for case in ready.cases], ready.labels),
         placed([case.shape for case in ready.cases]),
@@ -126,19 +126,19 @@ def held(ready: Prepared) -> Table | None:
         }, BYTES),
     ]  # fmt: skip
     columns = [column for column in columns if any(cell.sort is not None for cell in column[1])]
-    notes = ["These overlap: what is saved for the backward pass includes weights and input where autograd keeps them."]
+    notes = ["The columns overlap: what is saved for the backward pass includes weights and input where autograd keeps them."]
     if ready.rows["workspace_bytes"].notna().any():
-        notes.append("Workspaces that PyTorch keeps for cuBLAS are in no peak; what it and the process hold includes them.")
+        notes.append("Workspaces that PyTorch keeps for cuBLAS are not part of any peak; Reserved and Process include them.")
     return table("What holds the memory of a training step", columns, notes) if len(columns) > 2 else None
 
 
 def capitalized(text: str) -> str:
-    """With its first letter in upper case, and the others as they are."""
+    """The text with its first letter in upper case and the others unchanged."""
     return f"{text[:1].upper()}{text[1:]}"
 
 
 def _with_range(title: str, entries: list[pd.Series | None], beside: Sequence[float]) -> tuple[Column, list[Cell]]:
-    """Median times with their 20th and 80th percentile in small print, in the unit of the times that they stand beside."""
+    """A column of median times with 20th and 80th percentiles in small print, in a unit that suits the times `beside` it."""
     column, cells = numbers(title, [_value(entry, "median_s") for entry in entries], TIMES, beside=beside)
     size = dict(TIMES).get(column.unit, 1.0)
     noted = []
@@ -151,7 +151,7 @@ def _with_range(title: str, entries: list[pd.Series | None], beside: Sequence[fl
 
 
 def doubt(entry: pd.Series | None) -> str:
-    """The mark of a time that is not to be relied on."""
+    """The mark of an unreliable time; "" for a reliable one."""
     if entry is None:
         return ""
     return INTERPRETED if entry["interpreted"] else CONTENDED if entry["contended"] else ""
@@ -175,7 +175,7 @@ class Halves:
 
 
 def shares(ready: Prepared) -> Table | None:
-    """How time and saved memory divide between the two halves, one row per case; None if no case has a parameter half."""
+    """The shares of the two halves in time and saved memory, one row per case; None if no case has a parameter half."""
     found = [_halves(case) for case in ready.cases]
     found = [one for one in found if math.isfinite(one.input_s) or math.isfinite(one.parameter_bytes + one.input_bytes)]
     if not found:
@@ -205,7 +205,7 @@ def _halves(case: CaseRows) -> Halves:
 
 
 def _share(part: float, rest: float, mark: str = "") -> Cell:
-    """The part of the whole. Both were measured apart, so that a difference may come out a little below zero."""
+    """The share of `part` in the whole, from 0 to 1. `rest`, a difference of two measurements, may be slightly negative."""
     whole = part + rest
     if not math.isfinite(whole) or whole <= 0:
         return Cell()
@@ -214,7 +214,7 @@ def _share(part: float, rest: float, mark: str = "") -> Cell:
 
 
 def epochs(ready: Prepared) -> Table | None:
-    """Seconds per epoch of networks beside the paper's, each relative to one method that both have; None without networks."""
+    """Seconds per epoch of networks beside the paper's, also relative to one method that both have; None without networks."""
     rows, labels = ready.rows, ready.labels
     steps = rows[(rows["network"] != "") & (rows["phase"] == "step") & rows["median_s"].notna() & ~rows["interpreted"]]
     paper = with_columns(ready.tables.published, PUBLISHED)
@@ -249,7 +249,9 @@ def epochs(ready: Prepared) -> Table | None:
                 ratio(value, mark) for value, mark in zip(values, _contended(doubtful))
             ]))  # fmt: skip
     return table(
-        "Seconds per epoch", columns, ["An epoch here is the training step times the number of batches; no data loading."]
+        "Seconds per epoch",
+        columns,
+        ["An epoch here is the time of a training step times the number of batches, without data loading."],
     )
 
 
@@ -258,6 +260,6 @@ def _contended(flags: Iterable[bool]) -> list[str]:
 
 
 def _pivot(data: pd.DataFrame) -> str:
-    """The method that epochs are divided by on both sides: AOL, or else the first that the paper also has."""
+    """The method by which epochs are divided on both sides: AOL, or else the first that the paper also has."""
     both = list(data[data["theirs"].notna()]["method"])
     return "aol" if "aol" in both or not both else str(both[0])

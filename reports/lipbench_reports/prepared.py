@@ -1,8 +1,7 @@
-"""A run made ready for tables and figures, once: rows of known types in their order, their series and shapes, and what is asked
-of them again and again.
+"""A run prepared once for all tables and figures: typed and sorted rows, their series and shapes, and values derived from them.
 
-Rows may be odd: no Standard, one case only, nothing that worked, columns that are empty. Everything after this module relies on
-`prepare`: all columns exist, numbers are floats with NaN for what is missing, texts are strings.
+Rows may be incomplete: without Standard, with one case only, with failures only, or with empty columns. All later modules rely
+on `prepare`: all columns exist, numbers are floats with NaN for missing values, texts are strings.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ SIZES = (
     Condition("batch_size", short="b {}", words="batch {}"),
 )
 INTERPRETED = Condition("interpreted", False, "interpreted")
-"""No condition of a case, but a finding: times of the interpreter are no times, and must not be put together with any."""
+"""A finding, not a condition of a case. Times from the interpreter are not timings, so they are kept apart from all others."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One method in one implementation under conditions with a label: what a line, a colour and a table row stand for."""
+    """One method in one implementation under conditions with a label. It has one line, one colour and one table row."""
 
     key: str
-    """its name within this report: the content of the column `series`, in which nothing is to be read"""
+    """its identifier within this report, in the column `series`; opaque, not to be parsed"""
     columns: Mapping[str, object]
-    """what it is: method, implementation, the conditions with a label, and whether it was interpreted"""
+    """the columns that identify it: method, implementation, the conditions with a label, and whether it was interpreted"""
     name: str
-    """of method and implementation"""
+    """method and implementation, for display"""
     marks: tuple[str, ...] = ()
-    """labels of the conditions that are not the usual ones"""
+    """labels of the conditions that differ from their defaults"""
 
     @property
     def method(self) -> str:
@@ -66,7 +65,7 @@ class Series:
 
 @dataclass(frozen=True)
 class CaseRows:
-    """The rows of one series at one shape that are of a phase."""
+    """The rows of one series at one shape that belong to a phase."""
 
     series: str
     shape: str
@@ -77,35 +76,35 @@ class CaseRows:
         return None if found.empty else found.iloc[0]
 
     def value(self, phase: str, column: str) -> float:
-        """A number of one phase; NaN for what was not measured."""
+        """A number of one phase; NaN if it was not measured."""
         entry = self.phase(phase)
         return math.nan if entry is None else float(entry[column])
 
     def first(self, column: str) -> float:
-        """What is said of a case as a whole, from whichever of its rows has it; the training step's row first."""
+        """A number that belongs to the case as a whole: from the training step's row, or else the first row that has it."""
         values = pd.concat([self.rows[self.rows["phase"] == "step"], self.rows])[column].dropna()
         return math.nan if values.empty else float(values.iloc[0])
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of a run or some of them, and their series in the order of the registry."""
+    """All or some rows of a run, and their series in the order of the registry."""
 
     tables: Tables
     methods: pd.DataFrame
-    """those of the tables, with all columns"""
+    """the methods of the tables, with all columns"""
     rows: pd.DataFrame
-    """sorted by series; with three more columns: `series`, `shape` (a readable text) and `unwatched` (it was timed, and nobody
-    looked for contention)"""
+    """sorted by series; with three more columns: `series`, `shape` (a readable text) and `unwatched` (it was timed without
+    watching for contention)"""
     series: tuple[Series, ...]
-    """methods that the registry does not know come last"""
+    """methods that are not in the registry come last"""
     shapes: tuple[str, ...]
     """all shapes in the order of the run"""
     shape: str | None
     """the reference shape, at which numbers are shown"""
 
     def narrowed(self, rows: pd.DataFrame) -> Prepared:
-        """The same of some of the rows."""
+        """The same with only these rows, and their series."""
         left = set(rows["series"])
         return replace(self, rows=rows, series=tuple(one for one in self.series if one.key in left))
 
@@ -116,16 +115,16 @@ class Prepared:
 
     @cached_property
     def written(self) -> Prepared:
-        """What was not compiled; all of it where everything was.
+        """The uncompiled rows; all rows where everything was compiled.
 
-        Methods are compared as they are written: the same function in both columns of a ranking would be ranked against itself.
+        Only uncompiled methods are compared with each other: a method must not be ranked against its compiled self.
         """
         compiled = self.rows["compiled"]
         return self if compiled.all() else self.narrowed(self.rows[~compiled])
 
     @cached_property
     def at_shape(self) -> Prepared:
-        """What was measured at the reference shape."""
+        """The rows at the reference shape."""
         return self.narrowed(self.rows[self.rows["shape"] == self.shape])
 
     @cached_property
@@ -134,7 +133,7 @@ class Prepared:
 
     @cached_property
     def cases(self) -> tuple[CaseRows, ...]:
-        """The cases that gave numbers, or of which a phase failed."""
+        """The cases with numbers, or with a phase that failed."""
         grouped = self.rows[self.rows["phase"] != ""].groupby(["series", "shape"], sort=False)
         return tuple(CaseRows(str(key), str(shape), group) for (key, shape), group in grouped)
 
@@ -144,12 +143,12 @@ class Prepared:
 
     @cached_property
     def failed_cases(self) -> pd.DataFrame:
-        """The first row of `failures` of each case."""
+        """The first row of each case in `failures`."""
         return self.failures.drop_duplicates(["series", "shape"])
 
     @cached_property
     def bounds(self) -> pd.DataFrame:
-        """The certificates with series, shape and status of their cases; those of cases that are in no row are left out."""
+        """The certificates with series, shape and status of their cases; those of cases without a row are left out."""
         data = with_columns(self.tables.certificates, CERTIFICATES)
         for name in CERTIFICATES:
             data[name] = typed(data[name], "float64" if name in ("largest", "smallest", "image_size", "residual") else "str")
@@ -164,7 +163,7 @@ class Prepared:
 
     @cached_property
     def place(self) -> str | None:
-        """The reference shape in words, without what all cases share."""
+        """The reference shape as text, without the conditions that all cases share."""
         at_shape = self.at_shape.rows
         if self.shape is None or at_shape.empty:
             return None
@@ -175,13 +174,13 @@ class Prepared:
         return ", ".join([*([network_title(network)] if network else []), *own])
 
     def keys_of(self, frame: pd.DataFrame) -> list[str | None]:
-        """The key of the series that each row of a frame is of; None where no row of this run is of it."""
+        """The key of the series of each row of a frame; None for a series without rows in this run."""
         known = {tuple(one.columns.values()): one.key for one in self.series}
         return [known.get(identity) for identity in _identities(frame, self.tables)]
 
 
 def prepare(tables: Tables) -> Prepared:
-    """The rows with one type per column, and all that is derived from them. Never fails because they are odd."""
+    """The rows with one type per column, and the values derived from them. Incomplete rows raise no error."""
     methods = with_columns(tables.methods, ["method", "title", "source", "lipschitz", "orthogonal", "iterations"])
     rows = _typed(tables)
     identities = _identities(rows, tables)
@@ -196,7 +195,7 @@ def prepare(tables: Tables) -> Prepared:
 
 
 def _typed(tables: Tables) -> pd.DataFrame:
-    defaults = {"implementation": "paper", "converged": True}  # what is missing raises no alarm
+    defaults = {"implementation": "paper", "converged": True}  # a missing value causes no warning
     defaults |= {one.column: one.default for one in tables.conditions if one.label}
     tidy = with_columns(tables.rows, tables.columns).reset_index(drop=True)
     unknown = pd.Series([is_missing(value) or value == "" for value in tidy["contended"]], index=tidy.index, dtype=bool)
@@ -208,7 +207,7 @@ def _typed(tables: Tables) -> pd.DataFrame:
 
 
 def _identities(frame: pd.DataFrame, tables: Tables) -> list[tuple[object, ...]]:
-    """What each row of a frame says of its series, in the order of `Series.columns`."""
+    """The values that identify the series of each row, in the order of `Series.columns`."""
     conditions = _identity(tables)
     found = with_columns(frame, [one.column for one in conditions])
     kinds = {one.column: tables.columns.get(one.column, "str") for one in conditions}
@@ -246,13 +245,13 @@ def _in_order(rows: pd.DataFrame, series: Iterable[Series]) -> pd.DataFrame:
 
 
 def _of_orthogonal(rows: pd.DataFrame, methods: pd.DataFrame, column: str) -> pd.Series:
-    """The smallest singular values only where they should be 1: of methods that claim to be orthogonal."""
+    """The smallest singular values of methods that claim to be orthogonal, where they should be 1; missing for all others."""
     claims = {str(name) for name, claim in zip(methods["method"], methods["orthogonal"]) if not is_missing(claim) and claim}
     return rows[column].where(rows["method"].isin(claims))
 
 
 def _reference_shape(rows: pd.DataFrame) -> str | None:
-    """A layer's shape if there is one, measured for the most series, with the most MACs."""
+    """The shape measured for the most series, and of several the one with the most MACs; a layer's shape if possible."""
     measured = rows[rows["median_s"].notna() | rows["peak_memory_bytes"].notna()]
     layers = measured[measured["network"] == ""]
     grouped = (measured if layers.empty else layers).groupby("shape", sort=False)
@@ -262,9 +261,9 @@ def _reference_shape(rows: pd.DataFrame) -> str | None:
 
 
 def _shapes(rows: pd.DataFrame, conditions: Sequence[Condition]) -> list[str]:
-    """A short text per row that tells its conditions from those of all other rows: channels, and what varies in this run.
+    """A short text per row that distinguishes its shape: the channels, and the sizes and conditions that vary in this run.
 
-    Conditions with a label are left to the series.
+    Conditions with a label are left out: they are part of the series.
     """
     told = [*SIZES, *(one for one in conditions if not one.label)]
     varying = [one for one in told if one.column == "channels" or rows[one.column].nunique(dropna=False) > 1]
@@ -276,7 +275,7 @@ def _shapes(rows: pd.DataFrame, conditions: Sequence[Condition]) -> list[str]:
 
 
 def in_words(rows: pd.DataFrame, conditions: Sequence[Condition]) -> str:
-    """The sizes and conditions that all of these rows share, as a list of words."""
+    """The sizes and conditions that all of these rows share, as text."""
     parts = []
     for one in (*SIZES, *(one for one in conditions if not one.label)):
         values = {as_text(number(value)) for value in rows[one.column]} - {""}

@@ -1,4 +1,4 @@
-"""Where a run comes from: its machine, its command and its limits, as names and texts."""
+"""The provenance of a run: its machine, command and limits, as names and texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lipbench_reports.tables import as_text, as_texts
 
 
 def pairs(value: object) -> list[tuple[str, str]]:
-    """A mapping as readable pairs, without what is empty."""
+    """The pairs of a mapping as texts, without empty ones."""
     if not isinstance(value, Mapping):
         return []
     return [(str(key).replace("_", " "), as_text(entry)) for key, entry in value.items() if as_text(entry)]
@@ -18,13 +18,13 @@ def pairs(value: object) -> list[tuple[str, str]]:
 
 _NOT_ON_A_CPU = ("cudnn_benchmark", "cudnn_deterministic", "deterministic_algorithms")
 _SAID_APART = ("torch", "lipbench")
-"""packages with a place of their own"""
+"""packages that the page names elsewhere"""
 
 
 def machine(value: object) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]]]:
-    """The machine in the order of interest, bytes in words; and what is a list, as lists.
+    """The properties of the machine as pairs, bytes with a unit; and its nested properties as lists.
 
-    Of what is said twice, or of a GPU where there is none, nothing.
+    Packages that the page names elsewhere are left out, and so are settings of a GPU where there is none.
     """
     pairs, lists = [], []
     found = value if isinstance(value, Mapping) else {}
@@ -42,7 +42,7 @@ def machine(value: object) -> tuple[list[tuple[str, str]], list[tuple[str, list[
 
 
 def measured(run: Mapping[str, object], on_gpu: bool) -> str:
-    """On what the numbers were measured, and when, in a sentence or two; whether a GPU was among it."""
+    """One or two sentences: the device and day of the measurement, and whether a GPU was measured."""
     machine = run.get("machine")
     found = machine if isinstance(machine, Mapping) else {}
     where, day = as_text(found.get("gpu")) or as_text(found.get("cpu")), as_text(run.get("started"))[:10]
@@ -51,12 +51,12 @@ def measured(run: Mapping[str, object], on_gpu: bool) -> str:
 
 
 def command(run: Mapping[str, object]) -> list[str]:
-    """The command, each option with its values."""
+    """The command, split so that each option stands with its values."""
     text = " ".join(as_texts(run.get("command")))
     return re.split(r"\s+(?=--)", text) if text else []
 
 
 def origin(run: Mapping[str, object]) -> list[tuple[str, str]]:
-    """When and by what it was made."""
+    """When the run was started, and with which version of lipbench."""
     shown = [("started", run.get("started")), ("lipbench", run.get("version"))]
     return [(name, as_text(value)) for name, value in shown if as_text(value)]

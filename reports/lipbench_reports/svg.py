@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that belongs to the page: its fonts, its colours, no identifier twice, no address of anybody."""
+"""Matplotlib figures as inline SVG with the page's fonts and colours, unique identifiers and no metadata."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#fd0001", "#fd0002", "#fd0003"
-"""Stand-ins for the text colour, the colour of grid lines and the background, replaced by what the page uses."""
+"""Stand-ins for the colours of text, grid lines and background; the page's colours replace them."""
 
 _PAGE = {INK: "currentColor", FAINT: "var(--grid)", PAPER: "var(--paper)"}
 
 
 @contextmanager
 def page_style(identity: str) -> Iterator[None]:
-    """matplotlib set up for one figure: text stays text, identifiers do not vary from run to run."""
+    """Set up matplotlib for one figure: text stays text, and identifiers do not vary from run to run."""
     ours: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": identity, "text.parse_math": False,
         "font.size": 11, "axes.linewidth": 0.7, "grid.linewidth": 0.6,
@@ -49,13 +49,13 @@ def inline(figure: Figure, identity: str, title: str, description: str, colours:
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{identity}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'href="#', f'href="#{identity}-', text)
     text = re.sub(r"url\(#", f"url(#{identity}-", text)
-    # The page's font, not the one that this machine measured with.
-    # matplotlib has written it as shorthand or as longhand, by version.
+    # Fonts are removed, so that the text has the page's font.
+    # matplotlib writes them as shorthand or as longhand, depending on its version.
     text = re.sub(r"font: (?:[\w-]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
     for stand_in, css in {**_PAGE, **colours}.items():
         text = text.replace(stand_in, css)
-    # A hundredth of a pixel is enough for coordinates; text between the tags keeps its digits.
+    # Coordinates are cut to a hundredth of a pixel; text between the tags keeps its digits.
     text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), text)
     text = re.sub(r">\s+<", "><", text)
     return Markup(_with_head(text, identity, title, description))
@@ -63,7 +63,7 @@ def inline(figure: Figure, identity: str, title: str, description: str, colours:
 
 def _with_head(text: str, identity: str, title: str, description: str) -> str:
     view_box = re.search(r'viewBox="([^"]+)"', text)
-    assert view_box is not None, "matplotlib always writes one"
+    assert view_box is not None, "matplotlib always writes a view box"
     width = view_box[1].split()[2]
     head = (
         f'<svg viewBox="{view_box[1]}" width="{width}" role="img" aria-labelledby="{identity}-title {identity}-desc">'

@@ -1,7 +1,7 @@
-"""What a report is made from: the frames of a run, and the conditions under which it was measured.
+"""The input of a report: the frames of a run, and the conditions under which it was measured.
 
-A frame may be odd: empty, without some of its columns, with texts in the place of numbers. `prepared` brings the rows into the
-types that `Tables.columns` promises; of the other frames, `with_columns` adds what is missing.
+A frame may be incomplete: empty, without some of its columns, or with texts in place of numbers. `prepared` converts the rows
+to the types in `Tables.columns`; `with_columns` adds missing columns to the other frames.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 YARDSTICK = "standard"
-"""the method that costs are put in relation to"""
+"""the method that costs are relative to"""
 
 EXTERNAL = "external"
-"""stands in the column `network` for one that is not the paper's ConvNet"""
+"""the value in the column `network` for a network that is not the paper's ConvNet"""
 COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
 EXPONENTS = [
     "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
@@ -29,19 +29,19 @@ PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_se
 
 LIPSCHITZ_TOLERANCE = 1e-4
 UPPER_BOUND, LOWER_BOUND = "upper bound", "lower bound"
-"""Kinds of a constant that is not exact."""
+"""The kinds of a constant that is not exact."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A column that says under what a case was measured, and how its values are written."""
+    """A column with a condition under which cases were measured, and how its values are written."""
 
     column: str
     default: object = None
     """the value where the column has none"""
     label: str = ""
-    """format of a value other than the default in the name of a series: such rows are a series of their own. "" for a condition
-    that tells shapes apart"""
+    """format of a value other than the default in the name of a series: such rows form a series of their own. "" for a
+    condition that distinguishes shapes"""
     short: str = "{}"
     """format of the value in the name of a shape"""
     words: str = "{}"
@@ -50,7 +50,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything a report shows, as the comparison of a run with theory made it."""
+    """Everything a report shows of a run."""
 
     title: str
     rows: pd.DataFrame
@@ -58,7 +58,7 @@ class Tables:
     columns: Mapping[str, str]
     """every column that `rows` should have, and its type: str, boolean, Int64 or float64"""
     conditions: Sequence[Condition]
-    """of the cases, sizes apart"""
+    """of the cases, without the sizes"""
     methods: pd.DataFrame
     """method, title, source, linear, orthogonal, lipschitz, and optionally iterations: its t, t1 and t2 as text"""
     complexity: pd.DataFrame
@@ -69,24 +69,24 @@ class Tables:
     """the paper's epoch budget (Table 8)"""
     run: Mapping[str, object] = field(default_factory=dict)
     """command, out (the run directory as it was named), started, machine, limits, version, warnings, problems (what could not
-    be read), planned (how many cases; 0 for unknown) and unfinished (identities of those that have not run)"""
+    be read), planned (the number of cases; 0 if unknown) and unfinished (identities of the cases that have not run)"""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
     warnings: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case and warning of its records"""
     fitted: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """formulas fitted to counts alone, by method, half and quantity; residual relative"""
+    """formulas fitted to counts, by method, half and quantity; the residual is relative"""
     predicted: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """peak of each case and phase, counted without computing"""
+    """predicted peak of each case and phase, counted on fake tensors"""
 
 
 def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """A copy that has at least these columns, NaN where they were missing."""
+    """A copy with at least these columns, NaN in those that were missing."""
     return frame.reindex(columns=[*frame.columns, *(name for name in columns if name not in frame.columns)])
 
 
 def is_missing(value: object) -> bool:
-    """None, NaN or NA."""
+    """Whether a value is None, NaN or NA."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
@@ -95,7 +95,7 @@ def as_text(value: object) -> str:
 
 
 def as_texts(value: object) -> tuple[str, ...]:
-    """A text, some texts, or nothing, as some texts."""
+    """The non-empty lines of a text, or the non-empty texts of an iterable; () for anything else."""
     if isinstance(value, str):
         return tuple(part for part in value.split("\n") if part.strip())
     if isinstance(value, Iterable):
@@ -104,7 +104,7 @@ def as_texts(value: object) -> tuple[str, ...]:
 
 
 def number(value: object) -> object:
-    """Whole floats as integers, so that 64.0 channels print as 64; anything else as it is."""
+    """Whole floats as integers, so that 64.0 channels print as 64; anything else unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -123,16 +123,16 @@ def _as_flag(value: object) -> bool:
 
 
 def certificate_fails(largest: float, kind: str) -> bool:
-    """Whether a Lipschitz constant of that kind shows a violation: above 1 + 1e-4, and not merely bounded from above."""
+    """Whether a Lipschitz constant of that kind shows a violation: it is above 1 + 1e-4 and not an upper bound."""
     return kind != UPPER_BOUND and largest > 1 + LIPSCHITZ_TOLERANCE
 
 
 def failures(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per case and status other than ok: of a case that gave no numbers, may not be ranked, or failed in part.
+    """One row per case and status other than ok: the case gave no numbers, may not be ranked, or failed in part.
 
-    One column more, `failed`: the phases that did, as a text; "" for the case as a whole, and for what is no phase.
+    The additional column `failed` has the phases that failed, as a text; "" for the case as a whole or a part that is no phase.
     """
-    failed = rows[~rows["status"].isin(["ok", ""])]  # "": it has not run yet
+    failed = rows[~rows["status"].isin(["ok", ""])]  # "": the case has not run yet
     keys = ["series", "shape", "status"]
     phases = failed[failed["phase"] != ""].groupby(keys)["phase"].agg(lambda names: ", ".join(dict.fromkeys(names)))
     first = failed.drop_duplicates(keys)
@@ -141,5 +141,5 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def network_title(network: str) -> str:
-    """A network in words: the paper's ConvNet of a size, or one that is given by name."""
+    """The title of a network: the paper's ConvNet of a size, or an external one."""
     return "external network" if network == EXTERNAL else f"ConvNet {network}"

@@ -1,4 +1,4 @@
-"""What a run shows, in sentences made of its numbers alone."""
+"""The verdict of a report: sentences made from the numbers of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts
 
 
 def verdict(ready: Prepared, found: Costs) -> list[str]:
-    """The sentences that a report opens with."""
+    """The opening sentences of a report."""
     so_far = _so_far(ready.tables)
     rows = ready.rows
     if found.reference is None:
@@ -31,7 +31,7 @@ def verdict(ready: Prepared, found: Costs) -> list[str]:
 
 
 def unfinished(tables: Tables) -> tuple[int, int]:
-    """How many cases have not run, and how many there are to be; 0 of 0 where nobody knows."""
+    """The number of cases that have not run and the number of planned cases, each 0 where it is unknown."""
     left = len(as_texts(tables.run.get("unfinished")))
     planned = tables.run.get("planned")
     return left, planned if isinstance(planned, int) and planned > 0 else 0
@@ -51,7 +51,7 @@ def cases(count: int) -> str:
 
 def _nothing_worked(ready: Prepared) -> str:
     if ready.rows["interpreted"].any():
-        return "Nothing was timed: Triton kernels ran in their interpreter."
+        return "Nothing was timed: Triton kernels ran in Triton's interpreter."
     failed = len(ready.failed_cases)
     if failed:
         return "The only case gave no measurement." if failed == 1 else f"None of the {failed} cases gave a measurement."
@@ -68,7 +68,7 @@ def _first_places(found: Costs, measure: str, deed: str, what: str) -> list[str]
     if len(ranking) == 1:
         only = f"{ranking[0][0].label} is the only method whose {measure} could be ranked"
         return [f"{only}." if found.reference == ranking[0][0] else f"{only}: {best:.3g} times the {what} of {base}."]
-    alike = f" (within {ALIKE:.0%}, not told apart)".replace("%", " %") if len(first) > 1 else ""
+    alike = f" (equal to within {ALIKE:.0%})".replace("%", " %") if len(first) > 1 else ""
     sentence = f"{listing(first)} {deed}{alike}, at {best:.3g} times the {what} of {base}"
     last, worst = ranking[-1]
     if len(ranking) > len(first):
@@ -88,11 +88,11 @@ def _memory(found: Costs) -> list[str]:
 
 
 def _unranked(rows: pd.DataFrame, found: Costs) -> list[str]:
-    """Times by which nobody is ranked, and why."""
+    """The times by which no method is ranked, and why."""
     timed = rows[rows["median_s"].notna()]
     if len(timed) and timed["unwatched"].all():
         how = ", one process" if timed["rounds"].max() <= 1 else ""
-        return [f"Contention was not looked for{how}: times are shown and not ranked; profile with lipbench profile."]
+        return [f"Contention was not watched{how}: times are shown and not ranked; profile with lipbench profile."]
     reasons: dict[str, list[str]] = {}
     for measure in MEASURES:
         if measure.timed and not found.comparisons[measure.title].ranked:
@@ -101,7 +101,7 @@ def _unranked(rows: pd.DataFrame, found: Costs) -> list[str]:
 
 
 def _left_out(found: Costs) -> list[str]:
-    """Who is not ranked for lack of shapes that the others have: in all measures, or in some."""
+    """The methods that are not ranked because they lack shapes of the others, by all measures or by some."""
     ranked = [measure.title for measure in MEASURES if found.comparisons[measure.title].ranked]
     where: dict[tuple[str, str], list[str]] = {}
     for title in ranked:
@@ -143,17 +143,17 @@ def _barred(found: Costs) -> list[str]:
 
 
 def excluded(found: Costs) -> list[str]:
-    """Who is not 1-Lipschitz, and where."""
+    """Labels of series that are not 1-Lipschitz, each with the shapes."""
     return [f"{one.label} ({shapes_of(found.excluded[one.key])})" for one in found.series if one.key in found.excluded]
 
 
 def unproven(found: Costs) -> list[str]:
-    """Of whom nobody knows it."""
+    """Labels of series without a certificate."""
     return [one.label for one in found.series if one.key in found.unproven]
 
 
 def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
-    """Who is ranked without being known to be 1-Lipschitz."""
+    """A sentence on the ranked series that are not known to be 1-Lipschitz; [] if there are none."""
     bounded = {str(key) for key in rows.loc[rows["certificate_kind"] == LOWER_BOUND, "series"]}
     ranked = frozenset().union(*(one.ranked for one in found.comparisons.values()))
     sampled = [one.label for one in found.series if one.key in ranked & bounded]
@@ -161,7 +161,7 @@ def _uncertain(rows: pd.DataFrame, found: Costs) -> list[str]:
 
 
 def compared(found: Costs) -> list[tuple[str, str]]:
-    """The shapes that methods are ranked over, and by what; measures with the same shapes together."""
+    """The shapes over which methods are ranked, each list with its measures; measures with the same shapes are grouped."""
     by_shapes: dict[str, list[str]] = {}
     for title, comparison in found.comparisons.items():
         if comparison.ranked:
@@ -170,7 +170,7 @@ def compared(found: Costs) -> list[tuple[str, str]]:
 
 
 def shapes_of(shapes: Sequence[str]) -> str:
-    """Up to three shapes by name, more by their number."""
+    """Shapes as text: up to three by name, more by their number."""
     return f"at {'; '.join(shapes)}" if len(shapes) <= 3 else f"at {len(shapes)} shapes"
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// A head's button sorts its table: ascending, then descending. Cells without a value stay last either way.
+// The button in a column head sorts the table: ascending, then descending. Cells without a value stay last both ways.
 for (const button of document.querySelectorAll("th[aria-sort] button")) {
   button.addEventListener("click", () => {
     const head = button.closest("th");
