@@ -21,9 +21,9 @@ def complexity(
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed.
+    """Count the costs of any layer at a few sizes, and print formulas in the form of Table 1. Nothing is timed.
 
-    csv, json and parquet have every term of a formula and its exponents.
+    csv, json and parquet contain every term of a formula with its exponents.
     """
     printer = Printer(format, output)
     sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
@@ -33,7 +33,7 @@ def complexity(
 def answer(methods: Sequence[str], sizes: Mapping[str, Sequence[int] | None]) -> Answer:
     """One row per method, half and quantity, counted at the given values of c, s, k and b.
 
-    Raises `LipbenchError` for a layer that does not exist or cannot be counted, and for sizes that it does not take.
+    Raises `LipbenchError` for a layer that does not exist or cannot be counted, and for sizes that it does not accept.
     """
     import pandas as pd
 

@@ -16,13 +16,13 @@ def report(
     run: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
 ) -> None:
-    """Write a report as one HTML file that needs nothing else, and print its path."""
+    """Write a report as one self-contained HTML file, and print its path."""
     from lipbench.analysis import document
     from lipbench.store import benchmark_json
 
     found = benchmark_json.load(run)
     if sys.stderr.isatty():
-        print("lipbench: counting on fake tensors and drawing, some seconds to a minute", file=sys.stderr)
+        print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)
     path = output or (run / "report.html" if run.is_dir() else run.with_suffix(".html"))
     write(path, document.document(found))
     print(path)
