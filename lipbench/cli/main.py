@@ -15,7 +15,7 @@ from typing import Any
 VERBS = {
     "methods": "List the methods, their sources and claims.",
     "theory": "Print Table 1 of the paper, and the exact costs of this code.",
-    "kernels": "Compile the Triton kernels without a GPU; print the resources they need.",
+    "kernels": "Compile the Triton kernels without a GPU; print their resources.",
     "verify": "Compute Lipschitz constants of layers and networks.",
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
@@ -46,7 +46,7 @@ def _help() -> str:
     return "\n".join(
         [
             "Usage: lipbench [OPTIONS] COMMAND [ARGS]...\n",
-            "  Profile 1-Lipschitz layers: time, memory and MACs, compared with theory.\n",
+            "  Profile 1-Lipschitz layers: time, memory and MACs, with theory.\n",
             "Options:",
             "  --version  Print the version.",
             "  --help     Print this list; after a command, its options.\n",
