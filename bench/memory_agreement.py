@@ -21,7 +21,7 @@ from lipbench import external, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.meters import machine
 from lipbench.meters import memory as memory_meter
-from lipbench.predict import memory as predict
+from lipbench.prediction import memory as predict
 from lipbench.quantities import Memory
 from lipbench.workload import Workload
 

@@ -99,6 +99,15 @@ def no_gpu_for_kernels() -> LipbenchError:
     return LipbenchError(_message("implementation triton needs a CUDA device", "device cpu", do))
 
 
+def one_process() -> LipbenchError:
+    do = "leave them out, or put the layer into a module that can be imported"
+    return LipbenchError(
+        _message(
+            "a layer of this process alone has one round and no limits", "several rounds, a time-out or a memory limit", do
+        )
+    )
+
+
 def no_cuda() -> LipbenchError:
     return LipbenchError(
         _message("no CUDA device was found by PyTorch", "device cuda", "use --device cpu, or install a CUDA build of PyTorch")

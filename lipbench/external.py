@@ -11,6 +11,7 @@ Nothing here imports torch: the process that plans reads names too, and loads no
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib
@@ -291,3 +292,58 @@ def _folder_of(file: _File) -> Iterator[None]:
 def _lies_in(folder: Path, module: str) -> bool:
     top = module.partition(".")[0]
     return (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+
+
+# ---------------------------------------------------------------------------------------------- layers of this process alone
+
+
+_THIS_PROCESS = "this_process"
+"""the module that such layers seem to be of"""
+
+
+def importable_name(function: object) -> str:
+    """The external name by which any process finds a callable; "" for one that only this process has.
+
+    An adapter, by its parameters, has the name of its file.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not module or not name or module == "__main__":
+        return ""
+    try:
+        place = importlib.import_module(module)
+        found = functools.reduce(getattr, name.split("."), place)
+    except (ImportError, AttributeError):
+        return ""
+    if found is not function:
+        return ""
+    if callable(function) and tuple(_parameters(function)) == _ADAPTER:
+        path = place.__file__ or ""
+        return f"{path}:{name}" if path.endswith(".py") else ""
+    return f"{module}:{name}"
+
+
+@contextlib.contextmanager
+def in_this_process(layer: Any) -> Iterator[str]:
+    """A name that stands for a layer in the block, in this process: a callable, or an object with a `forward`, which is copied.
+
+    A callable whose parameters are those of an adapter is called as one.
+    """
+    name = getattr(layer, "__name__", "") or type(layer).__name__
+    name = "layer" if name == "<lambda>" else name
+    module = sys.modules.setdefault(_THIS_PROCESS, ModuleType(_THIS_PROCESS))
+    others = [one for one in vars(module) if one.partition("_")[0] == name]
+    name = f"{name}_{len(others) + 1}" if others else name
+    setattr(module, name, _as_package_layer(layer))
+    try:
+        yield f"{_THIS_PROCESS}:{name}"
+    finally:
+        delattr(module, name)
+
+
+def _as_package_layer(layer: Any) -> Callable[..., Any]:
+    if hasattr(layer, "forward") and not isinstance(layer, type):
+        return lambda channels, out_channels, kernel_size: copy.deepcopy(layer)
+    if tuple(_parameters(layer)) == _ADAPTER:
+        return lambda channels, out_channels, kernel_size, image_size: layer(channels, image_size, kernel_size)
+    made: Callable[..., Any] = layer
+    return made

@@ -1,6 +1,6 @@
-"""Writes `lipbench/predict/fits.json`, the fitted formulas that a report has of our own methods:
+"""Writes `lipbench/prediction/fits.json`, the fitted formulas that a report has of our own methods:
 
-    python tests/fits.py > fits.json && mv fits.json lipbench/predict/
+    python tests/fits.py > fits.json && mv fits.json lipbench/prediction/
 
 A minute of counting. To be run again where a layer's costs change; `test_beside.py` says when.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from lipbench import registry
-from lipbench.predict import complexity
+from lipbench.prediction import complexity
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import samples
 
 from lipbench import registry, theory
 from lipbench.analysis import beside
-from lipbench.predict import complexity
+from lipbench.prediction import complexity
 
 UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1}, {"b": 3, "s": 42, "c": 26, "k": 5})
 
@@ -48,7 +49,7 @@ def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr(beside, "EXTERNAL_LIMIT_S", 3.0)
     found = beside.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
     assert found.fitted["note"].str.contains("no result within 3 s").all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,7 @@ from lipbench import __version__, registry
 from lipbench.analysis import document
 from lipbench.cli import main as cli
 from lipbench.cli import terminal
-from lipbench.predict import table1
+from lipbench.prediction import table1
 from lipbench.run import schedule, verifying
 from lipbench.store import records
 from lipbench.store.rounds import SCHEMA, Record, Round
@@ -32,7 +33,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command runs in an empty directory, sees no GPU, and finds the layers of the tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
 class Shell:

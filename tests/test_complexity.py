@@ -14,8 +14,8 @@ import pytest
 from lipbench import registry, theory
 from lipbench.cli.main import main
 from lipbench.notation import sum_text
-from lipbench.predict import complexity, fitting
-from lipbench.predict.complexity import Fitted
+from lipbench.prediction import complexity, fitting
+from lipbench.prediction.complexity import Fitted
 
 SMALLER: dict[str, dict[str, tuple[int, ...]]] = {
     "soc": {"s": (16, 32), "c": (4, 8, 16, 32), "k": (1, 3, 5, 7), "b": (2, 3)},

@@ -81,7 +81,8 @@ def need_of_a_plain_round(environment: dict[str, str]) -> tuple[float, int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, subprocess.CompletedProcess[str], Path]:
     """The run, how its process ended, and the file with the numbers of a layer's process and of the one it left behind."""
     folder = tmp_path_factory.mktemp("faults")
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "LIPBENCH_TEST_PIDS": str(folder / "pids")}
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "LIPBENCH_TEST_PIDS": str(folder / "pids")}
     seconds, address_space = need_of_a_plain_round(environment)
     # Time enough on a machine that becomes several times slower meanwhile; two layers use all of it.
     limits = ("--timeout", f"{5 + 4 * seconds:.0f}", "--memory-limit", str(address_space + HEADROOM_BYTES))

@@ -27,7 +27,7 @@ QUICKLY = Limits(phase_seconds=0.01, timeout_s=120.0)
 
 @pytest.fixture(autouse=True)
 def _layers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
 def states(folder: Path, monkeypatch: pytest.MonkeyPatch, fresh: str, rounds: int) -> list[dict[str, object]]:

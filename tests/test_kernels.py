@@ -23,7 +23,7 @@ from lipbench_kernels.launching import PRECISIONS, Kernel, Variant, Work
 from bench import works
 from bench.hot_spots import HOT_SPOTS, HotSpot, Shape
 from lipbench.cli import main as cli
-from lipbench.predict import kernels as kernel_report
+from lipbench.prediction import kernels as kernel_report
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="a process that interprets kernels cannot compile them"

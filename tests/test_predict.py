@@ -14,7 +14,7 @@ from lipbench import errors, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.cli import main as cli
 from lipbench.meters import memory as memory_meter
-from lipbench.predict import memory as predict
+from lipbench.prediction import memory as predict
 from lipbench.workload import Workload
 
 CHANNELS, IMAGE_SIZE, BATCH = 16, 8, 8

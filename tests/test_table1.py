@@ -17,7 +17,7 @@ from lipbench.analysis.expected import expected, leading_exponent
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.layers.base import Implementation
 from lipbench.meters import macs
-from lipbench.predict import table1
+from lipbench.prediction import table1
 from lipbench.theory import C, Complexity, Cost, M, P
 
 LAYER = {"b": 2, "s": 8, "c": 4, "k": 3}

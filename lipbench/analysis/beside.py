@@ -18,9 +18,9 @@ import pandas as pd
 
 from lipbench import cases, external, registry
 from lipbench.cases import Case, ExternalNetworkSpec
-from lipbench.predict import complexity
-from lipbench.predict import memory as predict
-from lipbench.predict.complexity import Fitted
+from lipbench.prediction import complexity
+from lipbench.prediction import memory as predict
+from lipbench.prediction.complexity import Fitted
 from lipbench.run import child, processes
 
 PREDICTION_LIMIT_S = 60.0
@@ -72,7 +72,7 @@ def _registered(method: str) -> list[complexity.Row]:
 @functools.cache
 def shipped() -> Mapping[str, tuple[Fitted, ...]]:
     """The formulas of this package's methods, written by `python tests/fits.py`."""
-    rows = json.loads((files("lipbench.predict") / "fits.json").read_text())
+    rows = json.loads((files("lipbench.prediction") / "fits.json").read_text())
     ours = itertools.groupby(rows, key=lambda row: str(row["method"]))
     return {method: tuple(map(complexity.read, own)) for method, own in ours if method in registry.METHODS}
 

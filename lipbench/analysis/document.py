@@ -16,7 +16,7 @@ from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
 from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, warning_rows
 from lipbench.cases import CONDITIONS, Case
-from lipbench.predict import table1
+from lipbench.prediction import table1
 from lipbench.store.records import Run
 
 

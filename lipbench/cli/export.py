@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lipbench import api
 from lipbench.answer import Answer
 from lipbench.cli.options import Format, Output, RunArgument
 from lipbench.cli.printing import Printer
@@ -20,8 +21,5 @@ def export(run: RunArgument, format: Format = None, output: Output = None) -> No
 
 def answer(run: Path) -> Answer:
     """All readable rows of a run, and its problems. Raises `LipbenchError` for a path that is not a run."""
-    from lipbench.analysis.rows import measured_rows
-    from lipbench.store import benchmark_json
-
-    found = benchmark_json.load(run)
-    return Answer(measured_rows(found), problems=tuple(found.problems))
+    found = api.load(run)
+    return Answer(found.frame(), problems=found.problems)

@@ -21,7 +21,7 @@ def kernels(
 
 def answer(architectures: Sequence[str] | None = None) -> Answer:
     """One row per program of each kernel. Fails if one cannot ship. Raises `LipbenchError` where kernels cannot be compiled."""
-    from lipbench.predict import kernels
+    from lipbench.prediction import kernels
 
     rows = kernels.rows(architectures)
     return Answer(rows, kernels.readable(rows), tuple(kernels.remarks(rows)), failed=not rows["ships"].all())

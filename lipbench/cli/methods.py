@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lipbench import api
 from lipbench.answer import Answer
 from lipbench.cli.options import Format, Output
 from lipbench.cli.printing import Printer
@@ -14,7 +15,5 @@ def methods(format: Format = None, output: Output = None) -> None:
 
 def answer() -> Answer:
     """One row per method of the registry."""
-    from lipbench.predict import table1
-
-    frame = table1.methods_table()
+    frame = api.methods()
     return Answer(frame, readable=frame.rename(columns={"lipschitz": "claims 1-Lipschitz"}))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipbench.answer import Answer
+from lipbench import api
 from lipbench.cli.options import (
     BatchSizeList,
     ChannelList,
@@ -25,7 +25,7 @@ from lipbench.cli.options import (
 from lipbench.cli.printing import Printer
 
 if TYPE_CHECKING:
-    from lipbench.run.plan import Request
+    pass
 
 
 def predict(
@@ -50,27 +50,8 @@ def predict(
     csv, json and parquet are in bytes.
     """
     printer = Printer(format, output)
-    from lipbench.run.plan import Request, conditions
-
-    request = Request(
-        preset=preset,
-        methods=method,
-        implementations=implementation,
-        channels=channels,
-        image_sizes=image_size,
-        kernel_sizes=kernel_size,
-        batch_sizes=batch_size,
-        networks=network,
-        conditions=conditions(dtype=dtype),
-    )
-    printer.print(answer(request, str(device), memory))
-
-
-def answer(request: Request, device: str, limit_bytes: int | None = None) -> Answer:
-    """One row per case, in bytes. Fails if a case cannot be predicted. Raises `LipbenchError` for impossible sizes."""
-    from lipbench.predict import memory
-    from lipbench.run.plan import plan
-
-    frame, problems = memory.table(plan(request, device), limit_bytes)
-    remarks = (memory.NOTES[device],)
-    return Answer(frame, memory.readable(frame), remarks, problems=tuple(problems), failed=bool(problems))
+    axes = {
+        "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
+        "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
+    }  # fmt: skip
+    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, **axes))

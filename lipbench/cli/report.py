@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from lipbench import api
 from lipbench.cli.options import RunArgument
-from lipbench.cli.printing import name_problems, write
+from lipbench.cli.printing import name_problems
 
 
 def report(
@@ -17,13 +18,8 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
 ) -> None:
     """Write a report as one self-contained HTML file, and print its path."""
-    from lipbench.analysis import document
-    from lipbench.store import benchmark_json
-
-    found = benchmark_json.load(run)
+    found = api.load(run)
     if sys.stderr.isatty():
         print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)
-    path = output or (run / "report.html" if run.is_dir() else run.with_suffix(".html"))
-    write(path, document.document(found))
-    print(path)
+    print(found.report(output))
     name_problems(found.problems)

@@ -25,7 +25,7 @@ def theory(
 def answer(methods: Sequence[str] | None = None) -> Answer:
     """The formulas of the given methods, or of all. Raises `LipbenchError` for an unknown method."""
     from lipbench import registry
-    from lipbench.predict import table1
+    from lipbench.prediction import table1
 
     chosen = [registry.find(name).name for name in methods or registry.methods()]
     table = table1.complexity_table()

@@ -15,7 +15,7 @@ from lipbench import certify, registry
 from lipbench.cases import TRITON, Case, LayerSpec
 from lipbench.layers.base import LipschitzConv2d, WithKernel
 from lipbench.meters import lipschitz, macs
-from lipbench.predict import memory as predict
+from lipbench.prediction import memory as predict
 from lipbench.run import measure
 from lipbench.workload import Workload
 

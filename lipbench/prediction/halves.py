@@ -10,8 +10,8 @@ from fractions import Fraction
 import sympy
 
 from lipbench import notation, theory
-from lipbench.predict.counting import DEFAULTS, Counter, Plan
-from lipbench.predict.fitting import Sizes, fit, nearest_monomial
+from lipbench.prediction.counting import DEFAULTS, Counter, Plan
+from lipbench.prediction.fitting import Sizes, fit, nearest_monomial
 from lipbench.theory import QUANTITIES
 
 LONGEST = 6

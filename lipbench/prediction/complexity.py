@@ -20,8 +20,8 @@ import sympy
 from lipbench import errors, external, notation, registry, theory
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
-from lipbench.predict.counting import OPTIONS, Counter, plan
-from lipbench.predict.halves import Found, Half, fit_half, residual_of, whole_batch
+from lipbench.prediction.counting import OPTIONS, Counter, plan
+from lipbench.prediction.halves import Found, Half, fit_half, residual_of, whole_batch
 from lipbench.theory import HALVES, QUANTITIES
 
 LEGEND = (

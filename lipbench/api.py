@@ -1,0 +1,250 @@
+"""The Python API: what the verbs of the command line do, as functions. Import it as `import lipbench`.
+
+Nothing heavy is imported before a function runs. Where a function takes a layer, it may be given as
+
+- a name of `methods()`, or an external name (`package.module:name`, `file.py:name`), as on the command line;
+- a callable that returns an `nn.Module`. It is called as `layer(channels, channels, kernel_size)`, with `image_size=` where it
+  has a parameter of that name, or as `layer(channels, image_size, kernel_size)` where its parameters have exactly these names;
+- a module that exists already, which is copied. Then the sizes say for which input it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lipbench.answer import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from lipbench.quantities import Certificate
+    from lipbench.run import profiling
+    from lipbench.run.plan import Request
+    from lipbench.store.records import Run as StoredRun
+
+    Layer = str | Callable[..., nn.Module] | nn.Module
+
+Sizes = int | Sequence[int] | None
+"""one size, several, or those by default"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was measured and stored, or pytest-benchmark's JSON read as one."""
+
+    stored: StoredRun
+    """records, plan and problems as plain data"""
+
+    @property
+    def path(self) -> Path:
+        """The run directory, or the JSON file."""
+        return self.stored.path
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each thing that is missing from the run."""
+        return self.stored.problems
+
+    def frame(self) -> pd.DataFrame:
+        """One tidy row per case and phase, with theory beside measurement, in SI units; the columns of `lipbench export`."""
+        from lipbench.analysis.rows import measured_rows
+
+        return measured_rows(self.stored)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
+
+        Raises `LipbenchError` for a run without records, and where the file cannot be written.
+        """
+        from lipbench import errors
+        from lipbench.analysis import document
+        from lipbench.store.files import write_file
+
+        output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
+        content = document.document(self.stored)
+        try:
+            write_file(output, content)
+        except OSError as error:
+            raise errors.not_writable(output, error.strerror or str(error)) from error
+        return output
+
+
+def load(path: str | Path) -> Run:
+    """The run in a run directory, or in a JSON file of pytest-benchmark. Raises `LipbenchError` for anything else."""
+    from lipbench.store import benchmark_json
+
+    return Run(benchmark_json.load(Path(path)))
+
+
+def methods() -> pd.DataFrame:
+    """One row per method: name, title, source, what it claims, its implementations and iterations."""
+    from lipbench.prediction import table1
+
+    return table1.methods_table()
+
+
+def verify(module: nn.Module, x: Tensor) -> Certificate:
+    """Bounds of a module's Lipschitz constant in evaluation and in training mode, for inputs of the size of `x`, (b, c, s, s).
+
+    The module stays as it is: a float64 copy is examined. The first bound of a mode is the one to quote; its `kind` says
+    whether it is exact. Errors that the module raises are passed on.
+    """
+    from lipbench import certify
+
+    return certify.certify(module, x)
+
+
+def complexity(
+    *layers: Layer,
+    channels: Sizes = None,
+    image_size: Sizes = None,
+    kernel_size: Sizes = None,
+    batch_size: Sizes = None,
+) -> Answer:
+    """Formulas of what layers cost, in the form of Table 1 of arXiv 2311.16833, from counts on fake tensors; nothing is timed.
+
+    Sizes are those to count at; batch sizes are at least two. The frame has a row per layer, half and quantity (real MACs, real
+    elements kept for the backward pass), with every term of the formula. Raises `LipbenchError` for a layer that cannot be
+    counted.
+    """
+    import pandas as pd
+
+    from lipbench.prediction import complexity
+
+    sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
+    given = complexity.given({symbol: _several(value) for symbol, value in sizes.items()})
+    rows: list[complexity.Fitted] = []
+    for layer in layers:
+        with _named(layer) as (name, is_live):  # a live layer may be another one under the same name, so it is not cached
+            rows += complexity.fit_layer.__wrapped__(name, given) if is_live else complexity.fit_layer(name, given)
+    notes = complexity.remarks(rows)
+    remarks = (*notes, *([""] if notes else []), *complexity.LEGEND)
+    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), remarks)
+
+
+def predict(
+    *layers: Layer,
+    device: str = "cpu",
+    memory_bytes: int | None = None,
+    **axes: Any,
+) -> Answer:
+    """How much memory training and inference take, counted from shapes alone: nothing is computed, no GPU is needed.
+
+    `device` is 'cpu' or 'cuda', whose memory it is. With `memory_bytes`, the column `fits` says what stays within it. `axes`
+    are those of `profile`. The frame has a row per case, in bytes. Cases that cannot be predicted are among the answer's
+    problems. Raises `LipbenchError` for sizes that no case can have.
+    """
+    from lipbench.prediction import memory
+    from lipbench.run.plan import plan
+
+    with _all_named(layers) as (names, _):
+        frame, problems = memory.table(plan(_request(names, axes), device), memory_bytes)
+    return Answer(frame, memory.readable(frame), (memory.NOTES[device],), tuple(problems), failed=bool(problems))
+
+
+def profile(
+    *layers: Layer,
+    out: str | Path | None = None,
+    device: str = "auto",
+    rounds: int | None = None,
+    phase_seconds: float | None = None,
+    timeout_s: float | None = None,
+    memory_limit_bytes: int | None = None,
+    deadline_s: float | None = None,
+    measure: Sequence[str] | None = None,
+    resume: bool = False,
+    **axes: Any,
+) -> Run:
+    """Measure layers over shapes and store the records in a run directory, by default a new one in `runs/`.
+
+    Layers that can be imported are measured as on the command line: every round in a fresh process. A layer that exists in this
+    process alone, such as a class in a notebook or a module, is measured in this process, in one round, with all other layers
+    of the same call. Every record says so: how much processes differ is not known then, and a crash ends this process.
+
+    `axes` are what to measure, each one value or several: `preset`, `implementation`, `channels`, `image_size`, `kernel_size`,
+    `batch_size`, `network`, and the conditions of a case: `dtype`, `precision`, `threads`, `compile`. Without sizes, those of
+    the preset `quick`. A module has one size of each, and its `kernel_size` is a mere label. The limits are those of
+    `lipbench profile`: `phase_seconds` for each phase, `timeout_s` for a round, `deadline_s` for everything.
+
+    Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
+    """
+    from lipbench.run import profiling
+    from lipbench.run.inprocess import InProcess
+
+    limits = profiling.LimitOptions(phase_seconds, timeout_s, memory_limit_bytes, rounds)
+    with _all_named(layers) as (names, is_live):
+        executor = InProcess() if is_live else None
+        limits = _of_one_process(limits) if is_live else limits
+        options = profiling.Options(
+            _request(names, axes), device, limits, deadline_s, Path(out) if out else None, resume, measure=_several(measure)
+        )
+        finished = profiling.profile(options, "lipbench.profile(…)", executor=executor)
+    return load(finished.directory)
+
+
+def _of_one_process(limits: profiling.LimitOptions) -> profiling.LimitOptions:
+    """Raises `LipbenchError` for what a process cannot do with itself."""
+    from dataclasses import replace
+
+    from lipbench import errors
+
+    if limits.rounds not in (None, 1) or limits.timeout_s is not None or limits.memory_bytes is not None:
+        raise errors.one_process()
+    return replace(limits, rounds=1)
+
+
+# ------------------------------------------------------------------------------------------------------- names and sizes
+
+
+_CONDITIONS = ("dtype", "precision", "threads", "compile")
+_AXES = {
+    "implementation": "implementations", "channels": "channels", "image_size": "image_sizes", "kernel_size": "kernel_sizes",
+    "batch_size": "batch_sizes", "network": "networks",
+}  # fmt: skip
+"""name of an argument → field of `Request`"""
+
+
+def _request(names: Sequence[str], axes: dict[str, Any]) -> Request:
+    from lipbench import errors
+    from lipbench.run.plan import Request, conditions
+
+    known = ("preset", *_AXES, *_CONDITIONS)
+    if unknown := [name for name in axes if name not in known]:
+        raise errors.unknown_choice("argument", unknown[0], known)
+    chosen: dict[str, Any] = {field: _several(axes[name]) for name, field in _AXES.items() if name in axes}
+    asked = {name: _several(axes[name]) for name in _CONDITIONS if name in axes}
+    return Request(preset=axes.get("preset"), methods=tuple(names) or None, **chosen, conditions=conditions(**asked))
+
+
+def _several(value: Any) -> tuple[Any, ...] | None:
+    """One value or several as a tuple; None stays None."""
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+@contextlib.contextmanager
+def _named(layer: Layer) -> Iterator[tuple[str, bool]]:
+    """A name under which the layer can be built in this block, and whether only this process can build it."""
+    from lipbench import external
+
+    if isinstance(layer, str):
+        yield layer, False
+    elif name := external.importable_name(layer):
+        yield name, False
+    else:
+        with external.in_this_process(layer) as name:
+            yield name, True
+
+
+@contextlib.contextmanager
+def _all_named(layers: Sequence[Layer]) -> Iterator[tuple[list[str], bool]]:
+    """Names of all layers, and whether only this process can build one of them."""
+    with contextlib.ExitStack() as stack:
+        named = [stack.enter_context(_named(layer)) for layer in layers]
+        yield [name for name, _ in named], any(is_live for _, is_live in named)

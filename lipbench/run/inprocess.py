@@ -1,0 +1,88 @@
+"""An executor that measures in this process: for layers that no other process can build."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import FrameType
+
+import torch
+
+from lipbench import errors, registry
+from lipbench.cases import Case, Limits
+from lipbench.run import failures, measure
+from lipbench.run.executor import Place
+from lipbench.store.benchmark_json import ONE_PROCESS
+from lipbench.store.rounds import Round
+
+FRESH = "this process"
+
+
+class InProcess:
+    """Measures every round here and now, one after another, with the threads that PyTorch has. See `executor.Executor`.
+
+    A time-out is not kept, and a crash ends the process. Ctrl-C ends the run after the part that is being measured.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+
+    def survey(
+        self,
+        methods: Sequence[str],
+        implementations: Sequence[str],
+        device: str,
+        threads: int | None = None,
+        networks: Sequence[str] = (),
+    ) -> Place:
+        """This process. Raises `LipbenchError` for an unknown name, and for 'cuda' where there is none."""
+        for name in methods:
+            registry.check_name(name)
+        for name in networks:
+            registry.check_network_name(name)
+        has_gpu = torch.cuda.is_available()
+        if device == "cuda" and not has_gpu:
+            raise errors.no_cuda()
+        chosen = device if device != "auto" else "cuda" if has_gpu else "cpu"
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if chosen == "cuda" else None
+        return Place(chosen, gpu, torch.get_num_threads(), FRESH)
+
+    def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
+        """What `measure.measure` finds, with a warning that it is one process."""
+        with self._one_at_a_time, _interruptible():
+            try:
+                found = measure.measure(case, limits, parts, failed=failed)
+            except Exception as error:  # an external layer may raise anything
+                part = failures.of_exception(error)
+                return Round(part.status, part.reason, started=datetime.now(UTC).isoformat(timespec="seconds"))
+        machine = found.machine and replace(found.machine, flags={**found.machine.flags, "process": FRESH})
+        return replace(found, machine=machine, warnings=(*found.warnings, *([ONE_PROCESS] if found.phases else [])))
+
+    def stop(self) -> None:
+        """Nothing runs beside the caller."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raises `KeyboardInterrupt` at the end of a block in which Ctrl-C was pressed and taken for an error of the layer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
