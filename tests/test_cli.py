@@ -373,7 +373,7 @@ def test_a_damaged_record_is_measured_again_and_a_newer_one_left_alone(shell: Sh
     newer.write_text(json.dumps(later))
     code, out, err = shell.run("profile", "--out", str(saved), "--resume", "--rounds", "1", "--phase-seconds", "0.01")
     assert (code, err) == (3, "")
-    assert "1 case: 1 ok\n  left alone: " in out
+    assert "1 case: 1 ok\n  not stored: " in out
     assert f"{newer}; install a newer lipbench" in out
     assert json.loads(newer.read_text()) == later
     assert records.load_record(damaged).status == "ok"

@@ -212,8 +212,8 @@ def test_time_that_is_used_up_is_used_up_for_what_comes_after() -> None:
     with Processes(FORK) as processes:
         isolate.run_round(processes, Case(LayerSpec("aol", 2, 4), 2), QUICKLY, ("inference",))  # starts the server
         one = isolate.run_round(processes, case, Limits(0.01, timeout_s=8.0), tuple(GROUPS))
-    assert (one.status, one.reason) == ("timeout", "no result within 8 s; allow more by --timeout")
-    assert one.parts["step"].reason == one.parts["inference"].reason == "not begun within 8 s; allow more by --timeout"
+    assert (one.status, one.reason) == ("timeout", "no result within 8 s; raise --timeout")
+    assert one.parts["step"].reason == one.parts["inference"].reason == "not started within 8 s; raise --timeout"
 
 
 def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:

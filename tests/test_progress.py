@@ -49,5 +49,5 @@ def test_the_summary_counts_and_names_failures_with_their_reason() -> None:
     assert first == "4 cases: 2 ok, 1 crashed"
     assert others == [
         f"  crashed: {samples.case('soc').id}: ended by SIGSEGV",
-        "2 rounds left at the deadline; go on with --resume",
+        "2 rounds left at the deadline; continue with --resume",
     ]

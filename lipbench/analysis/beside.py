@@ -1,7 +1,7 @@
-"""What a report sets beside measurements: formulas of what layers cost, and peaks of memory, both from counts on fake tensors.
+"""Estimates that a report compares with measurements: cost formulas and memory peaks, both from counts on fake tensors.
 
-Registered methods are counted in this process; the formulas of our own ship with the package (`fits.json`). An external
-layer or network is counted in a child with a time limit, since it may do anything: how that child ends becomes a note.
+Registered methods are counted in this process; the formulas of this package's methods ship with it (`fits.json`). An external
+layer or network is counted in a child with a time limit, since its code is not trusted; a failure of the child becomes a note.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lipbench.run import child, processes
 PREDICTION_LIMIT_S = 60.0
 """seconds for the memory of all cases of registered methods, and of each external layer or network"""
 EXTERNAL_LIMIT_S = 180.0
-"""seconds for one external layer, its formulas and its memory together"""
+"""seconds for the formulas and the memory of one external layer together"""
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Frames for the report, and what is to be said of them."""
+    """Frames for the report, and problems."""
 
     fitted: pd.DataFrame
     """in the columns of `complexity.fitted_table`"""
@@ -42,7 +42,7 @@ class Estimates:
 
 
 def estimate(methods: Sequence[str], ran: Sequence[Case]) -> Estimates:
-    """Formulas of the methods, and peaks of the cases that `ran`; an external layer that never ran is not tried."""
+    """Formulas of the methods, and peaks of the cases that `ran`; external layers of which no case ran are not counted."""
     ours = [case for case in ran if not external.is_external(case.spec.method)]
     peaks, problems = predict.peaks(ours, PREDICTION_LIMIT_S)
     fitted, predicted = [], peaks.to_numpy().tolist()
@@ -71,7 +71,7 @@ def _registered(method: str) -> list[complexity.Row]:
 
 @functools.cache
 def shipped() -> Mapping[str, tuple[Fitted, ...]]:
-    """The formulas of our own methods, as `python tests/fits.py` found them."""
+    """The formulas of this package's methods, written by `python tests/fits.py`."""
     rows = json.loads((files("lipbench.prediction") / "fits.json").read_text())
     ours = itertools.groupby(rows, key=lambda row: str(row["method"]))
     return {method: tuple(map(complexity.read, own)) for method, own in ours if method in registry.METHODS}
@@ -81,7 +81,7 @@ def shipped() -> Mapping[str, tuple[Fitted, ...]]:
 
 
 def _external(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
-    """Rows of both tables, and problems, from a child; where it gives none, the reason stands in their place."""
+    """Rows of both tables, and problems, from a child; if it gives no answer, rows with the reason."""
     if not ran:
         return {
             "fitted": complexity.unknown_rows(layer, "not counted, because none of its cases ran"),
@@ -103,7 +103,7 @@ def _unknown(layers: Sequence[str], why: str) -> list[complexity.Row]:
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The child's part; NaN is no JSON, so that a residual nobody knows is None."""
+    """Answer in the child. An unknown residual is None, since JSON has no NaN."""
     fitted = complexity.fitted_table(question["layers"])
     peaks, problems = predict.peaks([cases.from_dict(case) for case in question["cases"]], PREDICTION_LIMIT_S)
     rows = fitted.astype(object).where(fitted.notna(), None).to_numpy().tolist()

@@ -1,4 +1,4 @@
-"""The report of a run: its frames, and what is set beside them, as one HTML document."""
+"""The report of a run: its frames and estimates, rendered as one HTML document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lipbench.store.records import Run
 
 
 def document(run: Run) -> str:
-    """The report of a run, one HTML document. Raises `LipbenchError` for a run without records."""
+    """The report of a run as one HTML document. Raises `LipbenchError` for a run without records."""
     if not run.records:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = measured_rows(run)
@@ -46,12 +46,12 @@ def document(run: Run) -> str:
 
 
 def conditions() -> list[Condition]:
-    """The conditions that have a column, as a report is told of them."""
+    """The conditions that have a column, in the form that a report takes."""
     return [Condition(one.column, one.default, one.label, one.short, one.words) for one in CONDITIONS if one.column]
 
 
 def _predictable(run: Run) -> list[Case]:
-    """What ran as it stands: a compiled graph frees and fuses what nobody counts on shapes."""
+    """Cases that ran uncompiled: counts from shapes do not include what a compiled graph frees and fuses."""
     return [record.case for record in run.records if record.status == "ok" and not record.case.compile]
 
 
@@ -62,7 +62,7 @@ def _title(run: Run) -> str:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    """The machine of the first round that got as far as describing it."""
+    """The machine of the first round or examination that describes it."""
     described = (one.machine for record in run.records for one in record.sittings if one.machine)
     return next((asdict(machine) for machine in described), {})
 
@@ -71,10 +71,10 @@ def _provenance(run: Run, warnings: Sequence[str]) -> Mapping[str, object]:
     machines = {(one.machine.hostname, one.machine.gpu or one.machine.cpu)
                 for record in run.records for one in record.rounds if one.machine}  # fmt: skip
     several = [f"records of {len(machines)} machines are mixed: {', '.join(sorted(host for host, _ in machines))}; "
-               "compare only cases of the same one"] if len(machines) > 1 else []  # fmt: skip
-    begun = [f"rounds are left to run of {', '.join(run.begun)}; go on with --resume"] if run.begun else []
+               "compare only cases of the same machine"] if len(machines) > 1 else []  # fmt: skip
+    begun = [f"rounds are missing for {', '.join(run.begun)}; continue with --resume"] if run.begun else []
     begun += (
-        [f"MACs or certificate are left to find of {', '.join(run.unexamined)}; go on with --resume"] if run.unexamined else []
+        [f"MACs or certificate are missing for {', '.join(run.unexamined)}; continue with --resume"] if run.unexamined else []
     )
     plan = run.plan
     return {

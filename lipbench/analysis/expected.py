@@ -1,4 +1,4 @@
-"""What theory says of a phase of a case, as numbers: the exact costs of this code, and the leading terms of Table 1."""
+"""Theoretical numbers for a phase of a case: the exact costs of this code, and the leading terms of Table 1."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lipbench.theory import HALVES, Complexity
 
 
 def expected(case: Case, phase: str) -> dict[str, float]:
-    """What theory says of one phase of a case; NaN where it says nothing.
+    """Theoretical costs of one phase of a case; NaN where there is no formula.
 
-    `theory_*` are exact, of the case's implementation; `published_*` are the leading terms of Table 1, whose complex numbers
-    count as one. MACs are of forward, parametrize and inference, exact ones also of backward and of step (an update has
-    none); elements are those kept for the backward pass, of forward and step. A network has the sum of its layers' MACs; what
-    its activations keep is in no formula, so its elements are NaN.
+    `theory_*` are the exact costs of the case's implementation; `published_*` are the leading terms of Table 1, where a complex
+    number counts as one. MACs exist for forward, parametrize and inference; exact ones also for backward and step (an update
+    has none). Elements are those kept for the backward pass, for forward and step. A network's MACs are the sum over its
+    layers; no formula covers what its activations keep, so its elements are NaN.
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
@@ -37,9 +37,9 @@ def expected(case: Case, phase: str) -> dict[str, float]:
 
 
 _MAC_HALVES = {"forward": HALVES, "backward": HALVES, "step": HALVES, "parametrize": ("parameters",), "inference": ("input",)}
-"""Evaluation may find its parameters in another way than training, so that no formula is known for its first call."""
+"""phase → halves of its MACs. Evaluation may compute its parameters differently, so first_inference has no formula."""
 _MAC_PASSES = {"backward": ("backward",), "step": ("macs", "backward")}
-"""which fields of a `Cost` a phase is made of, where not of the forward pass alone"""
+"""phase → fields of `Cost` that add up to its MACs; default: the forward pass alone"""
 _MEMORY_PHASES = ("forward", "step")
 
 
@@ -70,7 +70,7 @@ def _evaluate_once(expression: sympy.Expr, values: tuple[tuple[str, int], ...]) 
 
 
 def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tuple[Complexity, dict[str, int]]]:
-    """The layers of a case: whose formulas, and at which sizes."""
+    """The formulas and sizes of each layer of a case."""
     spec = case.spec
     if isinstance(spec, LayerSpec):
         yield complexity, _sizes(case, spec)
@@ -82,9 +82,9 @@ def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tupl
 
 
 def _head(method: Method, complexity: Complexity) -> Complexity:
-    """Costs of a network's head: of its own linear layer where the method has one, else of its 1 × 1 convolution.
+    """Costs of a network's head: a linear layer where the method has one, else a 1 × 1 convolution.
 
-    Table 1 has no row for linear layers; their exact cost serves for both conventions, being real numbers throughout.
+    Table 1 has no row for linear layers; their exact cost serves for both conventions, since they have no complex numbers.
     """
     return method.head.exact if method.head is not None else complexity
 
@@ -94,9 +94,9 @@ def _sizes(case: Case, spec: LayerSpec) -> dict[str, int]:
 
 
 def leading_exponent(method_name: str, quantity: str, phase: str) -> float:
-    """Exponent in c of Table 1's formula for `macs` or `memory`: of one half in parametrize and inference, of both elsewhere.
+    """Exponent in c of Table 1's formula for `macs` or `memory`: of one half for parametrize and inference, else of both.
 
-    A backward pass and a training step cost a constant times the forward pass. NaN for a method that Table 1 does not have.
+    A backward pass and a training step cost a constant times the forward pass. NaN for a method that is not in Table 1.
     """
     method = registry.methods().get(method_name)
     if method is None or method.published is None:

@@ -1,4 +1,4 @@
-"""Exponents fitted over the channels, beside those of the formulas."""
+"""Exponents fitted over the channels, with those of the formulas."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lipbench.cases import CONDITIONS
 from lipbench.store.records import Run
 
 LEAST_CHANNELS = 3
-"""Different numbers of channels that an exponent is fitted to, at least."""
+"""Least number of different channel counts that an exponent is fitted to."""
 SIZES = ("image_size", "kernel_size", "batch_size")
-"""columns of the sizes that are equal within a series"""
+"""columns of the sizes that are constant within a series"""
 
 
 def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
-    """Exponents in the channels of every quantity, beside those of the formulas; `frame` is `rows.measured_rows(run)`.
+    """Exponents in the channels of every quantity, with those of the formulas; `frame` is `rows.measured_rows(run)`.
 
-    Layers only, where at least three numbers of channels were measured at equal other sizes; of several such series of a
-    method, an implementation and the conditions with a label, compiled or not, the one with the most channels; nothing that was
-    interpreted. Times are fitted to the median of each round. What is counted has no errors: beside its fit stand, in place of
-    the interval, the least and the greatest slope between neighbouring channels. `theory_exponent` is the same fit to the exact
-    formula's numbers, `leading_exponent` that of Table 1.
+    Only layers with at least three channel counts at equal other sizes have exponents, and no interpreted measurement does. If
+    several such series share method, implementation and labelled conditions (such as compiled), the one with the most channel
+    counts is used. Times are fitted to the median of each round. Counted quantities have no error; in place of an interval they
+    have the least and the greatest slope between neighbouring channel counts. `theory_exponent` is the same fit to the numbers
+    of the exact formula, `leading_exponent` the exponent of Table 1.
     """
     medians = {
         (record.case.id, phase): round_medians_s(timings)
@@ -50,7 +50,7 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(frame: pd.DataFrame, *, labelled: bool) -> list[str]:
-    """The frame's columns of conditions: those that make series, or those that tell shapes apart."""
+    """The frame's columns of conditions: those that distinguish series (labelled), or the others."""
     return [one.column for one in CONDITIONS if one.column in frame and bool(one.label) == labelled]
 
 
@@ -66,7 +66,7 @@ class _Quantity:
     column: str
     theory_column: str | None
     published: str | None
-    """which of Table 1's formulas it is held against"""
+    """the formula of Table 1 to compare with"""
 
 
 def _quantities(series: pd.DataFrame) -> Iterator[_Quantity]:

@@ -1,4 +1,4 @@
-"""A run beside theory: one tidy row per case and phase, and one per bound of a certificate and per warning."""
+"""Tidy tables of a run: one row per case and phase, with theory; one per bound of a certificate; one per warning."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ COLUMNS = {
     "certificate": "float64", "certificate_smallest": "float64", "certificate_kind": "str", "certificate_how": "str",
     "certificate_training": "float64", "certificate_training_kind": "str", "warnings": "str", "case": "str",
 }  # fmt: skip
-"""Every column and its type. Reports are given this too, so that it is the only list of columns."""
+"""Every column and its type. Reports receive it too, so that this is the only list of columns."""
 CERTIFICATE_COLUMNS = (
     "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
 )  # fmt: skip
-"""mode: evaluation or training; growing: a network's layers that let the variance over a batch grow; else as in `Bound`"""
+"""mode: evaluation or training; growing: layers of a network that increase the variance over a batch; else as in `Bound`"""
 WARNING_COLUMNS = ("case", "kind", "phases", "text")
-"""phases: those that it is about, with commas; kind and text as in `Caution`"""
+"""phases: those that the warning is about, separated by commas; kind and text as in `Caution`"""
 
 
 def measured_rows(run: Run) -> pd.DataFrame:
-    """One row per case and phase, in `COLUMNS`; without those of conditions that all cases have by default, where these say so.
+    """One row per case and phase, in `COLUMNS`; some conditions' columns are omitted where all cases have the default.
 
-    A phase that failed has its status and reason in the place of times. One row with phase "" stands for a case that failed as
-    a whole, is not 1-Lipschitz or has not run yet, and for what failed of a case beside its phases.
+    A failed phase has a status and a reason instead of times. A row with phase "" stands for a case that failed as a whole, is
+    not 1-Lipschitz or has not run yet, and for failed parts of a case that are not phases.
 
     Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
-    `round_spread` is the largest median of a round over the smallest, less 1. SI units, named in the column. Memory in bytes
-    as the allocator handed them out; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`,
-    which no peak includes, are known on CUDA. What no measured phase makes, such as gradients where training did not fit, is
-    missing.
-    `foreign_share`, `gpu_clock_share` and `timer_cost_s` are the worst of all rounds; `gpu_clock_limited_by` has all that the
-    GPU gave as a reason for a lower clock. `warnings` has one line each.
-    `certificate` is the Lipschitz constant in evaluation mode to quote, as far as `certificate_kind` says; NaN where none was
-    determined. It stands beside every phase, and beside a failure.
-    `compile_s` is the first call of a compiled phase less its median: what compiling took, as far as no phase before it had
-    paid for it. `interpreted` times say nothing: Triton kernels ran in their interpreter.
+    `round_spread` is the largest median of a round divided by the smallest, minus 1. Units are SI, named in the column. Memory
+    is in bytes as allocated; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`, which no
+    peak includes, are known on CUDA only. Values are missing if no measured phase creates them, such as gradients where
+    training did not fit.
+    `foreign_share`, `gpu_clock_share` and `timer_cost_s` are the worst of all rounds; `gpu_clock_limited_by` lists all reasons
+    that the GPU gave for a lower clock. `warnings` has one line per warning.
+    `certificate` is the Lipschitz constant to quote for evaluation mode, of the kind `certificate_kind`; NaN where none was
+    determined. Every row of a case has it, also those of failures.
+    `compile_s` is the first call of a compiled phase minus its median: the compile time, unless an earlier phase has compiled
+    the same code. `interpreted` times are meaningless: Triton kernels ran in their interpreter.
     """
     found = [row for record in run.records for row in _case_rows(record)]
     titles = external.titles(dict.fromkeys(row["method"] for row in found))
@@ -81,20 +81,20 @@ def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
         ending = broken if broken.status == "not_lipschitz" else Part(record.status if record.sittings else "", record.reason)
         yield {**conditions, "phase": "", "status": ending.status, "reason": ending.reason, "rounds": len(record.rounds)}
         return
-    endings = _endings(record)
-    for phase in in_order((*timings, *(phase for phase in endings if phase))):
-        row = {**conditions, "phase": phase, **endings.get(phase, {"status": "ok", "reason": ""})}
+    failures = _failures(record)
+    for phase in in_order((*timings, *(phase for phase in failures if phase))):
+        row = {**conditions, "phase": phase, **failures.get(phase, {"status": "ok", "reason": ""})}
         if phase in timings and row["status"] == "ok":
             row |= time_columns(timings[phase], record.case)
         else:
             row["rounds"] = len(record.rounds)
         yield {**row, **_memory(record, phase), **_macs(record, phase), **expected(record.case, phase)}
-    if "" in endings:
-        yield {**conditions, "phase": "", **endings[""], "rounds": len(record.rounds)}
+    if "" in failures:
+        yield {**conditions, "phase": "", **failures[""], "rounds": len(record.rounds)}
 
 
-def _endings(record: Record) -> dict[str, dict[str, str]]:
-    """Phase → status and reason of what failed of a case; "" for parts that are no phases."""
+def _failures(record: Record) -> dict[str, dict[str, str]]:
+    """Phase → status and reason, for the failed parts of a case; "" stands for parts that are not phases."""
     found: dict[str, dict[str, str]] = {}
     for name, part in record.parts.items():
         if part.status != "ok":
@@ -122,7 +122,7 @@ def _conditions(record: Record) -> dict[str, Any]:
 
 
 def _warnings(record: Record) -> dict[Caution, None]:
-    """Those of all rounds and examinations, each once."""
+    """The warnings of all rounds and examinations, each once."""
     return dict.fromkeys(found for one in record.sittings for found in one.warnings)
 
 
@@ -136,13 +136,13 @@ def warning_rows(run: Run) -> pd.DataFrame:
 
 
 def _is_interpreted(record: Record) -> bool:
-    """Whether a round ran Triton kernels in their interpreter. What uses none of them is not slowed by it."""
+    """Whether a round ran Triton kernels in their interpreter; False for cases that use no Triton kernels."""
     machines = [one.machine for one in record.rounds if one.machine]
     return registry.needs_triton(record.case.spec) and any(one.flags.get("triton") == "interpreter" for one in machines)
 
 
 def _certificate(found: Certificate | None) -> dict[str, Any]:
-    """The bounds to quote, one of each mode."""
+    """The bounds to quote, one per mode."""
     quoted: dict[str, Any] = {}
     if found and found.evaluation:
         bound = found.evaluation[0]

@@ -1,4 +1,4 @@
-"""Statistics of what a case's rounds measured: quantiles of the samples, and power laws."""
+"""Statistics of the rounds of a case: quantiles of the samples, and power laws."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from lipbench.quantities import PHASES, Timing
 from lipbench.store.rounds import Record
 
 OUTLIER_RANGES = 1.5
-"""A sample further than this many interquartile ranges from the quartiles is counted as an outlier; it stays."""
+"""A sample further than this many interquartile ranges from the quartiles counts as an outlier; it is not removed."""
 LAUNCH_BOUND_SHARE = 0.9
-"""A GPU that waits for the host takes hardly longer than the host does, its last kernel and the lead it was given apart."""
+"""Host time ÷ total time from which a phase is launch-bound: apart from its last kernel and the host's head start, a GPU that
+waits for the host takes hardly longer than the host."""
 CONFIDENCE = 0.95
-"""of the interval of a power law"""
+"""confidence level of the interval of a power law"""
 
 
 def timings_by_phase(record: Record) -> dict[str, list[Timing]]:
-    """The timings of all rounds, by phase in the order of `PHASES`; phases of other names after them."""
+    """The timings of all rounds by phase, in the order of `PHASES`, then phases with other names."""
     present = [one.phases for one in record.rounds if one.phases]
     order = in_order(name for phases in present for name in phases)
     return {name: [phases[name] for phases in present if name in phases] for name in order}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Each once, those of `PHASES` first."""
+    """The names, each once, those in `PHASES` first."""
     found = dict.fromkeys(names)
     return [*(name for name in PHASES if name in found), *(name for name in found if name not in PHASES)]
 
@@ -66,7 +67,7 @@ def time_columns(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
 
 
 def _compile_s(timings: Sequence[Timing]) -> float:
-    """Median over the rounds, each of which compiled afresh; 0 where the first call was no slower than the median."""
+    """Median compile time over the rounds, each with an empty cache; 0 if the first call was not slower than the median."""
     first_calls = [timing.first_call_s - float(np.median(timing.samples_s)) for timing in timings]
     return max(0.0, float(np.median(first_calls)))
 
@@ -79,7 +80,7 @@ def _outliers(timing: Timing) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """A power law through points: its exponent and the ends of the 95 % interval, NaN where the points are too few for one."""
+    """A fitted power law: its exponent and the ends of the 95 % interval, NaN where there are too few points."""
 
     exponent: float
     low: float
@@ -87,7 +88,10 @@ class Fit:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """Least squares on logarithms; the interval by Student's t. All values must be positive, two of x different."""
+    """Fit a power law by least squares on logarithms, with an interval by Student's t.
+
+    All values must be positive, and at least two of x different.
+    """
     if len(x) < 3:
         slope = math.log(y[-1] / y[0]) / math.log(x[-1] / x[0])
         return Fit(slope, math.nan, math.nan)

@@ -20,9 +20,9 @@ def complexity(
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Count what any layer costs at a few sizes, and print the formulas: a row in the form of Table 1. Nothing is timed.
+    """Count the costs of any layer at a few sizes, and print formulas in the form of Table 1. Nothing is timed.
 
-    csv, json and parquet have every term of a formula and its exponents.
+    csv, json and parquet contain every term of a formula with its exponents.
     """
     printer = Printer(format, output)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}

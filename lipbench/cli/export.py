@@ -12,14 +12,14 @@ from lipbench.cli.printing import Printer
 
 
 def export(run: RunArgument, format: Format = None, output: Output = None) -> None:
-    """Write one tidy row per case and phase, theory beside measurement.
+    """Write one tidy row per case and phase, with measurements and theory.
 
-    Without a format and a file: a table on a terminal, csv into a pipe.
+    Without --format and --output, a terminal gets a table and a pipe gets csv.
     """
     Printer(format, output, default="table" if output is None and sys.stdout.isatty() else "csv").print(answer(run))
 
 
 def answer(run: Path) -> Answer:
-    """All rows of a run that can be read, and its problems. Raises `LipbenchError` for what is no run."""
+    """All readable rows of a run, and its problems. Raises `LipbenchError` for a path that is not a run."""
     found = api.load(run)
     return Answer(found.frame(), problems=found.problems)

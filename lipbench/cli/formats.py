@@ -1,6 +1,6 @@
-"""An answer as a table, csv, json, parquet, markdown or latex.
+"""Encodes an answer as a table, csv, json, parquet, markdown or latex.
 
-csv, json and parquet contain the unrounded frame. The others are for people: the readable table, and the remarks below it.
+csv, json and parquet contain the unrounded frame. The others, for people, contain the readable table and remarks below it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LATEX = str.maketrans({
     "→": r"$\to$", "∞": r"$\infty$", "√": r"$\surd$", "‖": r"$\|$", "…": r"\dots{}",
     "σ": r"$\sigma$", "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$",
 })  # fmt: skip
-r"""What LaTeX would take for a command or cannot set; `[` and `*` would be read as arguments of the `\\` before them."""
+r"""Characters that LaTeX reads as commands or cannot typeset; `[` and `*` would be arguments of a preceding `\\`."""
 
 
 def encoded(answer: Answer, format: str, width: int | None = None) -> str | bytes:
-    """An answer in a format: text for people, bytes for programs. `width` is that of the terminal, None where there is none."""
+    """Encode an answer: text for people, bytes for programs. `width` is that of the terminal; None without a terminal."""
     if format == "csv":
         return _csv(answer.frame)
     if format == "json":
@@ -44,7 +44,7 @@ def encoded(answer: Answer, format: str, width: int | None = None) -> str | byte
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Nested values as JSON, and text of several lines as one line."""
+    """CSV with nested values as JSON, and with texts of several lines joined to one."""
     columns = {str(name): frame[name].map(_in_one_line) for name in frame.select_dtypes(["object", "string"])}
     return frame.assign(**columns).to_csv(index=False).encode()
 
@@ -56,7 +56,7 @@ def _in_one_line(value: object) -> object:
 
 
 def _json(frame: pd.DataFrame) -> bytes:
-    """A list of objects; what is missing or not finite is null."""
+    """A JSON list of objects; missing and non-finite values are null."""
     plain = frame.astype(object).where(frame.notna(), None)
     rows = [
         {name: None if value in (math.inf, -math.inf) else value for name, value in row.items()}
@@ -66,7 +66,7 @@ def _json(frame: pd.DataFrame) -> bytes:
 
 
 def _markdown(cells: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
-    """A table as GitHub's Markdown has it, then a paragraph for each remark."""
+    """A table in GitHub's Markdown, then a paragraph for each remark."""
     head, *rows = [[cell.translate(_MARKDOWN) for cell in row] for row in cells]
     table = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     paragraphs = [f"\n{remark.translate(_MARKDOWN)}" for remark in remarks if remark]
@@ -82,4 +82,4 @@ def _latex(cells: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
 
 
 def _in_latex(cell: str) -> str:
-    return cell.translate(_LATEX).replace("--", "-{}-")  # two hyphens would be set as a dash
+    return cell.translate(_LATEX).replace("--", "-{}-")  # LaTeX would typeset two hyphens as a dash

@@ -15,12 +15,12 @@ def kernels(
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Compile every Triton kernel without a GPU, and print what it takes of one; exit code 3 if one cannot ship."""
+    """Compile every Triton kernel without a GPU, and print the GPU resources that it needs; exit code 3 if one cannot ship."""
     Printer(format, output).print(answer(arch))
 
 
 def answer(architectures: Sequence[str] | None = None) -> Answer:
-    """One row per program of each kernel. Fails if one cannot ship. Raises `LipbenchError` where none can be compiled."""
+    """One row per program of each kernel. Fails if one cannot ship. Raises `LipbenchError` where kernels cannot be compiled."""
     from lipbench.prediction import kernels
 
     rows = kernels.rows(architectures)

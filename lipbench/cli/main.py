@@ -1,8 +1,8 @@
-"""The command line: finds the verb, imports its file alone, and turns errors into one line and an exit code.
+"""The command line: finds the verb, imports only its file, and turns errors into one line and an exit code.
 
 Exit codes: 0 success, 2 wrong use (one line on stderr), 3 some case failed, 130 interrupted.
 
-The list of verbs is printed without Typer, whose import alone takes longer than all the rest of `lipbench --help`.
+The list of verbs is printed without Typer, whose import takes longer than the rest of `lipbench --help`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from importlib import import_module
 from typing import Any
 
 VERBS = {
-    "methods": "List the methods, their sources and what they claim.",
+    "methods": "List the methods, their sources and claims.",
     "theory": "Print Table 1 of the paper, and the exact costs of this code.",
-    "kernels": "Compile the Triton kernels without a GPU; print what they take.",
+    "kernels": "Compile the Triton kernels without a GPU; print their resources.",
     "verify": "Compute Lipschitz constants of layers and networks.",
-    "complexity": "Count what any layer costs, and print it as formulas.",
+    "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
     "profile": "Measure methods over shapes, and store a run directory.",
-    "export": "Write a run as one table, theory beside measurement.",
+    "export": "Write a run as one table of measurements and theory.",
     "report": "Write the report of a run as one HTML file.",
 }
-"""Verb → its line in `lipbench --help`. The function of that name in the file of that name is the verb."""
+"""Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""
 WRONG_USE, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, by default that of the process, and exit."""
+    """Run a command line, by default `sys.argv`, and exit."""
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb == "--help":
         print(_help())
@@ -46,7 +46,7 @@ def _help() -> str:
     return "\n".join(
         [
             "Usage: lipbench [OPTIONS] COMMAND [ARGS]...\n",
-            "  Profile 1-Lipschitz layers: time, memory and MACs, beside theory.\n",
+            "  Profile 1-Lipschitz layers: time, memory and MACs, with theory.\n",
             "Options:",
             "  --version  Print the version.",
             "  --help     Print this list; after a command, its options.\n",

@@ -9,7 +9,7 @@ from lipbench.cli.printing import Printer
 
 
 def methods(format: Format = None, output: Output = None) -> None:
-    """List the methods, their sources and what they claim."""
+    """List the methods, their sources and claims."""
     Printer(format, output).print(answer())
 
 

@@ -1,4 +1,4 @@
-"""Options of the command line: choices by name, lists with commas, numbers with a least value, and what several verbs share."""
+"""Options of the command line: named choices, comma-separated lists, bounded numbers, and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lipbench import errors
 
 
 class DeviceName(StrEnum):
-    """`auto` is CUDA where there is some."""
+    """A device; `auto` is CUDA where available."""
 
     auto = "auto"
     cpu = "cpu"
@@ -22,28 +22,28 @@ class DeviceName(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """What a certificate may be asked for; tf32 keeps no tolerance."""
+    """A precision for certificates. tf32 is missing, since no tolerance holds for it."""
 
     ieee = "ieee"
     tf32x3 = "tf32x3"
 
 
 class PredictedDevice(StrEnum):
-    """Whose allocator is predicted."""
+    """The device whose memory is predicted."""
 
     cpu = "cpu"
     cuda = "cuda"
 
 
 class Freshness(StrEnum):
-    """How the fresh process of a round is made."""
+    """How the fresh process of a round is created."""
 
     fork = "fork"
     start = "start"
 
 
 class FormatName(StrEnum):
-    """What an answer is printed or written as."""
+    """Output formats."""
 
     table = "table"
     csv = "csv"
@@ -54,15 +54,15 @@ class FormatName(StrEnum):
 
 
 class Names(tuple[str, ...]):
-    """Of a list with commas, each once."""
+    """Distinct names from a comma-separated list."""
 
 
 class Numbers(tuple[int, ...]):
-    """Of a list with commas, each once."""
+    """Distinct numbers from a comma-separated list."""
 
 
 def names(option: str, text: str) -> Any:
-    """An option, `Names`, that takes names with commas. It raises `LipbenchError` for what is no list."""
+    """An option of type `Names` that takes comma-separated names. It raises `LipbenchError` for anything else."""
 
     def parse(given: str) -> Names:
         return Names(split(option, given, str))
@@ -71,7 +71,7 @@ def names(option: str, text: str) -> Any:
 
 
 def numbers(option: str, text: str) -> Any:
-    """An option, `Numbers`, that takes whole numbers with commas. It raises `LipbenchError` for anything else."""
+    """An option of type `Numbers` that takes comma-separated integers. It raises `LipbenchError` for anything else."""
 
     def parse(given: str) -> Numbers:
         return Numbers(split(option, given, int))
@@ -83,7 +83,7 @@ Value = TypeVar("Value", int, str)
 
 
 def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
-    """The values of a list with commas, each once. Raises `LipbenchError` for what is no list."""
+    """The distinct values of a comma-separated list. Raises `LipbenchError` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     try:
         if not all(parts):
@@ -94,7 +94,7 @@ def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
 
 
 def whole(option: str, metavar: str, text: str) -> Any:
-    """An option that takes a whole number of at least 1. It raises `LipbenchError` for anything else."""
+    """An option that takes an integer of at least 1. It raises `LipbenchError` for anything else."""
 
     def parse(given: str) -> int:
         if not given.isdecimal() or int(given) < 1:
@@ -127,7 +127,7 @@ NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks
 MethodList = Annotated[Names | None, names("--method", LAYERS_HELP)]
 ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
 ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
-ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of the square images, with commas.")]
+ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of square images, with commas.")]
 KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
 NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP)]
@@ -135,9 +135,9 @@ DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both. 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[
     FormatName | None,
-    typer.Option(help="csv, json and parquet are unrounded.  [default: by the ending of --output, or table]"),
+    typer.Option(help="csv, json and parquet are unrounded.  [default: by the extension of --output, or table]"),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="File to write; .txt, .csv, .json, .parquet, .md or .tex choose the format."),
+    typer.Option("--output", "-o", help="File to write; .txt, .csv, .json, .parquet, .md or .tex sets the format."),
 ]

@@ -38,12 +38,14 @@ def predict(
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
     dtype: DtypeList = None,
-    device: Annotated[PredictedDevice, typer.Option(help="Whose memory; it need not be present.")] = PredictedDevice.cpu,
-    memory: Annotated[int | None, whole("--memory", "BYTES", "What there is; adds a column that says what fits.")] = None,
+    device: Annotated[
+        PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
+    ] = PredictedDevice.cpu,
+    memory: Annotated[int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.")] = None,
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Predict how much memory training and inference take, from shapes alone: nothing is computed. Does it fit?
+    """Predict the memory of training and inference from shapes alone, and whether it fits. Nothing is computed.
 
     csv, json and parquet are in bytes.
     """

@@ -1,4 +1,4 @@
-"""The printer: an answer in one of six formats, on stdout or as a file. Also the exit code 3."""
+"""The printer: writes an answer in one of six formats to stdout or a file, and exits with code 3 if it failed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from lipbench.answer import Answer
 
 FAILED = 3
-"""the exit code where some case failed, or something does not hold"""
+"""the exit code if a case or a check failed"""
 ENDINGS = {".txt": "table", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 
 
 class Printer:
-    """Prints an `Answer` in the format that was asked for, or that the ending of the file stands for, or else in `default`.
+    """Prints an `Answer` in the requested format, else in that of the file's extension, else in `default`.
 
-    Raises `LipbenchError`, before anything is computed, for an ending that stands for no format or for another one than was
-    asked for, and for parquet on a terminal.
+    Raises `LipbenchError`, before anything is computed, for an unknown extension, for one that contradicts the requested
+    format, and for parquet on a terminal.
     """
 
     def __init__(self, format: str | None, output: Path | None, default: str = "table") -> None:
@@ -33,7 +33,7 @@ class Printer:
             raise errors.no_output_file(self.format)
 
     def print(self, answer: Answer) -> None:
-        """Print or write the answer, then its problems on stderr. Exits with code 3 where it failed.
+        """Print or write the answer, then its problems on stderr. Exits with code 3 if the answer failed.
 
         Raises `LipbenchError` where the file cannot be written.
         """
@@ -56,19 +56,19 @@ class Printer:
 
 
 def _chosen(format: str | None, output: Path | None, default: str) -> str:
-    ending = "" if output is None else output.suffix.lower()
-    by_ending = ENDINGS.get(ending)
+    extension = "" if output is None else output.suffix.lower()
+    by_extension = ENDINGS.get(extension)
     if format is not None:
-        if by_ending not in (None, format):
-            raise errors.format_against_ending(format, output, by_ending)
+        if by_extension not in (None, format):
+            raise errors.format_against_ending(format, output, by_extension)
         return str(format)
-    if ending and by_ending is None:
+    if extension and by_extension is None:
         raise errors.unknown_ending(output, ENDINGS)
-    return by_ending or default
+    return by_extension or default
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all. Raises `LipbenchError` where that cannot be done."""
+    """Write a file atomically. Raises `LipbenchError` where it cannot be written."""
     from lipbench.store.files import write_file
 
     try:
@@ -78,6 +78,6 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def name_problems(problems: Iterable[str]) -> None:
-    """Print on stderr, one line each, what is missing from the output."""
+    """Print the problems, such as missing cases, on stderr, one line each."""
     for problem in problems:
         print(f"lipbench: {problem}", file=sys.stderr)

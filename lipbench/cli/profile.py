@@ -42,15 +42,19 @@ def profile(
     precision: Annotated[
         Names | None, names("--precision", "ieee, tf32 or tf32x3 (Triton kernels only), with commas.  [default: ieee]")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Each case by torch.compile too, beside uncompiled.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Measure each case also with torch.compile.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
-    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all that it may use]")] = None,
+    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]")] = None,
     timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
-    memory_limit: Annotated[int | None, whole("--memory-limit", "BYTES", "Address space; on a GPU, its memory.")] = None,
+    memory_limit: Annotated[
+        int | None, whole("--memory-limit", "BYTES", "Limit of address space; on a GPU, of its memory.")
+    ] = None,
     rounds: Annotated[int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
-    phase_seconds: Annotated[float | None, seconds("--phase-seconds", "To sample a phase.  [default: the preset's]")] = None,
+    phase_seconds: Annotated[
+        float | None, seconds("--phase-seconds", "Sampling time of a phase.  [default: the preset's]")
+    ] = None,
     deadline: Annotated[
-        float | None, seconds("--deadline", "Begin nothing after so many seconds, and cut short what runs.")
+        float | None, seconds("--deadline", "Stop after this many seconds; the running round is discarded.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory.  [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -58,10 +62,10 @@ def profile(
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: measure failed cases again.")] = False,
     measure: Annotated[
-        Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, what is missing.  [default: all]")
+        Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]")
     ] = None,
     fresh: Annotated[
-        Freshness | None, typer.Option(help="How fresh processes are made: forked, in hundredths of a second, or started.")
+        Freshness | None, typer.Option(help="How to create fresh processes: fork (hundredths of a second) or start.")
     ] = None,
 ) -> None:
     """Measure methods over shapes, each case in fresh processes, and store the records in a run directory."""
@@ -92,7 +96,7 @@ def profile(
     try:
         finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
     except profiling.InterruptedRunError as error:
-        print(f"what was measured is stored; go on with lipbench profile --resume --out {error.directory}")
+        print(f"finished rounds are stored; continue with lipbench profile --resume --out {error.directory}")
         raise
     print(finished.directory)
     print(progress.summary(finished.outcome))

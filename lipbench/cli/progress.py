@@ -1,4 +1,4 @@
-"""How a run is shown while it goes on, and what is said at its end."""
+"""The progress bar of a run, and the summary after it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
 
 REFRESHES_PER_SECOND = 1
-"""seldom, so that drawing does not disturb what is being timed"""
+"""low, so that drawing does not disturb the timing"""
 
 
 @contextlib.contextmanager
 def shown(cases: Sequence[Case]) -> Iterator[Progress]:
-    """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
+    """Show a progress bar on stderr while the block runs; show nothing if stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
@@ -43,17 +43,16 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
 
 
 def summary(outcome: Outcome) -> str:
-    """How many cases ended in which way, each failure with its reason, what could not be stored, and what is left."""
+    """Number of cases by status, each failure with its reason, cases that could not be stored, and the work left."""
     found, left, elsewhere = outcome.records, outcome.left, outcome.elsewhere
     counts = Counter(record.status for record in found if record.sittings)
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
     lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
-    lines += [f"  left alone: {problem}" for problem in outcome.problems]
+    lines += [f"  not stored: {problem}" for problem in outcome.problems]
     if left:
-        lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; go on with --resume")
+        lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; continue with --resume")
     if elsewhere:
-        lines.append(
-            f"{elsewhere} left that {'needs' if elsewhere == 1 else 'need'} a GPU; go on with --resume where there is one"
-        )
+        what = "examination needs" if elsewhere == 1 else "examinations need"
+        lines.append(f"{elsewhere} {what} a GPU; continue with --resume on a machine that has one")
     return "\n".join(lines)

@@ -17,9 +17,9 @@ def report(
     run: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
 ) -> None:
-    """Write a report as one HTML file that needs nothing else, and print its path."""
+    """Write a report as one self-contained HTML file, and print its path."""
     found = api.load(run)
     if sys.stderr.isatty():
-        print("lipbench: counting on fake tensors and drawing, some seconds to a minute", file=sys.stderr)
+        print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)
     print(found.report(output))
     name_problems(found.problems)

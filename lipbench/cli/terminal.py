@@ -1,4 +1,4 @@
-"""Tables as text that fits a terminal."""
+"""Formats tables as text that fits a terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 
 UNBROKEN_WIDTH = 10_000
-"""columns of a table that goes to a pipe or a file"""
+"""line length of a table in a pipe or a file"""
 FOLDED = 24
-"""characters of a column from which it may be folded; numbers are shorter"""
+"""column width above which cells may be folded; numbers are shorter"""
 GAP = 3
 """characters between columns"""
 
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
-    """The names of the columns, then each row, as text in one line; what is missing is ""."""
+    """The column names, then the rows, as text without line breaks; missing values are ""."""
     return [list(map(str, table.columns)), *([_cell(value) for value in row] for row in table.itertuples(index=False))]
 
 
@@ -28,9 +28,9 @@ def _cell(value: Any) -> str:
 
 
 def lines(table: pd.DataFrame, width: int | None = None) -> list[str]:
-    """A frame as aligned columns or, where they do not fit, as one paragraph a row; no cell is ever cut.
+    """A frame as aligned columns or, if these do not fit, as one paragraph per row; no cell is truncated.
 
-    `width` is that of the terminal; None breaks nothing.
+    `width` is that of the terminal; None breaks no lines.
     """
     room = width or UNBROKEN_WIDTH
     head, *rows = cells(table)
@@ -58,7 +58,7 @@ def _grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: int) ->
 
 
 def _paragraph(names: Sequence[str], row: Sequence[str], room: int) -> Iterator[str]:
-    """The first cell as a heading, then name and value of every other one that is not empty, as many a line as fit."""
+    """The first cell as a heading, then names and values of the other non-empty cells, as many per line as fit."""
     yield row[0]
     line = ""
     for part in (f"{name}: {value}" for name, value in zip(names[1:], row[1:]) if value):

@@ -15,7 +15,7 @@ def theory(
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Print Table 1 of the paper (arXiv 2311.16833) and, beside it, the exact costs of this code.
+    """Print Table 1 of the paper (arXiv 2311.16833) and the exact costs of this code.
 
     csv, json and parquet have the layout of the published table, one row per method.
     """
@@ -23,7 +23,7 @@ def theory(
 
 
 def answer(methods: Sequence[str] | None = None) -> Answer:
-    """The formulas of some methods, or of all. Raises `LipbenchError` for a method that does not exist."""
+    """The formulas of the given methods, or of all. Raises `LipbenchError` for an unknown method."""
     from lipbench import registry
     from lipbench.prediction import table1
 

@@ -28,11 +28,11 @@ def verify(
     image_size: Annotated[Numbers | None, numbers("--image-size", "Heights of images, with commas.  [default: 8]")] = None,
     kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
     implementation: ImplementationList = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Of products in Triton kernels.")] = PrecisionName.ieee,
+    precision: Annotated[PrecisionName, typer.Option(help="Precision of products in Triton kernels.")] = PrecisionName.ieee,
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Find Lipschitz constants, on random weights and after 100 SGD steps; exit code 3 if one in evaluation is above 1."""
+    """Compute Lipschitz constants for random weights and after 100 SGD steps; exit code 3 if one in evaluation exceeds 1."""
     printer = Printer(format, output)
     from lipbench.run.verifying import Shapes
 
@@ -41,10 +41,10 @@ def verify(
 
 
 def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
-    """One row per bound of each certificate: of the layers in run directories, and of methods at all shapes.
+    """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
-    Without names, of all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises. Raises
-    `LipbenchError` for a name that is neither a run nor a layer.
+    Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
+    Raises `LipbenchError` for a name that is neither a run nor a layer.
     """
     from lipbench.cases import Spec
     from lipbench.run import verifying

@@ -1,8 +1,8 @@
-"""What a layer costs, as formulas found by counting: a row in the form of Table 1 for any `nn.Module`.
+"""Cost formulas of any layer, fitted to counts: a row in the form of Table 1 for any `nn.Module`.
 
 A training forward pass on fake tensors is counted at a few sizes: real MACs, and real elements kept for the backward pass.
-Nothing is computed and nothing is timed. The slope in the batch size is the input half, the intercept the parameter half; each
-is fitted as the sum of monomials that it is.
+Nothing is computed and nothing is timed. The slope in the batch size is the input half, the intercept the parameter half; a sum
+of monomials is fitted to each.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Fitted:
     sum: sympy.Expr
     """of monomials with rational coefficients"""
     at_kernel_1: sympy.Expr | None
-    """for 1 × 1 kernels, where `sum` holds for larger ones only"""
+    """for 1 × 1 kernels, where `sum` holds only for larger ones"""
     residual: float
-    """largest relative error at sizes that the fit has not seen; NaN where there were none"""
+    """largest relative error at held-out sizes; NaN where there were none"""
     points: int
-    """how many those were"""
+    """number of held-out sizes"""
     notes: tuple[str, ...]
 
     @property
@@ -67,16 +67,16 @@ class Fitted:
 
 @functools.lru_cache(maxsize=64)
 def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) -> tuple[Fitted, ...]:
-    """The four formulas of a layer: MACs and memory of its input and its parameter half.
+    """Fit the four formulas of a layer: MACs and memory of its input and its parameter half.
 
     `method` is a name of the registry or external; `given` are values for b, s, c, k in place of `DEFAULTS`.
-    Where a sum in n is looked for, other image sizes than those given are used too. Raises `LipbenchError` for a layer that
-    cannot run on fake tensors, and where it takes too few of the sizes.
+    The search for a sum in n also uses other image sizes than those given. Raises `LipbenchError` for a layer that cannot run
+    on fake tensors, or that accepts too few of the sizes.
     """
     title = registry.title(method)
     registry.check_name(method)
     for k in dict(given).get("k", ()):
-        LayerSpec(method, channels=1, image_size=1, kernel_size=k)  # raises for an even one, which no layer can be asked for
+        LayerSpec(method, channels=1, image_size=1, kernel_size=k)  # raises for an even size, which no layer supports
     counter = Counter(method)
     chosen = plan(counter, dict(given))
     halves = [Half(counter, chosen, half, quantity) for half, quantity in itertools.product(HALVES, QUANTITIES)]
@@ -87,19 +87,19 @@ def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) 
 
 def _fitted(counter: Counter, title: str, half: Half, found: Found, rounded: bool) -> Fitted:
     residual, points = residual_of(half, found, rounded)
-    notes = [found.note, *_notes(counter, half), "" if points else "no size was left to try the fit at"]
+    notes = [found.note, *_notes(counter, half), "" if points else "no size was left to validate the fit"]
     whole, at_kernel_1 = found.whole, found.at_kernel_1
     if half.half == "input":
         whole, at_kernel_1 = whole_batch(whole), None if at_kernel_1 is None else whole_batch(at_kernel_1)
-    spoken = tuple(note for note in notes if note)
-    return Fitted(counter.method, title, half.half, half.quantity, whole, at_kernel_1, residual, points, spoken)
+    given_notes = tuple(note for note in notes if note)
+    return Fitted(counter.method, title, half.half, half.quantity, whole, at_kernel_1, residual, points, given_notes)
 
 
 def _notes(counter: Counter, half: Half) -> Iterator[str]:
     if counter.uncounted and half.quantity == "macs":
         yield f"not counted: {', '.join(sorted(counter.uncounted))}"
     if not half.is_line():
-        yield "not linear in the batch size, so that the halves hold between the two smallest batches only"
+        yield "not linear in the batch size; the halves hold only between the two smallest batch sizes"
     constant = [f"{symbol} = {values[0]}" for symbol, values in half.plan.axes.items() if len(values) == 1]
     if constant:
         yield f"at {', '.join(constant)} only"
@@ -113,13 +113,13 @@ Row = tuple[str, str, str, str, str, str, float, str]
 
 
 def fitted_table(methods: Sequence[str]) -> pd.DataFrame:
-    """One row per method, half and quantity; of a layer that cannot be counted, rows with no formula and the reason as note."""
+    """One row per method, half and quantity; for a layer that cannot be counted, a reason as note and no formulas."""
     rows = [row for method in methods for row in table_rows(method)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def table_rows(method: str) -> list[Row]:
-    """In `COLUMNS`, counted now."""
+    """The rows of a method in `COLUMNS`, counted now."""
     try:
         return fitted_rows(fit_layer(method))
     except LipbenchError as error:
@@ -127,19 +127,19 @@ def table_rows(method: str) -> list[Row]:
 
 
 def fitted_rows(found: Sequence[Fitted]) -> list[Row]:
-    """In `COLUMNS`."""
+    """Fitted formulas as rows in `COLUMNS`."""
     return [(one.method, one.title, one.half, one.quantity, one.text, notation.sum_mathml(one.sum), one.residual, one.note)
             for one in found]  # fmt: skip
 
 
 def unknown_rows(method: str, why: str) -> list[Row]:
-    """In `COLUMNS`, without formulas."""
+    """Rows in `COLUMNS` without formulas, for a layer that cannot be counted."""
     title = external.title(method)
     return [(method, title, half, quantity, "", "", math.nan, why) for half, quantity in itertools.product(HALVES, QUANTITIES)]
 
 
 def given(sizes: Mapping[str, Sequence[int] | None]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The sizes that were asked for, as `fit_layer` takes them. Raises `LipbenchError` for one below 1."""
+    """The requested sizes in the form that `fit_layer` takes. Raises `LipbenchError` for a size below 1."""
     chosen = tuple((symbol, tuple(sorted(values))) for symbol, values in sizes.items() if values)
     for symbol, values in chosen:
         if values[0] < 1:
@@ -148,7 +148,7 @@ def given(sizes: Mapping[str, Sequence[int] | None]) -> tuple[tuple[str, tuple[i
 
 
 def as_table(rows: Sequence[Fitted]) -> pd.DataFrame:
-    """For a terminal."""
+    """The formulas as a table for a terminal."""
     found = [(one.title, one.half, one.quantity, one.leading, one.text, _percent(one.residual)) for one in rows]
     return pd.DataFrame(found, columns=["layer", "half", "quantity", "leading", "counted", "residual"])
 
@@ -160,7 +160,7 @@ def _percent(residual: float) -> str:
 
 
 def remarks(rows: Sequence[Fitted]) -> list[str]:
-    """What is to be said of rows, one line each; what holds for several rows of a layer once."""
+    """The notes of rows, one line each; a note that several rows of a layer share is given once."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in rows:
         for note in one.notes:
@@ -170,7 +170,7 @@ def remarks(rows: Sequence[Fitted]) -> list[str]:
 
 
 def as_json(rows: Sequence[Fitted]) -> list[dict[str, object]]:
-    """Plain data for others: every row as `write` gives it, and its formula in print and term by term."""
+    """Plain data for other programs: each row as from `write`, with its formula as text and term by term."""
     return [
         {
             **write(one), "text": one.text, "leading": one.leading, "terms": _plain_terms(one.sum),
@@ -195,7 +195,7 @@ def _plain_terms(expression: sympy.Expr) -> list[dict[str, object]]:
 
 
 def write(row: Fitted) -> dict[str, object]:
-    """Plain data that `read` takes: expressions as text, a residual that nothing could tell as None."""
+    """Convert a row to plain data for `read`: expressions as text, a NaN residual as None."""
     return {
         "method": row.method, "title": row.title, "half": row.half, "quantity": row.quantity,
         "sum": str(row.sum), "sum_at_kernel_1": None if row.at_kernel_1 is None else str(row.at_kernel_1),
@@ -204,7 +204,7 @@ def write(row: Fitted) -> dict[str, object]:
 
 
 def read(row: Mapping[str, Any]) -> Fitted:
-    """The row that `write` gave, or `as_json`; expressions are evaluated, so only for trusted texts."""
+    """Convert data from `write` or `as_json` back to a row. Expressions are evaluated, so use it for trusted text only."""
     at_kernel_1 = None if row["sum_at_kernel_1"] is None else theory.parse(row["sum_at_kernel_1"])
     residual = math.nan if row["residual"] is None else row["residual"]
     return Fitted(

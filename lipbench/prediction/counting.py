@@ -1,6 +1,6 @@
-"""Counts of any layer at chosen sizes, on tensors without values, and which sizes a layer takes.
+"""Counts MACs and stored elements of any layer at chosen sizes on fake tensors, and finds the sizes that a layer accepts.
 
-A training forward pass under `FakeTensorMode`: shapes alone decide what is multiplied and what is kept, so nothing is computed.
+A training forward pass runs under `FakeTensorMode`: the counts depend on shapes alone, so nothing is computed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ DEFAULTS: dict[str, tuple[int, ...]] = {
     "k": (1, 3, 5, 7, 9, 11),
     "t": (3, 5, 8),
 }
-"""What is varied. Powers of two, where logarithms are whole numbers and every count is exact."""
+"""Default sizes. b, s and c are powers of two, where logarithms are whole numbers and every count is exact."""
 PROBES: tuple[dict[str, int], ...] = (
     {"b": 6, "s": 48, "c": 24, "k": 5},
     {"b": 3, "s": 20, "c": 40, "k": 3},
     {"b": 5, "s": 14, "c": 12, "k": 1},
 )
-"""sizes apart from the grid, at which a fit is tried"""
+"""sizes outside the grid, at which fits are validated"""
 OPTIONS = {"b": "--batch-size", "s": "--image-size", "c": "--channels", "k": "--kernel-size"}
 _DATA_DEPENDENT = (
     fake_tensor.DataDependentOutputException,
@@ -42,11 +42,11 @@ _DATA_DEPENDENT = (
     fake_tensor.UnsupportedOperatorException,
 )
 _FAKE_WORDS = ("fake", "Fake", ".numpy()")
-"""by which an error without a kind of its own is known to come from tensors without values"""
+"""words that identify an error of another type as caused by fake tensors"""
 
 
 class Counter:
-    """Counts of one layer by sizes, each made once."""
+    """Counts of one layer by sizes, cached."""
 
     def __init__(self, method: str) -> None:
         self.method = method
@@ -55,14 +55,14 @@ class Counter:
         self.uncounted: set[str] = set()
         """operations without a formula"""
         self._totals: dict[tuple[int, ...], tuple[int, int] | None] = {}
-        self._layers: dict[tuple[int, int, int], nn.Module] = {}  # all are kept: without values they take no memory
+        self._layers: dict[tuple[int, int, int], nn.Module] = {}  # all are kept: fake tensors take no memory
         self._mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
 
     def totals(self, b: int, s: int, c: int, k: int, t: int = 0) -> tuple[int, int] | None:
         """Real MACs and stored elements of a training forward pass; None where the layer refuses the sizes.
 
         In the order of `theory.QUANTITIES`. `t` is set as the layer's number of iterations, unless 0. Raises `LipbenchError`
-        where fake tensors cannot do.
+        where the layer cannot run on fake tensors.
         """
         key = (b, s, c, k, t)
         if key not in self._totals:
@@ -78,7 +78,7 @@ class Counter:
         return self._totals[key]
 
     def iterations(self, s: int, c: int, k: int) -> int:
-        """The layer's own number of iterations: its attribute of that name if that is a whole number, else 0."""
+        """The layer's number of iterations: its attribute `iterations` if that is an integer, else 0."""
         found = vars(self._layer(s, c, k)).get("iterations", 0)
         return found if isinstance(found, int) and not isinstance(found, bool) else 0
 
@@ -102,7 +102,7 @@ class Counter:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """PyTorch logs a traceback for shapes that do not fit; here they are an answer."""
+    """Silence PyTorch's log of a traceback for shapes that do not fit: here this is an expected result."""
     log = logging.getLogger(fake_tensor.__name__)
     before, log.disabled = log.disabled, True
     try:
@@ -121,20 +121,20 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes that a layer takes."""
+    """Sizes that a layer accepts."""
 
     axes: Mapping[str, tuple[int, ...]]
     """s, c, k, and t where there are iterations: values of the grid"""
     batch_sizes: tuple[int, ...]
     """at least two; fits use the first two"""
     probes: tuple[dict[str, int], ...]
-    """sizes at which fits are tried"""
+    """sizes at which fits are validated"""
     left_out: tuple[str, ...]
     """sizes that the layer refuses, and why, one line per axis"""
 
 
 def plan(counter: Counter, given: Mapping[str, tuple[int, ...]]) -> Plan:
-    """Find one combination of sizes that works, and from there which values of each axis do."""
+    """Find one combination of sizes that works, then the values of each axis that work with it."""
     wanted = {**{symbol: DEFAULTS[symbol] for symbol in OPTIONS}, **given}
     if len(wanted["b"]) < 2:
         raise errors.too_few_sizes(counter.method, OPTIONS["b"], wanted["b"][0], "a slope needs two")
@@ -153,7 +153,7 @@ def plan(counter: Counter, given: Mapping[str, tuple[int, ...]]) -> Plan:
 
 
 def _start(counter: Counter, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Sizes that work, with the largest image, the fewest channels and a kernel above 1 × 1 if possible."""
+    """Sizes that work: preferably a kernel larger than 1 × 1, then the fewest channels and the largest image."""
     kernels = sorted(wanted["k"], key=lambda k: (k == 1, k))
     for k, c, s in itertools.product(kernels, sorted(wanted["c"]), sorted(wanted["s"], reverse=True)):
         for b in wanted["b"]:
@@ -169,7 +169,7 @@ def _taken(counter: Counter, start: Mapping[str, int], symbol: str, values: Sequ
 def _left_out(
     counter: Counter, start: Mapping[str, int], wanted: Mapping[str, Sequence[int]], taken: Mapping[str, Sequence[int]]
 ) -> Iterator[str]:
-    """What was refused. Raises `LipbenchError` if one value of an axis remains of several, unless it is one of the kernel."""
+    """Refused sizes, one line per axis. Raises `LipbenchError` if fewer than two values of an axis other than k remain."""
     for symbol, option in OPTIONS.items():
         refused = [value for value in wanted[symbol] if value not in taken[symbol]]
         if not refused:
@@ -182,7 +182,7 @@ def _left_out(
 
 
 def _probes(taken: Mapping[str, Sequence[int]], free: set[str], iterations: int) -> Iterator[dict[str, int]]:
-    """Combinations to try a fit at: those of `PROBES` where an axis is free, and mixtures of what the grid has."""
+    """Combinations of sizes to validate a fit: mixtures of grid values, also with the values of `PROBES` on `free` axes."""
     t = {"t": iterations} if iterations else {}
     for index, probe in enumerate(PROBES):
         mixed = {

@@ -1,8 +1,8 @@
-"""Whole numbers counted at a few sizes → the sum of monomials they are, as an expression in the symbols of `theory`.
+"""Fits a sum of monomials, in the symbols of `theory`, to integers counted at a few sizes.
 
-Along each size by itself, the fewest powers (and powers times a logarithm) are looked for that pass through every value. Their
+For each size separately, the search finds the fewest powers (and powers times a logarithm) that pass through every value. Their
 products over all sizes are the only monomials that can occur; as many values as there are products give the coefficients. The
-search computes with fractions, exactly.
+search computes exactly, with fractions.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from lipbench import theory
 Sizes = Mapping[str, int]
 """values of b, s, c, k and, where there are iterations, t"""
 Observe = Callable[[Sizes], Fraction | None]
-"""what was counted at some sizes; None where that could not be"""
+"""sizes → the count there; None where it could not be made"""
 
 _POWERS = {"s": 4, "n": 4, "c": 4, "k": 6, "t": 2}
-"""highest power looked for"""
+"""highest power searched"""
 _WITH_LOGARITHM = ("s", "n", "c")
 MOST_MONOMIALS = 36
-"""that are solved for at once"""
+"""in one linear system"""
 LARGEST_DENOMINATOR = 48
-"""of a coefficient; what needs a larger one was no sum of monomials"""
+"""of a coefficient; a fit with a larger one is rejected as not a sum of monomials"""
 ROUNDED_DENOMINATOR = 4
-"""to which coefficients are rounded where counts were"""
+"""largest denominator of a coefficient fitted to rounded counts"""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One that a term may have: `symbol^exponent`, times `log₂ symbol` if `log`."""
+    """A factor of a term: `symbol^exponent`, times `log₂ symbol` if `log`."""
 
     symbol: str
     exponent: int
     log: bool = False
 
     def at(self, value: int) -> Fraction:
-        """The number where the symbol has this value."""
+        """The factor at a value of the symbol."""
         power = Fraction(value**self.exponent)
         return power * _log2(value) if self.log else power
 
@@ -56,11 +56,11 @@ def _log2(value: int) -> Fraction:
 
 
 def fit(observe: Observe, axes: Mapping[str, Sequence[int]], slack: int = 0) -> sympy.Expr | None:
-    """The sum that a count is over axes s (or n in its place), c, k and t; None if it is none that was looked for.
+    """Fit a sum of monomials to a count over axes s (or n instead), c, k and t; None if the search finds none.
 
-    `slack` is what a count may be off by, having been rounded; at 0 every value has to be met exactly. An axis of one value is
-    a constant. The values of an axis are taken with the others at their bases: the largest image, and the smallest of all else,
-    but of a kernel preferably not 1, which hides what multiplies k − 1.
+    `slack` is the largest error of a rounded count; with 0 the sum must match every value exactly. An axis with one value is
+    constant. The values of one axis are observed with the other axes at their bases: the largest image, and the smallest value
+    of every other axis, but preferably not a kernel size of 1, where factors of k − 1 vanish.
     """
     base = {symbol: _base(symbol, values) for symbol, values in axes.items()}
     supports = {}
@@ -73,7 +73,7 @@ def fit(observe: Observe, axes: Mapping[str, Sequence[int]], slack: int = 0) -> 
     monomials = list(itertools.product(*supports.values()))
     if len(monomials) > MOST_MONOMIALS:
         return None
-    # For a grid with as many values per axis as that axis has factors there is always one solution.
+    # A grid with as many values per axis as that axis has factors always has one solution.
     chosen = [_nearest(symbol, axes[symbol], len(support)) for symbol, support in supports.items()]
     grid = [dict(zip(axes, point)) for point in itertools.product(*chosen)]
     counts = [count for point in grid if (count := _observed(observe, point)) is not None]
@@ -98,7 +98,7 @@ def _term(coefficient: Fraction, factors: Sequence[Factor]) -> sympy.Expr:
 def _simplest(
     coefficients: Sequence[Fraction], rows: Sequence[Sequence[Fraction]], counts: Sequence[Fraction], slack: int
 ) -> list[Fraction]:
-    """Coefficients of rounded counts, each made a simple fraction as long as the counts are met; a logarithm may be none."""
+    """Simple fractions for the coefficients, as long as they match the rounded counts; a logarithm's may stay as it is."""
     simple = [coefficient.limit_denominator(ROUNDED_DENOMINATOR) for coefficient in coefficients]
     if _meets(rows, simple, counts, slack):
         return simple
@@ -117,7 +117,7 @@ def _meets(
 
 
 def nearest_monomial(observe: Observe, axes: Mapping[str, Sequence[int]]) -> sympy.Expr:
-    """One monomial near a count that is no such sum; its exponents are the slopes at the largest sizes, to whole numbers."""
+    """One monomial that approximates a count without a fit; its exponents are the slopes at the largest sizes, rounded."""
     top = {symbol: max(values) for symbol, values in axes.items()}
     value = _observed(observe, top)
     factors = tuple(Factor(symbol, _slope(observe, top, symbol, values)) for symbol, values in axes.items())
@@ -135,7 +135,7 @@ def _slope(observe: Observe, top: Sizes, symbol: str, values: Sequence[int]) -> 
 
 
 def _observed(observe: Observe, point: Sizes) -> Fraction | None:
-    """A count at a point whose image may be given with its padding."""
+    """The count at a point, whose image size may be given with padding, as n."""
     if "n" not in point:
         return observe(point)
     sizes = {**point, "s": point["n"] - point["k"] + 1}
@@ -150,7 +150,7 @@ def _base(symbol: str, values: Sequence[int]) -> int:
 
 
 def _nearest(symbol: str, values: Sequence[int], count: int) -> list[int]:
-    """The base, and values next to it."""
+    """The base, and the values nearest to it."""
     ordered = sorted(values, reverse=symbol in ("s", "n"))
     ordered.remove(_base(symbol, values))
     return [_base(symbol, values), *ordered][:count]
@@ -167,7 +167,7 @@ def _candidates(symbol: str) -> tuple[list[Factor], list[Factor]]:
 
 
 def _support(symbol: str, points: Sequence[tuple[int, Fraction]], slack: int) -> tuple[Factor, ...] | None:
-    """The fewest factors in one symbol whose combination passes through all points; the points must be more than they."""
+    """The fewest factors in one symbol whose linear combination passes through all points; there must be more points."""
     if len(points) == 1 or len({value for _, value in points}) == 1:
         return (Factor(symbol, 0),)
     powers, logs = _candidates(symbol)
@@ -182,7 +182,7 @@ def _support(symbol: str, points: Sequence[tuple[int, Fraction]], slack: int) ->
 def _passes(functions: Sequence[Factor], points: Sequence[tuple[int, Fraction]], slack: int) -> bool:
     rows = [[function.at(size) for function in functions] for size, _ in points]
     values = [value for _, value in points]
-    first = len(points) - len(functions)  # the largest values have the smallest relative error of rounding
+    first = len(points) - len(functions)  # the largest values have the smallest relative rounding error
     coefficients = _solve(rows[first:], values[first:])
     if coefficients is None:
         return False
@@ -190,7 +190,7 @@ def _passes(functions: Sequence[Factor], points: Sequence[tuple[int, Fraction]],
 
 
 def _solve(rows: Sequence[Sequence[Fraction]], values: Sequence[Fraction]) -> list[Fraction] | None:
-    """The solution of a square system by elimination; None if it has not just one."""
+    """The solution of a square system by Gaussian elimination; None if it is singular."""
     matrix = [[*row, value] for row, value in zip(rows, values)]
     for column in range(len(matrix)):
         pivot = next((row for row in range(column, len(matrix)) if matrix[row][column]), None)

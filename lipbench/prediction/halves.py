@@ -1,4 +1,4 @@
-"""One half of one quantity of a layer: what is counted of it, the sum that this is, and how well the sum holds elsewhere."""
+"""One half of one quantity of a layer: its counts, the sum fitted to them, and the error of the sum at other sizes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lipbench.prediction.fitting import Sizes, fit, nearest_monomial
 from lipbench.theory import QUANTITIES
 
 LONGEST = 6
-"""terms in s and k, above which a sum in n = s + k − 1 is looked for"""
+"""terms in s and k; for longer sums, a sum in n = s + k − 1 is searched"""
 THIRDS = (12, 24, 48, 96, 192)
-"""image sizes where nothing was found at powers of two: some layers divide an image by 3"""
+"""image sizes to try if no sum fits at powers of two: some layers divide an image by 3"""
 ROUNDING = 4
-"""by which a half of a count may be off: logarithms make it a fraction, which the meter rounds once per pass"""
+"""largest error of a half of a count: logarithms make it a fraction, which the meter rounds once per pass"""
 
 
 class Half:
-    """One half of one quantity as a function of the sizes; remembers where it was looked at."""
+    """One half of one quantity as a function of the sizes; remembers the sizes of its calls."""
 
     def __init__(self, counter: Counter, plan: Plan, half: str, quantity: str) -> None:
         self.half, self.quantity, self.plan = half, quantity, plan
@@ -31,7 +31,7 @@ class Half:
         self._seen: set[tuple[tuple[str, int], ...]] = set()
 
     def __call__(self, sizes: Sizes) -> Fraction | None:
-        """What was counted, per image where it is the input half; None where the layer refuses the sizes."""
+        """The count, per image for the input half; None where the layer refuses the sizes."""
         self._seen.add(tuple(sorted(sizes.items())))
         return self._between(self.plan.batch_sizes[0], self.plan.batch_sizes[1], sizes)
 
@@ -45,16 +45,16 @@ class Half:
         return slope if self.half == "input" else ends[0][index] - slope * small
 
     def is_line(self) -> bool:
-        """Whether slope and intercept are the same between all batch sizes of the grid, as far as rounding lets one see."""
+        """Whether slope and intercept are the same between all batch sizes of the grid, up to rounding."""
         first, *others = self.plan.batch_sizes
         sizes = {symbol: values[-1] if symbol in "sk" else values[0] for symbol, values in self.plan.axes.items()}
         found = [value for other in others if (value := self._between(first, other, sizes)) is not None]
         return not found or max(found) - min(found) <= (ROUNDING if self.quantity == "macs" else 0)
 
     def held_out(self, stride: int) -> Iterator[tuple[Sizes, Fraction]]:
-        """Values at probes that no fit has asked for, through other batch sizes where there are some.
+        """Sizes and values at probes that no fit has used, from other batch sizes where possible.
 
-        Images of the probes are enlarged by `stride`.
+        The image sizes of the probes are multiplied by `stride`.
         """
         for probe in self.plan.probes:
             sizes = {symbol: value for symbol, value in probe.items() if symbol != "b"} | {"s": stride * probe["s"]}
@@ -66,7 +66,7 @@ class Half:
                 yield sizes, value
 
     def fitted(self, axes: Mapping[str, Sequence[int]]) -> sympy.Expr | None:
-        """In s; where that is long or impossible, in n, if that is shorter."""
+        """The fitted sum in s; if that is long or there is none, a sum in n if that is shorter."""
         for slack in (0, ROUNDING) if self.quantity == "macs" else (0,):
             plain = fit(self, axes, slack)
             if plain is not None and (_length(plain) <= LONGEST or not plain.has(theory.s)):
@@ -84,30 +84,28 @@ def _length(expression: sympy.Expr) -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """What was fitted to one half, per image where that is the input half."""
+    """The sum fitted to one half, per image for the input half."""
 
     whole: sympy.Expr
     at_kernel_1: sympy.Expr | None = None
-    """for 1 × 1 kernels, where `whole` holds for larger ones only"""
+    """for 1 × 1 kernels, where `whole` holds only for larger ones"""
     note: str = ""
     stride: int = 1
-    """it holds for image sizes that are multiples of this"""
+    """the sum holds for image sizes that are multiples of this"""
 
 
 def fit_half(half: Half) -> Found:
-    """A sum for all kernels, or else one for k > 1 and one for k = 1; on all images, or else where 3 divides their size."""
+    """Fit one sum for all kernels, or else one for k > 1 and one for k = 1; for all images, or else for s divisible by 3."""
     axes = half.plan.axes
     found = _fit_kernels(half, axes)
     if found is not None:
         return found
-    if axes["s"] == DEFAULTS["s"]:  # nobody asked for these sizes
+    if axes["s"] == DEFAULTS["s"]:  # the defaults, not sizes that the user gave
         found = _fit_kernels(half, {**axes, "s": THIRDS})
         if found is not None:
             return replace(found, note="; ".join(filter(None, ("where 3 divides s", found.note))), stride=3)
     cure = "image sizes of one parity" if len({size % 2 for size in axes["s"]}) > 1 else "more sizes"
-    return Found(
-        nearest_monomial(half, axes), note=f"no exact sum was found, this is the nearest monomial; {cure} may show one"
-    )
+    return Found(nearest_monomial(half, axes), note=f"no exact sum was found; this is the nearest monomial; try {cure}")
 
 
 def _fit_kernels(half: Half, axes: Mapping[str, tuple[int, ...]]) -> Found | None:
@@ -124,12 +122,12 @@ def _fit_kernels(half: Half, axes: Mapping[str, tuple[int, ...]]) -> Found | Non
 
 
 def whole_batch(per_image: sympy.Expr) -> sympy.Expr:
-    """The sum for b images."""
+    """The sum for a batch of b images."""
     return sympy.expand(theory.b * per_image)
 
 
 def residual_of(half: Half, found: Found, rounded: bool) -> tuple[float, int]:
-    """Largest relative error at the probes that were held out, and how many there were."""
+    """Largest relative error at the held-out probes, and their number."""
     allowed = ROUNDING if rounded and half.quantity == "macs" else 0
     seen = []
     for sizes, value in half.held_out(found.stride):

@@ -1,4 +1,4 @@
-"""The verb `kernels`: every Triton kernel in every layout, what its machine code takes, and where it stands on a roofline."""
+"""The verb `kernels`: resources of the machine code of every Triton kernel in every layout, and its place on a roofline."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = (
     "registers and stack: per thread; shared: per program; spills: instructions that use the stack.",
-    "FLOP/B: of the kernel at the sizes named; ridge: those at which that GPU's arithmetic takes as long as its memory.",
-    "loop: instructions that a warp issues for one turn of its busiest loop, and the multiply-accumulates they make.",
-    "peak: TFLOP/s of the GPU; program: the most that this loop lets it reach; empty where the code does not tell.",
+    "FLOP/B: of the kernel at the sizes named; ridge: FLOP/B at which that GPU's arithmetic takes as long as its memory.",
+    "loop: instructions that a warp issues per iteration of its busiest loop, and the multiply-accumulates that they do.",
+    "peak: TFLOP/s of the GPU; program: upper bound for this loop; empty where the code does not determine it.",
 )
 
 
 def rows(architectures: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row, in `COLUMNS`, per kernel, configuration, precision and architecture; all that kernels are held to by default.
+    """One row, in `COLUMNS`, per kernel, configuration, precision and architecture; by default all `ARCHITECTURES`.
 
-    Needs triton, no GPU. Raises `LipbenchError` where triton is missing, interprets, or does not know an architecture.
+    Needs triton but no GPU. Raises `LipbenchError` where triton is missing, runs its interpreter, or does not know an
+    architecture.
     """
     if find_spec("triton") is None:
         raise errors.no_triton()
@@ -64,7 +65,7 @@ def _row(kernel: Kernel, found: Resources) -> tuple[object, ...]:
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same for a terminal: without the sizes, which `remarks` names once for each kernel."""
+    """The table for a terminal, without the sizes, which `remarks` gives once per kernel."""
     table = frame.drop(columns=["sizes", "ships"])
     table["shape"] = table["shape"].replace("", "any")
     table["flops_per_byte"] = [_rounded(value) for value in table["flops_per_byte"]]
@@ -83,7 +84,7 @@ def _rounded(value: float) -> str:
 
 
 def remarks(frame: pd.DataFrame) -> Iterator[str]:
-    """Lines below the table: the sizes of each kernel's example, what does not ship, and what has a little stack."""
+    """Lines below the table: the example sizes of each kernel, programs that cannot ship, and programs with a small stack."""
     for kernel, sizes in frame.groupby("kernel", sort=False)["sizes"].first().items():
         yield f"{kernel}: {sizes}"
     yield ""
@@ -94,11 +95,11 @@ def remarks(frame: pd.DataFrame) -> Iterator[str]:
     remarked = frame[frame["ships"] & (frame["stack_bytes"] > 0)]
     programs = f"{len(frame)} programs of {kernels} kernel{'s' if kernels > 1 else ''}, by triton {_compiler()}"
     more = f"more than {MOST_STACK_BYTES} bytes of stack"
-    yield f"{programs}; {len(refused) or 'none'} of them with {more}, or with more shared memory than there is."
+    yield f"{programs}; {len(refused) or 'none'} of them with {more}, or with more shared memory than available."
     yield from (_place(row) for row in refused.itertuples())
     if len(remarked):
         most = remarked["stack_bytes"].max()
-        yield f"{len(remarked)} with a stack of up to {most} bytes, which ships: the same results, perhaps a little later."
+        yield f"{len(remarked)} with a stack of up to {most} bytes, which ships: same results, perhaps slightly slower."
         yield from (_place(row) for row in remarked.itertuples())
 
 
@@ -109,7 +110,7 @@ def _place(row: Any) -> str:
 
 
 def _compiler() -> str:
-    """The version that compiled, and whether what is said of kernels is said of it."""
+    """The triton version that compiled, with a note if it is not the tested version."""
     import triton
     from lipbench_kernels.resources import TESTED_TRITON
 

@@ -1,4 +1,4 @@
-"""Memory of a case without running it: shapes are passed through the layer, storages are counted, nothing is computed."""
+"""Predicts the memory of a case without computing: fake tensors pass through the layer, and their storages are counted."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ COLUMNS = ["case", "parameters_bytes", "saved_bytes", "training_peak_bytes", "in
 
 
 def memory(case: Case) -> Memory:
-    """The split and the peaks that `meters.memory.measure` would find, in bytes, counted on fake tensors.
+    """The memory split and peaks that `meters.memory.measure` would find, in bytes, counted on fake tensors.
 
-    For a CPU, what kernels of x86 hold while they run is included. For CUDA, blocks in the peaks are rounded up to 512 bytes as
-    PyTorch's allocator does; what libraries such as cuDNN take for a call is not known, and the workspaces that PyTorch keeps
-    for cuBLAS are in no peak here or there. Needs no GPU. Raises `LipbenchError` where the case cannot be built, or the layer
-    asks for the value of a tensor.
+    On a CPU, the scratch memory of x86 kernels is included. On CUDA, blocks in the peaks are rounded up to 512 bytes as by
+    PyTorch's allocator. Workspaces that libraries such as cuDNN allocate for a call are unknown; PyTorch's cuBLAS workspaces
+    are in no peak, neither predicted nor measured. Needs no GPU. Raises `LipbenchError` where the case cannot be built, or the
+    layer reads the value of a tensor.
     """
     with _imagined(case) as workload:
         return replace(memory_meter.split(workload, SOURCE), peaks=_peaks(workload))
 
 
 def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFrame, list[str]]:
-    """One row per case and phase: case (id), phase, predicted_peak_bytes, to be held against `Peak.total_bytes`.
+    """One row per case and phase: case (id), phase, predicted_peak_bytes, to compare with `Peak.total_bytes`.
 
-    And one line for each case that cannot be predicted, and for those that were left when `limit_s` seconds had passed.
+    Also returns one line per case that cannot be predicted, and one for the cases left after `limit_s` seconds.
     """
     rows: list[dict[str, object]] = []
     problems = []
@@ -45,8 +45,8 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
     for number, case in enumerate(cases):
         if time.monotonic() - begin > limit_s:
             problems.append(
-                f"memory of {len(cases) - number} of {len(cases)} cases was not predicted: {limit_s:g} s were over; "
-                "see lipbench predict"
+                f"memory of {len(cases) - number} of {len(cases)} cases was not predicted within {limit_s:g} s; "
+                "use lipbench predict"
             )
             break
         try:
@@ -62,9 +62,9 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
 
 @contextmanager
 def _imagined(case: Case) -> Iterator[Workload]:
-    """The workload of a case on fake tensors, and the mode that they need.
+    """The workload of a case on fake tensors; the block runs in their mode.
 
-    What an external layer raises becomes a `LipbenchError`.
+    Exceptions of an external layer become `LipbenchError`.
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -73,7 +73,7 @@ def _imagined(case: Case) -> Iterator[Workload]:
         raise
     except Exception as error:
         if case.spec.method in registry.METHODS:
-            raise  # ours, and so a bug
+            raise  # a bug in a layer of this package
         why = next(iter(str(error).splitlines()), "")
         raise errors.needs_values(case.spec.method, f"{type(error).__name__}: {why}") from error
 
@@ -91,8 +91,8 @@ def _peaks(workload: Workload) -> dict[str, Peak]:
 def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.DataFrame, list[str]]:
     """One row per case, in bytes, and one line for each case that cannot be predicted.
 
-    The peak of training is that of `step`; the peak of inference is the larger one of an empty and a full cache. With a limit,
-    `fits` says what stays within it: "training", "inference" (alone) or "nothing".
+    The training peak is that of `step`; the inference peak is the larger of those with an empty and with a full cache. With a
+    limit, `fits` says what stays within it: "training" (and inference), "inference" alone, or "nothing".
     """
     rows, problems = [], []
     for case in cases:
@@ -118,7 +118,7 @@ def _fitting(training_bytes: int, inference_bytes: int, limit_bytes: int) -> str
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same for people: units that fit the size, and no unit in the name."""
+    """The table for people: values with suitable units, and column names without units."""
     found = frame.copy()
     for column in COLUMNS[1:]:
         found[column] = [_with_unit(size) for size in frame[column]]
@@ -134,8 +134,8 @@ def _with_unit(size: float) -> str:
 
 
 NOTES = {
-    "cpu": "Bytes of PyTorch's allocator at most in use, on x86, counted from shapes; 1 MB is 10⁶ bytes.",
-    "cuda": "Bytes of PyTorch's allocator at most in use, blocks rounded up to 512, counted from shapes; 1 MB is 10⁶ bytes. "
-    "Workspaces of cuDNN and cuBLAS, and what CUDA itself takes, come on top.",
+    "cpu": "Peak bytes in use by PyTorch's allocator on x86, counted from shapes; 1 MB is 10⁶ bytes.",
+    "cuda": "Peak bytes in use by PyTorch's allocator, blocks rounded up to 512 bytes, counted from shapes; 1 MB is 10⁶ bytes. "
+    "Workspaces of cuDNN and cuBLAS, and the memory of CUDA itself, are not included.",
 }
-"""device → what the figures are"""
+"""device → meaning of the numbers"""

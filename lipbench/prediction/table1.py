@@ -1,4 +1,4 @@
-"""Theory for reading: the methods, Table 1 and the exact costs as tables."""
+"""Tables of theory: the methods, Table 1 and the exact costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lipbench.theory import HALVES, QUANTITIES
 
 LEGEND = (
     f"{notation.LEGEND}.",
-    "published: leading terms, a complex number is one; exact: real MACs and elements of this code, in training.",
+    "published: leading terms, a complex number counts as one; exact: real MACs and real elements of this code in training.",
 )
 
 
 def methods_table() -> pd.DataFrame:
-    """One row per method: name, title, source, what it claims, and how often it iterates."""
+    """One row per method: name, title, source, claims, and numbers of iterations."""
     columns = ["method", "title", "source", "linear", "orthogonal", "lipschitz", "implementations", "iterations"]
     rows = [
         (name, method.title, method.source, method.linear, method.orthogonal, method.lipschitz,
@@ -31,7 +31,7 @@ def methods_table() -> pd.DataFrame:
 
 
 def _iterations(method: Method) -> str:
-    """E.g. "t = 20", or "t1 = 5, t2 = 1; in evaluation t1 = 12, t2 = 0"; "" where there are none."""
+    """Numbers of iterations, e.g. "t = 20", or "t1 = 5, t2 = 1; in evaluation t1 = 12, t2 = 0"; "" if there are none."""
     training, evaluation = (
         ", ".join(f"{symbol} = {count}" for symbol, count in counts.items())
         for counts in (method.iterations, method.evaluation_iterations)
@@ -42,7 +42,7 @@ def _iterations(method: Method) -> str:
 def complexity_table() -> pd.DataFrame:
     """One row per method, half and quantity: published leading terms and exact count, as text and MathML, and exponents.
 
-    The exponents are those of the published formula, of the exact one where nothing was published. Texts are "" where there
+    The exponents are those of the published formula, or of the exact one where none was published. Texts are "" where there
     is no formula.
     """
     rows = [_complexity_row(name, method, half, quantity)
@@ -67,7 +67,7 @@ def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict
 
 
 def _exact(method: Method, half: str, quantity: str) -> sympy.Expr | None:
-    """Of the `paper` implementation; None where its costs are not known."""
+    """The exact cost of the `paper` implementation; None where it is unknown."""
     exact = method.implementations[PAPER].exact
     return None if exact is None else sympy.sympify(getattr(getattr(exact, half), quantity))
 
@@ -79,7 +79,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_layout(table: pd.DataFrame) -> pd.DataFrame:
-    """`complexity_table` with one row per method, laid out as `published/complexity.csv`, exact costs after that."""
+    """`complexity_table` with one row per method, in the layout of `published/complexity.csv`, followed by exact costs."""
     return pd.DataFrame([dict(_layout(rows)) for _, rows in table.groupby("method", sort=False)])
 
 

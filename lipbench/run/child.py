@@ -1,7 +1,7 @@
-"""What runs in the process of a round: it reads one question, and writes down what it has found before each part it begins.
+"""The child process of a round: it reads one question, and writes its results so far before it starts each part.
 
 The process is forked by `forks`, or started as `python -m lipbench.run.child ANSWER PARENT` with the question as JSON on stdin.
-Other modules answer questions in processes of their own by `serve`.
+Other modules use `serve` to answer questions in their own processes.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from lipbench.store.records import round_to_dict
 from lipbench.store.rounds import Round, summed_up
 
 Tell = Callable[[dict[str, Any]], None]
-"""writes an answer down, whole, in place of the one before"""
+"""writes an answer atomically, replacing the previous one"""
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer the question on stdin and end; for a process that was started by `processes.ask`."""
+    """Answer the question on stdin; for a process that `processes.ask` started."""
     end_with(int(sys.argv[2]))
     writer(Path(sys.argv[1]))(answer(json.load(sys.stdin)))
 
 
 def writer(path: Path) -> Tell:
-    """What writes answers to a file."""
+    """A function that writes answers to a file."""
     return lambda answer: write_file(path, json.dumps(answer))
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies, so that none is left to disturb a resumed run."""
+    """Have the kernel kill this process when its parent dies, so that it cannot disturb a resumed run."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # before that was asked of the kernel
+    if os.getppid() != parent:  # the parent died before the call above
         raise SystemExit("the parent has ended")
 
 
 def set_imports_aside() -> None:
-    """Put all that there is where no garbage collection looks for garbage, once: what imports leave stays to the end."""
+    """Exclude all present objects from garbage collection, once: what imports create is never freed."""
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
 
 
 def answer(question: dict[str, Any], tell: Tell) -> None:
-    """Answer a question of `isolate`: a survey, or a round."""
+    """Answer a question from `isolate`: a survey, or a round."""
     if "methods" in question:
         tell(_survey(question))
     else:
@@ -67,16 +67,16 @@ def answer(question: dict[str, Any], tell: Tell) -> None:
 
 
 def _measure(question: dict[str, Any], tell: Tell) -> None:
-    """Tell `{"round": …, "doing": …, "left": […]}` before every part, and when all is done.
+    """Report `{"round": …, "doing": …, "left": […]}` before every part, and after the last one.
 
-    `doing` is the part that has been begun, None where none is; `left` are parts that wait for their turn. What is raised
-    before the first part becomes the status of the whole.
+    `doing` is the part that starts, or None; `left` are the parts after it. An exception before the first part becomes the
+    status of the whole round.
     """
 
-    told: list[tuple[Round, str | None, tuple[str, ...]]] = []
+    reported: list[tuple[Round, str | None, tuple[str, ...]]] = []
 
     def note(one: Round, doing: str | None, left: tuple[str, ...]) -> None:
-        told[:] = [(one, doing, left)]
+        reported[:] = [(one, doing, left)]
         tell({"round": round_to_dict(one), "doing": doing, "left": left})
 
     try:
@@ -89,18 +89,18 @@ def _measure(question: dict[str, Any], tell: Tell) -> None:
         measure.measure(case, limits, question["parts"], note, question["failed"])
     except BaseException as error:  # an external layer may raise anything, SystemExit too
         failed = failures.of_exception(error)
-        known, doing, left = told[0] if told else (Round(failed.status, failed.reason), None, ())
-        if doing is not None:  # beside the part itself: what was found before stays
+        known, doing, left = reported[0] if reported else (Round(failed.status, failed.reason), None, ())
+        if doing is not None:  # an error that `measure` did not assign to the part: keep the results so far
             known = summed_up(replace(known, parts={**known.parts, doing: failed}))
         note(known, None, left)
 
 
 def _limit_memory(case: Case, memory_bytes: int) -> None:
-    """Address space on a CPU; on a GPU, where mapped addresses say nothing, what PyTorch's allocator may hand out."""
+    """Limit the address space on a CPU; on a GPU, where mapped addresses mean little, the memory of PyTorch's allocator."""
     if case.device == "cpu":
         taken = _address_space_bytes()
         if taken > memory_bytes:
-            raise MemoryError(f"{taken} bytes are mapped before the layer is built; allow more by --memory-limit")
+            raise MemoryError(f"{taken} bytes are mapped before the layer is built; raise --memory-limit")
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         return
     import torch
@@ -110,7 +110,7 @@ def _limit_memory(case: Case, memory_bytes: int) -> None:
 
 
 def _address_space_bytes() -> int:
-    """Of this process; 0 where the system does not say."""
+    """Mapped bytes of this process; 0 where the system does not report them."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -118,7 +118,7 @@ def _address_space_bytes() -> int:
 
 
 def _survey(question: dict[str, Any]) -> dict[str, Any]:
-    """`{"device": …, "gpu": …, "cores": …}`, the GPU by its name, None on a CPU; or `{"error": …}` with the line to print."""
+    """`{"device": …, "gpu": …, "cores": …}`, the GPU by name, or None on a CPU; or `{"error": …}` with the line to print."""
     import torch
 
     from lipbench import registry

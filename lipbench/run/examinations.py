@@ -1,4 +1,4 @@
-"""Examinations: what no clock takes part in. Several run at once, since they need the machine's cores and not its quiet."""
+"""Examinations: measurements without timing. Several run concurrently, since they do not need an otherwise idle machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lipbench.store.rounds import Part, not_ok
 
 @dataclass(frozen=True)
 class Job:
-    """Parts of a case that no clock takes part in, and the case as it is built for them."""
+    """Untimed parts of a case, and the case as it is built to measure them."""
 
     case: Case
     place: Case
@@ -22,10 +22,11 @@ class Job:
 
 
 def jobs(case: Case, parts: Sequence[str]) -> list[Job]:
-    """Memory and, on a GPU, MACs where the case is timed; on a CPU, MACs and certificate by one thread each.
+    """The jobs for some untimed parts of a case, by where each part is measured.
 
-    Weights are drawn on the CPU, so that a certificate found there is that of the same weights; only what a Triton kernel
-    computes has to be certified where it runs.
+    Memory is measured where the case is timed, as are MACs on a GPU. MACs of CPU cases and certificates take one CPU thread.
+    Weights are drawn on the CPU, so a certificate computed there holds for the same weights. Only Triton kernels must be
+    certified where they run.
     """
     aside = replace(case, device="cpu", threads=1, compile=False)
     on_cpu = case.device == "cpu"
@@ -38,15 +39,15 @@ def jobs(case: Case, parts: Sequence[str]) -> list[Job]:
 
 
 def jobs_left(book: Book, planned: Sequence[Case], *, elsewhere: bool = False) -> list[Job]:
-    """What is to be examined by what the book knows, of it what can be where the run is measured, or only `elsewhere`."""
+    """The jobs that the book lacks: those that can run on the devices of this run, or those that can run only `elsewhere`."""
     found = [job for case in planned for job in jobs(case, book.lacks(case))]
     return [job for job in found if (job.place.device not in book.order.devices) == elsewhere]
 
 
 def examine(book: Book, planned: Sequence[Case], executor: Executor, progress: Progress) -> bool:
-    """Examine what no other worker does, on as many cores as there are; whether there was anything.
+    """Run all examinations that no other worker runs, on all cores; whether there were any.
 
-    On Ctrl-C, or a full disk, the executor is stopped: nobody waits for what is running.
+    On Ctrl-C or a full disk, the executor is stopped without waiting for running jobs.
     """
     waiting = jobs_left(book, planned)
     threads = max((job.place.threads for job in waiting if job.place.device == "cpu"), default=1)
@@ -66,7 +67,7 @@ def examine(book: Book, planned: Sequence[Case], executor: Executor, progress: P
 
 
 def _examine(job: Job, book: Book, executor: Executor, progress: Progress) -> bool:
-    """Examine and store; False if it was not begun, because there is no time or another worker does it."""
+    """Run one examination and store it; False if not started, because no time is left or another worker runs it."""
     if not book.has_time():
         return False
     with book.claimed(job.case) as is_own:
@@ -79,7 +80,7 @@ def _examine(job: Job, book: Book, executor: Executor, progress: Progress) -> bo
         one = executor.run_round(job.place, limits, parts, failed)
         with book.lock:
             if not book.forgets(one, limits):
-                # Parts that were not begun ended as the whole did.
+                # Parts that were not started get the status of the whole.
                 one = replace(one, parts={**dict.fromkeys(parts, Part(one.status, one.reason)), **one.parts})
                 progress(*book.progress(), job.case, " and ".join(parts), book.failures())
                 book.add(job.case, one, examination=True)

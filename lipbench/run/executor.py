@@ -1,7 +1,7 @@
-"""What measures, as the schedule sees it: it says what is there, measures a round, and can be stopped.
+"""The executor interface, through which the schedule measures: survey the machine, measure a round, stop.
 
-The process that plans and stores need not run on the machine that measures. So nothing about the planning machine, such as its
-cores, says anything of a case; the survey does.
+The process that plans and stores need not run on the machine that measures. So properties of the measuring machine, such as its
+cores, come from the survey, not from the planning machine.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Place:
     gpu: str | None = None
     """its name; None on a CPU"""
     cores: int = 1
-    """that a process may use there: the threads of a case unless others are asked for, and examinations at once"""
+    """available to a process there: default threads of a case, and number of concurrent examinations"""
     fresh: str = "start"
-    """how a fresh process is made: `processes.FORK` or `processes.START`"""
+    """how a fresh process is created: `processes.FORK` or `processes.START`"""
 
 
 class Executor(Protocol):
-    """Measures rounds, each in fresh processes. All methods may be called from several threads at once.
+    """Measures rounds, each in fresh processes. All methods may be called from several threads concurrently.
 
-    `local.Local` is the only one so far.
+    `local.Local` is the only implementation so far.
     """
 
     def survey(
@@ -44,24 +44,24 @@ class Executor(Protocol):
     ) -> Place:
         """Where rounds are measured, and which device 'auto' means there.
 
-        `threads` are those that the cases have, if that is known; `networks` are external ones. Raises `LipbenchError` for a
-        method or implementation that nobody has, one that cannot run there, an external layer or network that cannot be loaded
-        or called, and for 'cuda' where there is none.
+        `threads` is the number of threads of the cases, if known; `networks` are external ones. Raises `LipbenchError` for an
+        unknown method or implementation, for one that cannot run there, for an external layer or network that cannot be loaded
+        or called, and for 'cuda' without a CUDA device.
         """
         ...
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
-        """Measure parts of a case, of `quantities.PARTS`, within `limits.timeout_s` after they have begun.
+        """Measure parts of a case, of `quantities.PARTS`, within `limits.timeout_s` from their start.
 
-        What is known to have `failed` is left out where it would be part of something else: training, of the memory taken. What
-        goes wrong there is the status of a part. Raises only `StoppedError`, after `stop`.
+        Parts that have `failed` before are left out of other parts: memory is measured without failed training. Failures
+        become statuses of parts. Raises only `StoppedError`, after `stop`.
         """
         ...
 
     def stop(self) -> None:
-        """End what runs, let go of everything and measure nothing more: who waits for a round gets `StoppedError`."""
+        """End running processes, release all resources and measure nothing more; waiting calls raise `StoppedError`."""
         ...
 
 
 class StoppedError(RuntimeError):
-    """The executor was stopped: nobody waits for the answer any more."""
+    """The executor was stopped, and the answer is no longer needed."""

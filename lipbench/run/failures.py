@@ -1,4 +1,4 @@
-"""How a part of a measurement failed, told from an exception, or from what a process wrote before its end."""
+"""Status and reason of a failed part, derived from an exception or from the last output of a process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ OUT_OF_MEMORY_SIGNS = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "outofmemoryerror", "memoryerror", "bad_alloc",
     "failed to map segment", "alloc_failed", "thread creation failed", "unable to allocate",
 )  # fmt: skip
-"""How PyTorch, CUDA libraries, the dynamic loader and the C++ runtime say that memory is used up."""
+"""Out-of-memory messages of PyTorch, CUDA libraries, the dynamic loader and the C++ runtime."""
 
 
 def of_exception(error: BaseException) -> Part:
-    """The status and one-line reason of what was raised; an error of this package says what to do, and is `unsupported`."""
+    """The status and one-line reason for an exception; an error of this package gives `unsupported`."""
     if isinstance(error, errors.LipbenchError):
         return Part("unsupported", str(error).partition("\n")[0])
     name = type(error).__name__
@@ -23,12 +23,12 @@ def of_exception(error: BaseException) -> Part:
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether a text says that memory is used up."""
+    """Whether a text reports that memory ran out."""
     lowered = text.lower()
     return any(sign in lowered for sign in OUT_OF_MEMORY_SIGNS)
 
 
 def last_line(text: str) -> str:
-    """The last line that has a letter or digit, cut to `REASON_CHARACTERS`; "" if there is none."""
+    """The last line with a letter or digit, cut to `REASON_CHARACTERS`; "" if there is none."""
     lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
     return lines[-1][:REASON_CHARACTERS] if lines else ""

@@ -1,11 +1,11 @@
-"""Fresh processes in milliseconds: a server that has imported everything forks one for each question.
+"""Fresh processes in milliseconds: a server that has imported everything forks a child for each question.
 
-A forked child counts as fresh because the server has done nothing but import: it has touched no device, run no operation of
-PyTorch, started no thread (but OpenBLAS's, which it takes down for a fork itself), drawn no random number, and imported no
-external layer. `tests/test_forks.py` holds that, and `python -m bench.fork_agreement` compares forked rounds with started ones.
+A forked child counts as fresh because the server has only imported modules: it has used no device, run no operation of PyTorch,
+started no thread (except OpenBLAS's, which OpenBLAS stops for a fork), drawn no random number, and imported no external layer.
+`tests/test_forks.py` checks that, and `python -m bench.fork_agreement` compares rounds in forked and in started processes.
 
-The parent imports no torch. Run as `python -m lipbench.run.forks PARENT`, this module is the server. It answers one question at
-a time, in lines of JSON: a question on stdin; on stdout the child's process id, and when it has ended, its exit code.
+The parent does not import torch. Run as `python -m lipbench.run.forks PARENT`, this module is the server. It answers one
+question at a time, in lines of JSON: a question on stdin; on stdout the child's process id and, after it ended, its exit code.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from lipbench.run import child
 
 IMPORTED = (
     "lipbench.run.measure",
-    "torch._dynamo",  # here and below: what PyTorch, lipbench and their libraries import when something is first used
+    "torch._dynamo",  # here and below: modules that PyTorch, lipbench and their libraries import lazily
     "torch.profiler",
     "torch.utils.flop_counter",
 )
-"""what every round needs"""
+"""modules that every round needs"""
 IMPORTED_IF_THERE = ("fvcore.nn",)
-"""a second opinion, without which a round goes on"""
+"""optional: gives a second count of MACs"""
 START_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 10.0
 
@@ -51,12 +51,12 @@ class Server:
     """A process that forks children, each of which answers one question of `child.answer`."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
-        """Start it; `settings` add to its environment. Raises `ServerEndedError` if it cannot import what it needs."""
+        """Start the server with `settings` added to its environment. Raises `ServerEndedError` if its imports fail."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lipbench.run.forks", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, **settings, "PYTHONSAFEPATH": "1"},
-            bufsize=0,  # so that no line waits in this process while `select` waits for the pipe
+            bufsize=0,  # so that no line is left in a buffer here while `select` waits for the pipe
         )  # fmt: skip
         self.is_closed = False
         try:
@@ -69,10 +69,10 @@ class Server:
             raise
 
     def ask(self, question: dict[str, Any], answer: Path, stderr: Path, scratch: Path, timeout_s: float) -> tuple[int, bool]:
-        """Have a child answer a question into a file: its exit code, negative for a signal, and whether it ran out of time.
+        """Have a child write its answer to a file; returns its exit code, negative for a signal, and whether it timed out.
 
-        `stderr` takes what it prints, `scratch` is its folder for temporary files. What it started itself ends with it. Raises
-        `ServerEndedError` if the server ends meanwhile.
+        The child's stderr goes to the file `stderr`; `scratch` is its folder for temporary files. Processes that the child
+        started are killed when it ends. Raises `ServerEndedError` if the server ends meanwhile.
         """
         request = {"question": question, "answer": str(answer), "stderr": str(stderr), "scratch": str(scratch)}
         try:
@@ -91,7 +91,7 @@ class Server:
             raise
 
     def _end_child(self, process_id: int) -> int:
-        """Kill a child: its exit code. One that does not end soon, in a call of a driver, is left to the server's end."""
+        """Kill a child and return its exit code. If it does not end soon, as in a driver call, close the server too."""
         _kill(process_id)
         try:
             code: int = self._read(END_TIMEOUT_S)["code"]
@@ -101,11 +101,11 @@ class Server:
             return -signal.SIGKILL
 
     def kill(self) -> None:
-        """End the server, and a child with it; a thread that waits for an answer gets `ServerEndedError`."""
+        """Kill the server and its child; a thread that waits for an answer gets `ServerEndedError`."""
         self._process.kill()
 
     def close(self) -> None:
-        """The same, and let go of it."""
+        """Kill the server and release its pipes."""
         self.is_closed = True
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -120,10 +120,10 @@ class Server:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise ServerEndedError("the server takes no questions") from error
+            raise ServerEndedError("the server accepts no questions") from error
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
-        """The next line; raises `TimeoutError` where none comes in time."""
+        """Read the next line. Raises `TimeoutError` if none comes in time."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         if not ready:
@@ -136,7 +136,7 @@ class Server:
 
 
 def _kill(process_id: int) -> None:
-    """End a child, and what it has started."""
+    """Kill a child and the processes that it started."""
     for end in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             end(process_id, signal.SIGKILL)
@@ -159,7 +159,7 @@ def _serve() -> None:
             _become_a_child(request, server)
         _say(answers, {"pid": process_id})
         os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOWAIT)
-        _kill(process_id)  # what it has started; until it is waited for, nobody else has its number
+        _kill(process_id)  # kills what it has started; its process id is not reused before waitpid
         _, status = os.waitpid(process_id, 0)
         _say(answers, {"code": os.waitstatus_to_exitcode(status)})
 
@@ -170,9 +170,9 @@ def _say(answers: IO[str], message: dict[str, Any]) -> None:
 
 
 def prepare() -> None:
-    """Import all that a round needs, and put it where no garbage collection of a child looks for garbage.
+    """Import everything that a round needs, and exclude it from garbage collection in the children.
 
-    The environment stays as it was: PyTorch's compiler, when imported, would put a folder for its cache there, one for all.
+    The environment is restored: PyTorch's compiler, when imported, would set one cache folder there for all children.
     """
     environment = dict(os.environ)
     for name in IMPORTED:
@@ -186,7 +186,7 @@ def prepare() -> None:
 
 
 def _become_a_child(request: dict[str, Any], server: int) -> NoReturn:
-    """Answer, and end without what a process does at its end: that belongs to the server."""
+    """Answer, and exit without cleanup handlers: those belong to the server."""
     code = 1
     try:
         os.setsid()
@@ -195,7 +195,7 @@ def _become_a_child(request: dict[str, Any], server: int) -> NoReturn:
         os.environ["TMPDIR"] = request["scratch"]
         tempfile.tempdir = None
         sys.argv = ["lipbench", request["answer"], str(server)]
-        _seed_anew()
+        _reseed()
         child.answer(request["question"], child.writer(Path(request["answer"])))
         code = 0
     except SystemExit as error:
@@ -209,17 +209,17 @@ def _become_a_child(request: dict[str, Any], server: int) -> NoReturn:
 
 
 def _redirect(stderr: str) -> None:
-    """Standard error to a file, the rest to nowhere: the server's own streams are its line to the parent."""
+    """Redirect stderr to a file, stdin and stdout to /dev/null: the server uses its own streams to talk to the parent."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     errors = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, target in ((nowhere, 0), (nowhere, 1), (errors, 2)):
         os.dup2(source, target)
-    sys.stdin = os.fdopen(0, closefd=False)  # the server's has read ahead
+    sys.stdin = os.fdopen(0, closefd=False)  # the server's stdin object has read ahead
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, errors="replace", closefd=False) for number in (1, 2))
 
 
-def _seed_anew() -> None:
-    """Random numbers that no seed of a case governs differ from child to child, as they do between started processes."""
+def _reseed() -> None:
+    """Reseed generators that the case's seed does not set, so that children differ as separately started processes do."""
     random.seed()
     numpy = sys.modules.get("numpy")
     if numpy is not None:

@@ -1,4 +1,4 @@
-"""One case and round, fresh processes: whatever happens to them becomes a `Round`, and the program goes on."""
+"""Measures one round of a case in fresh processes. Crashes and time-outs there become statuses of the `Round`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SURVEY_TIMEOUT_S = 300.0
 
 
 def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
-    """Measure parts of a case, all in one fresh process, or, after one that died, the rest in another.
+    """Measure parts of a case in one fresh process; if it dies, measure the remaining parts in another.
 
-    What is known to have `failed` is left out where it would be part of something else: training, of the memory taken.
-    Never raises for what happens there: each part has a status of its own.
+    Parts that have `failed` before are left out of other parts: memory is measured without failed training. Never raises for
+    failures in the child: they become statuses of parts.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     found, left = Round("ok"), tuple(parts)
     while left:
         remaining_s = limits.timeout_s - (time.monotonic() - clock)
         if remaining_s <= 0:
-            late = {name: Part("timeout", _late(limits, "not begun")) for name in left}
+            late = {name: Part("timeout", _late(limits, "not started")) for name in left}
             found = summed_up(replace(found, parts={**found.parts, **late}))
             break
         bad = {*failed, *not_ok(found.parts)}
@@ -46,7 +46,7 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
         if one.machine:
             one = replace(one, machine=replace(one.machine, flags={**one.machine.flags, "process": ending.fresh}))
         found = _joined(found, one)
-        if not one.parts or len(rest) >= len(left):  # nothing could be begun, and nothing more would be
+        if not one.parts or len(rest) >= len(left):  # no part could start, and another child would not change that
             found = _without_answer(found, one, left)
             break
         left = rest
@@ -61,7 +61,7 @@ def survey(
     threads: int | None = None,
     networks: Sequence[str] = (),
 ) -> Place:
-    """What is there on this machine, found by a process with so many threads; see `Executor.survey`."""
+    """Survey this machine from a fresh process with `threads` threads; see `Executor.survey`."""
     question = {
         "methods": list(methods), "implementations": list(implementations), "device": device, "networks": list(networks),
     }  # fmt: skip
@@ -74,19 +74,19 @@ def survey(
 
 
 def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> tuple[Round, tuple[str, ...]]:
-    """What a child found, the part that it died of included, and the parts that are left for another."""
-    told = _told(ending.answer)
-    if told is None:
+    """The results of a child, including a status for the part that killed it, and the parts left for another child."""
+    reported = _reported(ending.answer)
+    if reported is None:
         failed = _death(ending, limits, killed_for_memory)
         return Round(failed.status, failed.reason), ()
-    one, doing, left = told
+    one, doing, left = reported
     if doing is not None:
         one = summed_up(replace(one, parts={**one.parts, doing: _death(ending, limits, killed_for_memory)}))
     return one, left
 
 
-def _told(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[str, ...]] | None:
-    """What `child` wrote; None for anything else, which a layer may have put in its place."""
+def _reported(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[str, ...]] | None:
+    """The answer that `child` wrote; None for anything else, which a layer may have written instead."""
     if answer is None or set(answer) != {"round", "doing", "left"}:
         return None
     doing, left = answer["doing"], answer["left"]
@@ -98,32 +98,32 @@ def _told(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[str, 
 
 
 def _death(ending: Ending, limits: Limits, killed_for_memory: bool) -> Part:
-    """Status and reason of a child that did not come to its end."""
+    """Status and reason of a child that did not finish."""
     if ending.timed_out:
         return Part("timeout", _late(limits, "no result"))
     if ending.code == -signal.SIGKILL and killed_for_memory:
-        return Part("out_of_memory", "killed by the kernel, which had no memory left")
+        return Part("out_of_memory", "killed by the kernel because memory ran out")
     status = "crashed" if ending.code < 0 else "raised"
     return Part("out_of_memory" if failures.is_out_of_memory(ending.stderr) else status, ending.reason)
 
 
 def _late(limits: Limits, what: str) -> str:
-    return f"{what} within {limits.timeout_s:g} s; allow more by --timeout"
+    return f"{what} within {limits.timeout_s:g} s; raise --timeout"
 
 
 def _without_answer(found: Round, last: Round, left: Collection[str]) -> Round:
-    """A round whose `left` parts have the status of a last child, which did not get as far as any of them."""
+    """A round whose `left` parts get the status of the last child, which reached none of them."""
     if not found.parts or last.parts:
         return found
     return summed_up(replace(found, parts={**found.parts, **dict.fromkeys(left, Part(last.status, last.reason))}))
 
 
 def _joined(one: Round, other: Round) -> Round:
-    """What two children found of one case, each other parts; of a second, only if the first died."""
+    """The combined results of two children, which measured different parts of one case; the second ran after the first died."""
     if not one.parts and one.status == "ok":
         return other
     if not other.parts and other.status != "ok":
-        return one  # the case could be built once
+        return one  # the first child could build the case
     phases = {**(one.phases or {}), **(other.phases or {})}
     return summed_up(replace(
         one, parts={**one.parts, **other.parts}, phases=phases or None, memory=one.memory or other.memory,
@@ -133,7 +133,7 @@ def _joined(one: Round, other: Round) -> Round:
 
 
 def _killed_for_memory() -> int:
-    """How many processes the kernel has killed for want of memory, machine and control group together."""
+    """Number of processes that the kernel has killed for lack of memory: the sum of the machine's and the cgroup's counters."""
     files = [Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")]
     files += _own_group_files()
     killed = 0
@@ -147,7 +147,7 @@ def _killed_for_memory() -> int:
 
 
 def _own_group_files() -> list[Path]:
-    """Where the kernel counts for this process's control group: version 1 and 2."""
+    """Files with the kernel's out-of-memory counters of this process's control group, for cgroup versions 1 and 2."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

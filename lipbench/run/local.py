@@ -16,20 +16,20 @@ from lipbench.store.rounds import Round
 
 
 class Local:
-    """An `Executor`; a context manager, stopped at its end.
+    """An `Executor` and context manager, which stops on exit.
 
-    Each thread that asks gets servers of its own, which later ones take over. No two timed rounds of a case come from the same
-    server, whose children have its layout of addresses in common.
+    Each calling thread uses its own servers; idle servers are reused. No two timed rounds of a case come from the same server,
+    since children of a server share its address layout.
     """
 
     def __init__(self, fresh: str | None = None) -> None:
-        """`fresh` is `processes.FORK` or `processes.START`; None: as usual on this system."""
+        """`fresh` is `processes.FORK` or `processes.START`; None: the default of this system."""
         self._fresh = fresh or usual_start()
         self._lock = threading.Lock()
         self._all: list[Processes] = []
         self._idle: list[Processes] = []
         self._timed: dict[Processes, set[Case]] = {}
-        """cases of which the present servers have timed a round"""
+        """cases of which the current servers have timed a round"""
         self._stopped = False
 
     def __enter__(self) -> Local:
@@ -69,7 +69,7 @@ class Local:
 
     @contextlib.contextmanager
     def _processes(self) -> Iterator[Processes]:
-        """Processes that no other thread asks meanwhile."""
+        """`Processes` that no other thread uses during the block."""
         with self._lock:
             if self._stopped:
                 raise StoppedError

@@ -1,4 +1,4 @@
-"""One case in this process: build it, time it, take its memory, count its MACs and certify it, each part for itself."""
+"""Measures one case in this process: builds it, then measures time, memory, MACs and certificate as separate parts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload
 
 Tell = Callable[[Round, str | None, tuple[str, ...]], object]
-"""(what was found so far, the part that begins or None, the parts that wait)"""
+"""(the results so far, the part that starts or None, the remaining parts)"""
 COMPILED_ACCURACY = {"float32": 1e-3, "float64": 1e-6}
-"""largest difference of a compiled output from the uncompiled one, relative in norm, that passes without a warning"""
+"""largest relative difference, in norm, between compiled and uncompiled output without a warning"""
 
 
 def measure(
@@ -37,14 +37,14 @@ def measure(
     tell: Tell = lambda *_: None,
     failed: Collection[str] = (),
 ) -> Round:
-    """Everything that one process can tell about a case, of the `parts` of `quantities.PARTS`; each ends for itself.
+    """Measure the given `parts` of `quantities.PARTS` of a case in this process; each part succeeds or fails independently.
 
-    `tell` hears, before each part and at the end, what was found so far, the part that begins, and those that wait: so what is
-    known stays known if the process dies. A part that leaves the device unusable ends the round early, with the others left.
-    Groups that `failed` before are no part of the memory, and training that failed is no part of the certificate.
+    `tell` is called before each part and after the last with the results so far, the part that starts, and the remaining
+    parts, so that results survive if the process dies. A part that leaves the device unusable ends the round early.
+    Memory is measured without groups that `failed` before, and the certificate without training if that failed.
 
-    To be called in a fresh process, with the thread counts set before torch was imported. Raises `LipbenchError` where the
-    case cannot be built here, and lets any other exception of building through: the caller makes a record of it.
+    Call this in a fresh process, with the thread counts set before torch was imported. Raises `LipbenchError` where the case
+    cannot be built here. Any other exception while building is passed on to the caller, which records it.
     """
     begin, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     if case.device == "cuda" and not torch.cuda.is_available():
@@ -72,7 +72,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Sitting:
-    """What is measured in this process, and what is known of it before."""
+    """The state of a measurement in this process."""
 
     workload: Workload
     compiled: CompiledWorkload | None
@@ -82,7 +82,7 @@ class _Sitting:
 
     @property
     def running(self) -> Workload:
-        """What is timed."""
+        """The workload that is timed: compiled where the case says so."""
         return self.compiled or self.workload
 
     @property
@@ -90,9 +90,9 @@ class _Sitting:
         return {group.name: group for group in self.running.groups()}
 
     def further(self, found: Round, part: str, with_step: bool) -> Round:
-        """A round with one part more: what it found, or why it did not.
+        """The round with one more part: its results, or the reason for its failure.
 
-        Training `with_step` gives the training step too, from the same iterations; where that fails, it is tried without.
+        Training `with_step` also times the training step, in the same iterations; if that fails, training is timed alone.
         """
         if part == "training" and with_step:
             both = self._tried(found, ("training", "step"))
@@ -109,7 +109,7 @@ class _Sitting:
         except BaseException as error:  # an external layer may raise anything, SystemExit too
             gained, ending = found, failures.of_exception(error)
         if ending.status != "ok":
-            _let_go(self.workload)
+            _free_memory(self.workload)
         elif "certificate" in parts and gained.certificate and _claims(self.workload.case):
             violation = certify.violation(gained.certificate)
             ending = Part("not_lipschitz", violation) if violation else ending
@@ -131,9 +131,9 @@ class _Sitting:
 
 
 def time_group(workload: Workload, group: Group, limits: Limits, with_step: bool = False) -> dict[str, Timing]:
-    """Time the phases of a group; of training on a CPU, `with_step`, the whole training step too.
+    """Time the phases of a group; `with_step`, for training on a CPU, also the whole training step.
 
-    Raises an error if something that the first calls computed is not finite.
+    Raises an error if the first calls computed a value that is not finite.
     """
     case = workload.case
 
@@ -159,7 +159,7 @@ class _NotFiniteError(ArithmeticError):
 
 
 def _tuned(case: Case) -> dict[str, str]:
-    """The configurations that the tuning of Triton kernels chose in this process."""
+    """The configurations of Triton kernels that tuning chose in this process."""
     if not registry.needs_triton(case.spec):
         return {}
     from lipbench_kernels import launching
@@ -167,18 +167,18 @@ def _tuned(case: Case) -> dict[str, str]:
     return launching.chosen()
 
 
-def _let_go(workload: Workload) -> None:
-    """Free what a failed part has left behind, so that the next one has all of the memory."""
-    with contextlib.suppress(Exception):  # it calls an external layer
+def _free_memory(workload: Workload) -> None:
+    """Free what a failed part left in memory, so that the next part has all of it."""
+    with contextlib.suppress(Exception):  # this calls an external layer
         workload.prepare_first_inference()
     gc.collect()
     if workload.case.device == "cuda":
-        with contextlib.suppress(RuntimeError):  # of a device that is of no use any more
+        with contextlib.suppress(RuntimeError):  # raised by a device that is unusable after a fault
             torch.cuda.empty_cache()
 
 
 def _is_usable(device: str) -> bool:
-    """Whether the device still works in this process: after a fault in a kernel, nothing on a GPU does."""
+    """Whether the device still works in this process: after a fault in a kernel, a GPU does not."""
     if device != "cuda":
         return True
     try:
@@ -195,10 +195,10 @@ def _described(case: Case) -> Machine:
 
 @contextmanager
 def _compiled(workload: Workload, parts: Sequence[str]) -> Iterator[CompiledWorkload | None]:
-    """The workload as `torch.compile` makes it, where its case says so and a part looks at it.
+    """The workload compiled by `torch.compile`, where its case says so and a part uses it; None elsewhere.
 
-    With a cache of its own, so that compiling takes what it takes the first time. MACs and certificate are taken on what is not
-    compiled: it is the same function, and a graph hides operations from counters.
+    The compiler's cache starts empty, so that compile times are those of a first compilation. MACs and certificate use the
+    uncompiled workload: it computes the same function, and a compiled graph hides operations from counters.
     """
     if not workload.case.compile or {*parts} <= {*EXAMINED}:
         yield None
@@ -210,9 +210,9 @@ def _compiled(workload: Workload, parts: Sequence[str]) -> Iterator[CompiledWork
 
 
 def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | None, tuple[Caution, ...]]:
-    """The certificate, of evaluation alone where training mode allows none, and a warning for each mode that has none.
+    """The certificate, for evaluation mode only where training mode fails, and a warning if a mode has none.
 
-    A layer may work as measured and not in float64 on one image.
+    A layer may work in the measured dtype and batch size, but not in float64 on one image.
     """
     doubts: list[Caution] = []
     each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
@@ -228,13 +228,13 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
 
 
 def _claims(case: Case) -> bool:
-    """Whether a case is held to be 1-Lipschitz. External layers are: that is what they are measured for here."""
+    """Whether a case must be 1-Lipschitz: methods that claim it, and all external layers and networks."""
     method = registry.methods().get(case.spec.method)
     return method is None or method.lipschitz
 
 
 def _fallbacks(workload: Workload) -> Iterator[Caution]:
-    """Why layers computed without their kernel, each reason once."""
+    """A warning for each reason why layers did not use their kernel."""
     reasons = Counter(half.fallback for half in workload.halves if isinstance(half, WithKernel) and half.fallback)
     for reason, layers in reasons.items():
         text = f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
@@ -244,18 +244,18 @@ def _fallbacks(workload: Workload) -> Iterator[Caution]:
 def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[Caution, ...]:
     try:
         return tuple(_compiler_warnings(workload, compiled))
-    except Exception as error:  # what was measured stays, though no memory is left to compare it with
+    except Exception as error:  # such as a lack of memory for the comparison: the results stay
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         text = f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch"
         return (Caution("uncompared", (), text),)
 
 
 def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[Caution]:
-    """What makes it doubtful that compiled code, and nothing else, was timed, and that it computes the same."""
+    """Warnings where uncompiled code or compilation may have been timed, or the compiled output differs."""
     for reason in compiled.graph_breaks():
-        yield Caution("graph_break", (), f"torch.compile left the graph: {reason}")
+        yield Caution("graph_break", (), f"graph break in torch.compile: {reason}")
     if again := tuple(compiled.recompiled):
-        text = f"torch.compile compiled {', '.join(again)} again after the first call; see TORCH_LOGS=recompiles"
+        text = f"torch.compile recompiled {', '.join(again)} after the first call; set TORCH_LOGS=recompiles to see why"
         yield Caution("recompiled", again, text)
     outputs = []
     for one in (workload, compiled):
@@ -271,7 +271,7 @@ def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterat
 
 
 def _warnings(case: Case, found: Round) -> Iterator[Caution]:
-    """What makes these figures doubtful, and the cure."""
+    """Warnings that make these timings doubtful, each with what to do."""
     if not found.phases:
         return
     phases, flags = found.phases, found.machine.flags if found.machine else {}
@@ -284,9 +284,9 @@ def _warnings(case: Case, found: Round) -> Iterator[Caution]:
         text = f"torch runs {threads} threads instead of {case.threads}; set OMP_NUM_THREADS before torch is imported"
         yield Caution("threads", (), text)
     if contended := tuple(name for name, timing in phases.items() if timing.contention and timing.contention.contended):
-        text = f"others used the machine during {', '.join(contended)}; measure again when it is idle"
+        text = f"other processes used the machine during {', '.join(contended)}; measure again when it is idle"
         yield Caution("contended", contended, text)
     yield from gpu.clock_warnings({phase: timing.contention for phase, timing in phases.items()})
     if unsettled := tuple(phase for phase, timing in phases.items() if not timing.converged):
-        text = f"the median of {', '.join(unsettled)} was not settled at the time limit; allow more seconds a phase"
+        text = f"the median of {', '.join(unsettled)} had not converged at the time limit; raise --phase-seconds"
         yield Caution("unsettled", unsettled, text)

@@ -1,4 +1,4 @@
-"""What is to be measured: the axes that somebody asked for, as cases."""
+"""Converts the requested axes of a run to cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lipbench.cases import (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Axes of a run. One that is None takes the preset's values, or the default."""
+    """Requested axes of a run. An axis that is None has the preset's values, or the default."""
 
     preset: str | None = None
     methods: tuple[str, ...] | None = None
@@ -34,11 +34,11 @@ class Request:
     batch_sizes: tuple[int, ...] | None = None
     networks: tuple[str, ...] | None = None
     conditions: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """values of conditions by their names in `cases.CONDITIONS`, the device apart; `conditions` makes it"""
+    """values of conditions by their names in `cases.CONDITIONS`, without the device; made by `conditions`"""
 
     @property
     def names_cases(self) -> bool:
-        """Whether methods or shapes were asked for, and not only the conditions under which they run."""
+        """Whether methods or shapes were requested, and not only conditions."""
         shapes = (self.channels, self.image_sizes, self.kernel_sizes, self.batch_sizes, self.networks)
         return any(value is not None for value in (self.preset, self.methods, *shapes))
 
@@ -48,17 +48,17 @@ class Request:
 
     @property
     def method_names(self) -> tuple[str, ...]:
-        """Of the methods that were asked for, or the paper's; files of external layers with their whole paths."""
+        """Names of the requested methods, or of the paper's; files of external layers as absolute paths."""
         return tuple(map(external.absolute, self.methods or PAPER_METHODS))
 
     @property
     def network_sizes(self) -> tuple[str, ...] | None:
-        """Sizes of the paper's ConvNet that were asked for; None where none were named, nor any external network."""
+        """Requested sizes of the paper's ConvNet; None if no networks were requested."""
         return None if self.networks is None else tuple(name for name in self.networks if not external.is_external(name))
 
     @property
     def external_networks(self) -> tuple[str, ...]:
-        """Names of the external networks that were asked for, files with their whole paths."""
+        """Names of the requested external networks; files as absolute paths."""
         return tuple(external.absolute(name) for name in self.networks or () if external.is_external(name))
 
     @property
@@ -67,16 +67,16 @@ class Request:
 
 
 def conditions(**values: Sequence[Any] | None) -> Mapping[str, Sequence[Any]]:
-    """The conditions of a request: those that were asked for; None stands for what was not."""
+    """The conditions of a request, without those that are None: they were not requested."""
     return {name: chosen for name, chosen in values.items() if chosen is not None}
 
 
 def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
-    """The cases of a request on a device, each once. Raises `LipbenchError` for sizes no case can have.
+    """The cases of a request on a device, each once. Raises `LipbenchError` for sizes that no case can have.
 
-    Cases have the threads that are asked for, else one for each of the `cores` where they will be measured.
-    Shape by shape, all methods at one before the next, and what differs in a condition with a label, such as compiled from
-    uncompiled, side by side: a run cut short by its deadline has comparable cases.
+    Cases have the requested number of threads, by default one per core of the measuring machine. All methods at one shape come
+    before the next shape, and cases that differ in a condition with a label, such as compiled and uncompiled, are adjacent. So
+    a run that its deadline stops has comparable cases.
     """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
@@ -105,16 +105,16 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
 
 
 def _external_networks(request: Request) -> Iterator[ExternalNetworkSpec]:
-    """After all else, since they are built from no method."""
+    """Specs of the external networks. They come after all methods, since they are not built from a method."""
     for image_size, name in itertools.product(request.image_sizes or (32,), request.external_networks):
         yield ExternalNetworkSpec(name, image_size)
 
 
 def _specs(request: Request, method: str, implementation: str) -> list[Spec]:
-    """Layers, then networks.
+    """Specs of a method: layers, then networks.
 
-    Any of channels, image sizes and kernel sizes turns the preset's shapes into the product of these axes, and leaves its
-    networks out. Networks named without channels leave the layers out; image and kernel sizes then are the networks'.
+    A request for channels, image sizes or kernel sizes replaces the preset's shapes by the product of these axes, and omits the
+    preset's networks. Networks requested without channels omit the layers; image and kernel sizes then apply to the networks.
     """
     preset = PRESETS[request.preset_name]
     as_preset = request.channels is None and request.image_sizes is None and request.kernel_sizes is None
@@ -129,7 +129,7 @@ def _specs(request: Request, method: str, implementation: str) -> list[Spec]:
 
 
 def _product(request: Request, shapes: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """All combinations of the axes asked for; what was not asked for varies as in the preset."""
+    """All combinations of the requested axes; other axes have the preset's values."""
     channels, image_sizes, kernel_sizes = (tuple(sorted(set(values))) for values in zip(*shapes))
     axes = (request.channels or channels, request.image_sizes or image_sizes, request.kernel_sizes or kernel_sizes)
     return list(itertools.product(*axes))

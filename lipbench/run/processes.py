@@ -1,6 +1,6 @@
-"""Fresh processes that answer one question each: forked from a server (`forks`) in hundredths of a second, or started anew.
+"""Fresh processes that answer one question each: forked from a server (`forks`) in hundredths of a second, or started.
 
-The parent imports no torch.
+The parent does not import torch.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from lipbench.store.files import load_json
 
 STDERR_TAIL_BYTES = 8192
 LONGEST_WAIT_S = 1e6
-"""the operating system takes no time-out of over 24 days"""
+"""the operating system accepts no time-out of over 24 days"""
 FORK, START = "fork", "start"
-"""how a fresh process is made"""
+"""ways to create a fresh process"""
 
 
 def usual_start() -> str:
-    """`FORK` where processes can be forked and ended with their parent, else `START`."""
+    """`FORK` where processes can be forked and die with their parent, else `START`."""
     return FORK if sys.platform == "linux" and hasattr(os, "fork") else START
 
 
 class Processes:
-    """Fresh processes for questions; a context manager, since a server may wait for the next question.
+    """Creates a fresh process for each question, one at a time; a context manager, since a server may be running.
 
-    One question at a time. `renew()` has the next one answered by a process of another server.
+    After `renew()`, the next process comes from a new server.
     """
 
     def __init__(self, fresh: str = FORK) -> None:
@@ -56,7 +56,7 @@ class Processes:
         self.renew()
 
     def stop(self) -> None:
-        """Have another thread's question end now, by `StoppedError`, and answer no other; to be called from any thread."""
+        """End the question of another thread, which raises `StoppedError`, and accept no more; callable from any thread."""
         self._stopped = True
         for server in tuple(self._servers.values()):
             server.kill()
@@ -69,11 +69,11 @@ class Processes:
             self._servers.popitem()[1].close()
 
     def ask(self, question: dict[str, Any], timeout_s: float, threads: int) -> Ending:
-        """How a child with so many threads answered: a forked one, or, where no server is wanted or can be had, a started one.
+        """Put a question to a child with `threads` threads: a forked child, or a started one if no server is wanted or works.
 
         Raises `StoppedError` once stopped.
         """
-        # Read once by the libraries, when they are loaded; torch.set_num_threads is never called.
+        # Libraries read these once, when they are loaded; torch.set_num_threads is never called.
         settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         clock = time.monotonic()
         if self.fresh == FORK and not self._stopped:
@@ -96,33 +96,33 @@ class Processes:
             try:
                 self._servers[key] = forks.Server(settings)
             except forks.ServerEndedError:
-                self.fresh = START  # what cannot be imported now cannot be later: started processes say why
+                self.fresh = START  # a failed import will fail again: a started process reports why
                 raise
         if self._stopped:
             raise StoppedError
         left_s = max(0.0, min(timeout_s, LONGEST_WAIT_S) - (time.monotonic() - clock))
         with _places() as places:
-            places[1].touch()  # a child may end before it makes it
+            places[1].touch()  # a child may end before it creates this file
             code, timed_out = self._servers[key].ask(question, *places, left_s)
             return Ending(code, timed_out, _read_answer(places[0]), _tail(places[1]), FORK)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended."""
+    """Outcome of a child."""
 
     code: int
     """exit code; negative: the signal that ended it"""
     timed_out: bool
     answer: dict[str, Any] | None
     stderr: str
-    """its last lines"""
+    """the end of what it printed there"""
     fresh: str = START
-    """how it came to be"""
+    """how the child was created"""
 
     @property
     def reason(self) -> str:
-        """How a child without an answer ended, and the last line that it said."""
+        """How a child without an answer ended, and the last line of its stderr."""
         how = f"ended by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code} and no result"
         last = failures.last_line(self.stderr)
         return f"{how}: {last}" if last else how
@@ -135,10 +135,10 @@ def ask(
     settings: Mapping[str, str] | None = None,
     running: list[subprocess.Popen[bytes]] | None = None,
 ) -> Ending:
-    """Put a question to a newly started process that runs `module`; `settings` add to its environment.
+    """Put a question to a newly started process that runs `module`, with `settings` added to its environment.
 
-    No folder is put before the installed packages (PYTHONSAFEPATH): what lies in the current one shadows nothing. The process
-    is in `running` while it runs.
+    PYTHONSAFEPATH keeps modules in the current folder from shadowing installed packages. The process is in `running` while it
+    runs.
     """
     with _places() as (answer, errors_file, scratch), errors_file.open("wb") as stderr:
         process = subprocess.Popen(
@@ -154,7 +154,7 @@ def ask(
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            _kill(process)  # also what the child started itself, and also when the parent is interrupted
+            _kill(process)  # with what the child started, and also when the parent is interrupted
             listed.remove(process)
             process.wait()
         return Ending(process.returncode, timed_out, _read_answer(answer), _tail(errors_file))
@@ -167,9 +167,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _places() -> Iterator[tuple[Path, Path, Path]]:
-    """Files for a child's answer and its errors, and a folder for what it leaves behind, compiled code for one.
+    """Paths of a child's answer, of its stderr, and of a folder for temporary files such as compiled code.
 
-    Apart from each other, since a layer gone wrong may empty any directory that it finds.
+    stderr is in another directory, since a faulty layer may empty any directory that it knows.
     """
     with tempfile.TemporaryDirectory(prefix="lipbench-") as own, tempfile.TemporaryDirectory(prefix="lipbench-") as given:
         scratch = Path(given, "scratch")
@@ -184,7 +184,7 @@ def _tail(path: Path) -> str:
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
-    # Written whole or not at all by the child; anything else that is found there was written by a layer.
+    # The child writes it atomically; any other content was written by a layer.
     try:
         return load_json(path)
     except errors.LipbenchError:

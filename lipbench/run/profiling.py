@@ -1,4 +1,4 @@
-"""From options to measured rounds in a run directory, which is new or resumed."""
+"""Runs a profile: from options to measured rounds in a new or resumed run directory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lipbench.store.rounds import HARMLESS
 from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
 Shown = Callable[[Sequence[Case]], AbstractContextManager[Progress]]
-"""Planned cases → a block in which a run's progress is shown."""
+"""Planned cases → a context manager that shows a run's progress."""
 
 
-def _unseen(planned: Sequence[Case]) -> AbstractContextManager[Progress]:
+def _no_progress(planned: Sequence[Case]) -> AbstractContextManager[Progress]:
     return nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Limits that were asked for; None: as the run that is gone on with, or by default."""
+    """Requested limits; None: those of the resumed run, or the default."""
 
     phase_seconds: float | None = None
     timeout_s: float | None = None
@@ -41,7 +41,7 @@ class LimitOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """What `lipbench profile` was told."""
+    """Options of `lipbench profile`."""
 
     request: Request
     device: str
@@ -51,38 +51,38 @@ class Options:
     resume: bool = False
     retry_failed: bool = False
     measure: tuple[str, ...] | None = None
-    """of `book.MEASURED`; None: as the run that is gone on with, or all"""
+    """of `book.MEASURED`; None: as in the resumed run, or all"""
     fresh: str | None = None
-    """`processes.FORK` or `processes.START`; None: as usual on this system"""
+    """`processes.FORK` or `processes.START`; None: the default of this system"""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has come to its end, or to its deadline."""
+    """A run that was completed or stopped at its deadline."""
 
     directory: Path
     outcome: Outcome
 
     @property
     def failed(self) -> bool:
-        """Whether some case failed or could not be stored."""
+        """Whether any case failed or could not be stored."""
         return bool(self.outcome.problems) or any(record.status not in HARMLESS for record in self.outcome.records)
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Ctrl-C while a run was measured; what was measured is stored."""
+    """Ctrl-C during a run; finished rounds are stored."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(str(directory))
         self.directory = directory
 
 
-def profile(options: Options, command: str, shown: Shown = _unseen, executor: Executor | None = None) -> Finished:
-    """Measure, and store each round in the run directory as soon as it is there.
+def profile(options: Options, command: str, shown: Shown = _no_progress, executor: Executor | None = None) -> Finished:
+    """Measure the requested cases, and store each round in the run directory as soon as it is measured.
 
-    `command` is kept in the run; `shown` shows progress; `executor` measures, by default on this machine. Raises
-    `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run;
-    `InterruptedRunError` for Ctrl-C.
+    `command` is stored in the run; `shown` shows progress; `executor` measures, by default on this machine. Raises
+    `LipbenchError` for wrong use, before anything is written, and at the end if no case could run; `InterruptedRunError` on
+    Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     standing = _standing_plan(options)
@@ -113,7 +113,7 @@ def profile(options: Options, command: str, shown: Shown = _unseen, executor: Ex
 
 
 def _standing_plan(options: Options) -> RunPlan | None:
-    """The plan of the run to go on with; None for a new one, which takes a directory that is empty or not there."""
+    """The plan of the run to resume; None for a new run, whose directory must be empty or missing."""
     if options.retry_failed and not options.resume:
         raise errors.retry_without_resume()
     if options.out is None:
@@ -125,7 +125,7 @@ def _standing_plan(options: Options) -> RunPlan | None:
             raise errors.unreadable_run(options.out, "not a directory")
         if not options.out.is_dir() or _is_unused(options.out):
             return None
-    except OSError as error:  # a name that is too long, a directory that may not be looked into
+    except OSError as error:  # a name that is too long, a directory without read permission
         raise errors.unreadable_run(options.out, error.strerror or str(error)) from error
     if not options.resume:
         raise errors.run_exists(options.out)
@@ -133,22 +133,22 @@ def _standing_plan(options: Options) -> RunPlan | None:
 
 
 def _is_unused(directory: Path) -> bool:
-    """Whether nothing is in it, or only what another process makes before it writes `run.json`."""
+    """Whether a directory is empty, or holds only what another process creates before it writes `run.json`."""
     entries = [entry for entry in directory.iterdir() if not is_own_trace(entry.name)]
     return all(entry.name == "records" and entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
 def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tuple[tuple[Case, ...], Place]:
-    """The cases asked for by name, and where they are measured; the executor checks devices and names.
+    """The cases that the options add, and where they are measured; the executor checks devices and names.
 
-    Raises `LipbenchError` for what cannot be had there, and for a run that was begun on another GPU.
+    Raises `LipbenchError` for cases that cannot be measured there, and for a run that was started on another GPU.
     """
     request = options.request
     as_it_stands = standing is not None and not request.names_cases
     if as_it_stands and request != Request():
         raise errors.resume_without_cases()
     if standing is not None and as_it_stands:
-        on_cpu = options.measure == ("certificate",)  # which nothing but a Triton kernel's needs a GPU for
+        on_cpu = options.measure == ("certificate",)  # only certificates of Triton kernels need a GPU
         device = "cpu" if on_cpu or all(case.device == "cpu" for case in standing.cases) else "cuda"
         named = {case.spec.method: isinstance(case.spec, ExternalNetworkSpec) for case in standing.cases}
         methods: tuple[str, ...] = tuple(name for name, is_network in named.items() if not is_network)
@@ -158,7 +158,7 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
         if on_cpu:
             implementations = tuple(name for name in implementations if not needs_triton(name))
     else:
-        plan(request, "cpu")  # refuses wrong sizes before anything is started
+        plan(request, "cpu")  # raises for wrong sizes before a process is started
         device, methods, implementations = options.device, request.method_names, request.implementation_names
         networks = request.external_networks
         threads = next(iter(request.conditions.get("threads", ())), None)
@@ -170,7 +170,7 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
 
 
 def _measured(options: Options, standing: RunPlan | None) -> tuple[str, ...]:
-    """What to measure: as asked, else all that the standing run was ever asked for."""
+    """What to measure: as requested, else everything that was ever requested of the resumed run."""
     if options.measure is not None:
         unknown = [name for name in options.measure if name not in MEASURED]
         if unknown:
@@ -180,19 +180,19 @@ def _measured(options: Options, standing: RunPlan | None) -> tuple[str, ...]:
 
 
 def _all_measured(order: Order, standing: RunPlan | None) -> tuple[str, ...]:
-    """What the run was ever asked for, in the order of `MEASURED`."""
+    """Everything that was ever requested of the run, in the order of `MEASURED`."""
     ever = {*order.measure, *(standing.measure if standing else ())}
     return tuple(name for name in MEASURED if name in ever)
 
 
 def _limits(options: Options, standing: RunPlan | None) -> tuple[Limits, int]:
-    """Limits of a round, and rounds of a case: as asked, else as in the standing run, else the preset's."""
+    """Limits of a round, and rounds per case: as requested, else as in the resumed run, else the preset's."""
     preset = PRESETS[options.request.preset_name]
     asked = {name: value for name, value in asdict(options.limits).items() if value is not None}
     if standing is None:
         limits, rounds = Limits(phase_seconds=preset.phase_seconds), preset.rounds
     else:
-        limits, rounds = standing.limits or Limits(), standing.rounds or preset.rounds  # 0 of one that was not to be timed
+        limits, rounds = standing.limits or Limits(), standing.rounds or preset.rounds  # 0 rounds in a run without timing
     rounds = asked.pop("rounds", rounds)
     if TIME not in _measured(options, standing) and standing is None:
         rounds = 0
@@ -200,7 +200,7 @@ def _limits(options: Options, standing: RunPlan | None) -> tuple[Limits, int]:
 
 
 def _new_directory(parent: Path) -> Path:
-    """A directory of its own, named by the time in UTC."""
+    """Create a new directory, named by the time in UTC."""
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     for number in range(1, 1000):
         directory = parent / (name if number == 1 else f"{name}-{number}")
@@ -211,7 +211,7 @@ def _new_directory(parent: Path) -> Path:
         except OSError as error:
             raise errors.not_writable(directory, error.strerror or str(error)) from error
         return directory
-    raise errors.not_writable(parent, "a thousand runs began in this second")
+    raise errors.not_writable(parent, "999 run directories of this second exist")
 
 
 def _save_plan(directory: Path, plan: RunPlan, new: bool) -> None:

@@ -1,11 +1,11 @@
-"""The order in which a run is measured: round 0 of all cases, then round 1 of all, and so on; last, of each, what is no time.
+"""The order in which a run is measured: round 0 of all cases, then round 1 of all, and so on; last, the untimed parts.
 
-Rounds are interleaved so that a drift of the machine meets all cases alike. MACs and certificates come after all timing.
+Rounds are interleaved so that a drift of the machine affects all cases alike. MACs and certificates come after all timing.
 
-Several workers, which are processes of one or more machines, may share a run directory. Each claims a case (`store.claims`)
-before it measures a round of it, takes the next one where it is claimed already, and waits where all are. So each round is
-measured once. Workers on one machine disturb each other's timing, which the meters note as contention: share a run among
-machines, or among workers that have cores of their own. A worker begins to examine when no other on its machine measures.
+Several workers, which are processes on one or more machines, may share a run directory. A worker claims a case (`store.claims`)
+before it measures a round of it, skips cases that another worker has claimed, and waits if all are claimed. So each round is
+measured once. Workers on one machine disturb each other's timing, which the meters record as contention: share a run among
+machines, or among workers on separate cores. A worker starts its examinations when no other worker on its machine measures.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from lipbench.run.executor import Executor
 from lipbench.store.rounds import Part, Record, Round, summed_up
 
 POLL_S = 0.5
-"""between two looks at what other workers have claimed"""
+"""interval between checks of the claims of other workers"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """Outcome of a run."""
 
     records: tuple[Record, ...]
     left: int
-    """rounds and examinations that were not begun, or not brought to their end, because of the deadline"""
+    """rounds and examinations that were not started or not finished because of the deadline"""
     elsewhere: int = 0
-    """examinations that need a GPU, which is not there"""
+    """examinations that need a GPU where there is none"""
     problems: tuple[str, ...] = ()
-    """cases that were left alone because something that must not be written over stands in their place, one line each"""
+    """cases that were not stored because their file must not be overwritten, one line each"""
 
 
 def run(
     directory: Path, planned: Sequence[Case], order: Order, executor: Executor, progress: Progress = lambda *_: None
 ) -> Outcome:
-    """Measure what is missing of the planned cases in a run directory, each round stored as soon as it is there.
+    """Measure what is missing of the planned cases in a run directory; store each round as soon as it is measured.
 
-    Finished records are neither measured nor written again, failed parts only with `retry_failed`, and then without the failed
-    rounds; damaged records are replaced. Each record is claimed and read anew before a round of it is begun, so that what
-    another worker measures is not measured twice. Ends when nothing is left, by whomever it was measured, or at the deadline.
+    Finished records are neither measured nor written again. Failed parts are measured again only with `retry_failed`, which
+    drops the failed rounds. Damaged records are replaced. Each case is claimed and its record read again before a round starts,
+    so that no round is measured twice. Ends when this and other workers have left nothing to measure, or at the deadline.
     """
     book = Book(directory, planned, order)
     while True:
@@ -64,7 +64,7 @@ def run(
 
 
 def _rounds(book: Book, planned: Sequence[Case], executor: Executor, progress: Progress) -> bool:
-    """Measure rounds that are missing and that no other worker measures, interleaved; whether there was any."""
+    """Measure missing rounds that no other worker measures, interleaved; whether there were any."""
     measured = False
     for is_first in (True, False):
         cases = [case for case in planned if (case in book.order.first) == is_first]
@@ -76,7 +76,7 @@ def _rounds(book: Book, planned: Sequence[Case], executor: Executor, progress: P
 
 
 def _round(case: Case, number: int, book: Book, executor: Executor, progress: Progress) -> bool:
-    """Measure and store the next round of a case; False if another worker does, or has done round `number`."""
+    """Measure and store the next round of a case; False if another worker has claimed it or has measured round `number`."""
     with book.claimed(case) as is_own:
         if not is_own or not book.wants(case, number):
             return False
@@ -88,7 +88,7 @@ def _round(case: Case, number: int, book: Book, executor: Executor, progress: Pr
 
 
 def _next_round(case: Case, book: Book, executor: Executor) -> Round | None:
-    """One more round of what has not failed of a case; None if the deadline ended it."""
+    """Measure one more round of the parts of a case that have not failed; None if the deadline ended it."""
     record = book.records[case]
     for other, known in book.records.items():
         if not known.rounds and _is_larger(case, other):
@@ -110,7 +110,7 @@ def _next_round(case: Case, book: Book, executor: Executor) -> Round | None:
 
 
 def _too_large(case: Case, known: Mapping[Case, Record]) -> dict[str, Part]:
-    """Groups of phases that ran out of memory at a smaller size, and so are not tried."""
+    """Groups of phases that are skipped because they ran out of memory at a smaller size."""
     found: dict[str, Part] = {}
     for other, record in known.items():
         if record.status == "ok" or not _is_larger(case, other):
@@ -123,7 +123,7 @@ def _too_large(case: Case, known: Mapping[Case, Record]) -> dict[str, Part]:
 
 
 def _is_larger(case: Case, other: Case) -> bool:
-    """Whether a case is another one with nothing smaller and something larger."""
+    """Whether a case equals another, except that at least one size is larger and none is smaller."""
     sizes, other_sizes = _sizes(case), _sizes(other)
     alike = _without_sizes(case) == _without_sizes(other)
     return alike and sizes != other_sizes and all(one >= two for one, two in zip(sizes, other_sizes))

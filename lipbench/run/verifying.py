@@ -25,7 +25,7 @@ VIOLATES, FAILED = "violates", "failed"
 
 @dataclass(frozen=True)
 class Shapes:
-    """What layers are built at, and in which implementations."""
+    """Shapes and implementations to build layers with."""
 
     channels: Sequence[int] = (16,)
     image_sizes: Sequence[int] = (8,)
@@ -34,13 +34,13 @@ class Shapes:
 
 
 def claiming_methods(implementations: Sequence[str]) -> list[str]:
-    """The methods that claim to be 1-Lipschitz and have all of these implementations."""
+    """Names of the methods that claim to be 1-Lipschitz and have all of these implementations."""
     known = registry.methods().items()
     return [name for name, method in known if method.lipschitz and set(implementations) <= set(method.implementations)]
 
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
-    """Every method at every shape, method by method. Raises `LipbenchError` for a name or implementation that nobody has."""
+    """Every method at every shape, method by method. Raises `LipbenchError` for an unknown name or implementation."""
     names = list(map(external.absolute, methods))
     for name in names:
         registry.check_name(name)
@@ -51,10 +51,10 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
 
 
 def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
-    """One row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound; singular values are plain.
+    """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound.
 
-    `verdict` is 'ok' or 'violates' for a bound of the evaluation mode, '' in training mode, 'unsupported' or 'failed' with the
-    `reason` for a layer that gives none.
+    `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
+    'unsupported' or 'failed', with a `reason`.
     """
     return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
 
@@ -84,7 +84,7 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
 
 
 def _case(spec: Spec, precision: str) -> Case:
-    """On the CPU, but kernels of our own where they run. Raises `LipbenchError` where there is no such place."""
+    """The case of a spec: on the CPU, or on a GPU for Triton kernels. Raises `LipbenchError` where these cannot run."""
     device = "cuda" if registry.needs_triton(spec) and torch.cuda.is_available() else "cpu"
     registry.check_device(spec, device)
     return Case(spec, batch_size=2, precision=precision, device=device)
@@ -106,7 +106,7 @@ def _values(bound: Bound) -> dict[str, object]:
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per weights and mode as text for a terminal: the best bound, and what a second way of finding it gave."""
+    """A table for a terminal, one row per weights and mode: the best bound, and the bounds found in other ways."""
     keys = ["method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode"]
     table = pd.DataFrame([_line(group) for _, group in rows.groupby(keys, sort=False, dropna=False)])
     usual = {"network": "", "implementation": PAPER}

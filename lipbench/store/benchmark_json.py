@@ -1,4 +1,4 @@
-"""Runs of another program: what pytest-benchmark saved of the benchmarks in `bench/`, read as if it were a run of this one."""
+"""JSON files of pytest-benchmark, read as runs: the results of the benchmarks in `bench/`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from lipbench.store.rounds import Record, Round, with_parts
 from lipbench.store.run_plan import RunPlan
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
-"""what entries say of their case as a whole"""
+"""what each entry states about its whole case"""
 ONE_PROCESS = Caution(
-    "one_process", (), "one process: how much processes differ, usually more than samples within one, is not known"
+    "one_process", (), "one process: the variation between processes is unknown, and usually exceeds that within one"
 )
 
 
 def load(path: Path) -> Run:
-    """A run directory, or a pytest-benchmark JSON file, as a run. Raises `LipbenchError` for anything else."""
+    """Load a run directory or a pytest-benchmark JSON file as a run. Raises `LipbenchError` for anything else."""
     try:
         return from_benchmark_json(path) if path.is_file() else load_run(path)
-    except OSError as error:  # a name that is too long, a directory that may not be looked into
+    except OSError as error:  # a name that is too long, a directory without read permission
         raise errors.unreadable_run(path, error.strerror or str(error)) from error
 
 
 def from_benchmark_json(path: Path) -> Run:
-    """A pytest-benchmark file of `bench/` as a run; entries without a case in their `extra_info` are named as problems.
+    """Read a pytest-benchmark file of `bench/` as a run. Entries without a case in their `extra_info` are listed as problems.
 
-    Each entry is one phase of one case, all in one process, so there is one round, whose warnings say so. Whether others used
-    the machine is known where the benchmark watched it long enough, and stays unknown elsewhere. Raises `LipbenchError` for a
-    file that is not of pytest-benchmark, or was saved without its samples.
+    Each entry is one phase of one case. All were measured in one process, so there is one round, and a warning says so.
+    Contention is known where the benchmark monitored the machine long enough, and unknown elsewhere. Raises `LipbenchError` for
+    a file that pytest-benchmark did not write, or that was saved without samples.
     """
     contents = load_json(path)
     if not isinstance(contents.get("benchmarks"), list):
@@ -59,7 +59,7 @@ def from_benchmark_json(path: Path) -> Run:
         Record(case, 1, (with_parts(Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case])),))
         for case, found in phases.items()
     )
-    problems = (f"not of lipbench, left out: {', '.join(foreign)}",) if foreign else ()
+    problems = (f"benchmarks without a lipbench case were left out: {', '.join(foreign)}",) if foreign else ()
     plan = RunPlan(started=started, command="pytest --benchmark-only", preset="pytest-benchmark", cases=tuple(phases))
     return Run(path, plan, records, problems)
 

@@ -1,13 +1,13 @@
-"""Claims on cases: a worker that measures one says so in the run directory, and the others leave it alone meanwhile.
+"""Claims on cases: a worker claims a case in the run directory while it measures it, and other workers skip that case.
 
-A claim is a file `claims/<case id>.json` that names its owner: machine, process and a time at which it runs out. It is made
-exclusively, so that one of two workers gets it, and taken over or away under the lock of the directory. It is a file, and not a
-lock that is held, because locks do not vanish with their process on all network file systems, and nobody sees who holds them.
+A claim is a file `claims/<case id>.json` that names its owner: machine, process and expiry time. It is created exclusively, so
+that only one of two workers gets it. It is replaced or removed under the lock of the directory. A claim is a file rather than a
+held lock because on some network file systems locks outlive their process, and the holder of a lock cannot be seen.
 
-A claim of a worker that died blocks nobody for ever. On the machine of its owner, it is in force as long as the owner's process
-lives, and no longer. On other machines, which cannot see that process, it is in force until it runs out: `GRACE_S` after the
-time-out of what it was made for, by the clocks of both machines. So a worker on another machine that is killed before it can
-take its claim away delays its case until then. Whoever knows that it is dead may delete the file.
+A claim of a dead worker expires. On its owner's machine, a claim is in force exactly as long as the owner's process lives.
+Other machines cannot see that process; for them it is in force until its expiry time: `GRACE_S` after the time-out of the
+measurement, by the clocks of both machines. A worker that is killed before it removes its claim therefore delays the case on
+other machines until then. A user who knows that the worker is dead may delete the file.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from lipbench.store.files import from_json, load_json, locked
 
 FOLDER = "claims"
 GRACE_S = 400.0
-"""for what the time-out of a round leaves out: a server that starts late, and clocks that differ"""
+"""added to the time-out of a round, for a server that starts late and for clocks that differ"""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim, and until when."""
+    """The owner of a claim, and the claim's expiry time."""
 
     machine: str
     process_id: int
     process_started: str
-    """in the kernel's terms; "" where it does not say"""
+    """start time as the kernel reports it; "" where it does not"""
     until: float
     """seconds since 1970"""
 
     @property
     def is_here(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the owner runs on this machine."""
         return self.machine == _machine()
 
     @property
@@ -57,9 +57,9 @@ class Owner:
 
 @contextlib.contextmanager
 def claimed(directory: Path, case: Case, timeout_s: float) -> Iterator[bool]:
-    """Claim a case for the block, which measures it for at most `timeout_s`; False where another worker holds a claim on it.
+    """Claim a case for the block, which measures it for at most `timeout_s`. Yields False where another worker has claimed it.
 
-    Raises `OSError` where the directory cannot be written to.
+    Raises `OSError` where the directory is not writable.
     """
     path = directory / FOLDER / f"{case.id}.json"
     own = Owner(_machine(), os.getpid(), _process_started(os.getpid()), time.time() + timeout_s + GRACE_S)
@@ -72,13 +72,13 @@ def claimed(directory: Path, case: Case, timeout_s: float) -> Iterator[bool]:
 
 
 def holders(directory: Path) -> tuple[Owner, ...]:
-    """Whose claims are in force in a run directory."""
+    """The owners of the claims in force in a run directory."""
     found = (_owner(path) for path in (directory / FOLDER).glob("*.json"))
     return tuple(owner for owner in found if owner and owner.is_alive)
 
 
 def _made(directory: Path, path: Path, own: Owner) -> bool:
-    """Write a claim where none is in force."""
+    """Write a claim unless one is in force; whether it was written."""
     with locked(directory):
         standing = _owner(path)
         if standing and standing.is_alive:
@@ -87,7 +87,7 @@ def _made(directory: Path, path: Path, own: Owner) -> bool:
         if standing:
             path.unlink(missing_ok=True)
         try:
-            with path.open("x") as file:  # exclusive even where the file system knows no locks
+            with path.open("x") as file:  # exclusive even where the file system does not support locks
                 file.write(json.dumps(asdict(own)) + "\n")
         except FileExistsError:
             return False
@@ -95,7 +95,7 @@ def _made(directory: Path, path: Path, own: Owner) -> bool:
 
 
 def _removed(directory: Path, path: Path, own: Owner) -> None:
-    """Take a claim away, unless another worker has taken it over, and the folder with the last one."""
+    """Remove a claim unless another worker has taken it over; remove the folder with the last claim."""
     with contextlib.suppress(OSError), locked(directory):
         if _owner(path) == own:
             path.unlink()
@@ -103,8 +103,8 @@ def _removed(directory: Path, path: Path, own: Owner) -> None:
 
 
 def _owner(path: Path) -> Owner | None:
-    """Whose claim a file is; None where there is none. Half a file was written by a process that is about to write the rest,
-    or died before: it is in force for `GRACE_S`."""
+    """The owner of the claim in a file; None without a file. An incomplete file is in force for `GRACE_S`: its process is
+    still writing it, or died."""
     try:
         owner: Owner = from_json(Owner, load_json(path))
         return owner
@@ -118,7 +118,8 @@ def _owner(path: Path) -> Owner | None:
 
 @functools.cache
 def _machine() -> str:
-    """This machine as processes see it: two containers on one host are two, since neither sees the processes of the other."""
+    """Identifier of this machine. Two containers on one host count as two machines, since their processes are not visible to
+    each other."""
     found = [socket.gethostname()]
     with contextlib.suppress(OSError):
         found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -130,15 +131,15 @@ def _is_running(process_id: int) -> bool:
         os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # the process belongs to another user
         pass
     return True
 
 
 def _process_started(process_id: int) -> str:
-    """When a process began, in ticks since boot, so that another one under its number is told from it; "" if nobody says so.
+    """Start time of a process in ticks since boot, which distinguishes it from a later process with the same id.
 
-    Of one that has ended, and whose parent has not noticed yet, "ended".
+    "" where the system does not report it; "ended" for a process that has ended and that its parent has not reaped yet.
     """
     try:
         state, *rest = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written and renamed, changed under a lock, and read as JSON of a known type."""
+"""Atomic files: written under another name and renamed, changed under a lock, and read as JSON of a known type."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lipbench import errors
 Complaint = Callable[[object, str], errors.LipbenchError]
 """(path, why) → the error to raise"""
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
-"""what contents raise that are JSON but not what was written"""
+"""errors raised by contents that are valid JSON but not what lipbench wrote"""
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""what file systems answer that know no locks"""
+"""error codes of file systems without locks"""
 
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under another name in the same directory, then renamed.
+    """Write a file atomically: under another name in the same directory, then renamed.
 
-    The other name is random: on a directory that hosts share, two processes may well have the same number. A link is followed.
-    What is no file, such as a pipe or /dev/null, is written to as it stands: renaming would put a file in its place.
+    The other name is random, since processes of two hosts that share the directory may have the same id. Links are followed. A
+    path that is not a regular file, such as a pipe or /dev/null, is written to directly: renaming would replace it by a file.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -51,15 +51,15 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as JSON, by `write_file`."""
+    """Write an object as JSON with `write_file`."""
     write_file(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep all other processes out of such a block for this directory, on every host that shares it.
+    """Hold an exclusive lock on the directory for the block, across all hosts that share it.
 
-    Where the file system knows no locks nobody is kept out, which a single writer does not notice.
+    Where the file system does not support locks there is no exclusion; a single writer is not affected.
     """
     with (directory / LOCK).open("ab") as file:
         try:
@@ -71,7 +71,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_own_trace(name: str) -> bool:
-    """Whether a file of this name is a lock, or what a killed `write_file` left."""
+    """Whether a file of this name is a lock, or a temporary file of a killed `write_file`."""
     return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
@@ -79,8 +79,8 @@ def is_own_trace(name: str) -> bool:
 
 
 def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict[str, Any]:
-    """The object in a JSON file. Raises `LipbenchError`, by `complaint`, where there is none or only half of it, and
-    `NotOursError` where the file cannot even be opened."""
+    """Load the object in a JSON file. Raises the `LipbenchError` made by `complaint` where the file holds no complete object,
+    and `NotOursError` where it cannot be opened."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -92,33 +92,33 @@ def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict
     except (ValueError, RecursionError) as error:
         raise complaint(path, str(error) if text.strip() else "empty") from error
     if not isinstance(values, dict):
-        raise complaint(path, f"a JSON {type(values).__name__} where an object belongs")
+        raise complaint(path, f"a JSON {type(values).__name__} instead of an object")
     return values
 
 
 def load_versioned(path: Path, newest: int, complaint: Complaint) -> dict[str, Any]:
-    """The object in a JSON file that has a schema version. Raises as `load_json` does, by `complaint` where there is no
-    version, and `NotOursError` for one after the `newest`."""
+    """Load the object in a JSON file that has a schema version. Raises as `load_json` does; also the error of `complaint`
+    without a version, and `NotOursError` for a version after the `newest`."""
     values = load_json(path, complaint)
     schema = values.get("schema")
     if not isinstance(schema, int):
-        raise complaint(path, "no schema version in it")
+        raise complaint(path, "no schema version")
     if schema > newest:
         raise errors.newer_schema(path, schema, newest)
     return values
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """JSON values as the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
+    """Convert JSON values to the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
 
-    Unknown keys of an object are an error, as are values of another type, so that a damaged file is noticed where it is read.
+    Unknown keys and values of another type are errors, so that a damaged file is detected when it is read.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else from_json(next(one for one in arguments if one is not types.NoneType), value)
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise TypeError(f"{value!r} where an object belongs")
+            raise TypeError(f"{value!r} instead of an object")
         hints = typing.get_type_hints(kind)
         known = {one.name for one in fields(kind)}
         if unknown := sorted(set(value) - known):
@@ -137,5 +137,5 @@ def from_json(kind: Any, value: Any) -> Any:
 
 def _expect(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{value!r} where {getattr(kind, '__name__', kind)} belongs")
+        raise TypeError(f"{value!r} instead of {getattr(kind, '__name__', kind)}")
     return value

@@ -1,4 +1,4 @@
-"""Warnings of schema 1 and 2, which were texts alone: the one rule by which they get a kind and phases."""
+"""Warnings of schema 1 and 2, which were plain texts: derives their kind and phases."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _TEXTS: dict[CautionKind, str] = {
     "uncompared": r"the compiled output could not be compared with the uncompiled one \(",
     "fallback": r"fallback to paper in \d+ layers?: ",
 }
-"""how a text of each kind begins"""
+"""warning kind → pattern of the beginning of its texts, as schema 1 and 2 wrote them"""
 
 
 def with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A round of schema 1 or 2, as read from JSON, with the warnings of schema 3.
+    """Convert a round of schema 1 or 2, as read from JSON, to the warnings of schema 3.
 
-    Raises `TypeError` or `AttributeError` where it is none.
+    Raises `TypeError` or `AttributeError` for values that are not a round.
     """
     texts = from_json(tuple[str, ...], values.get("warnings", ()))
     return {**values, "warnings": [asdict(as_caution(text)) for text in texts]}
 
 
 def as_caution(text: str) -> Caution:
-    """The warning that a text of schema 1 or 2 was; of kind "other" where nobody wrote such a text."""
+    """The warning of schema 3 for a text of schema 1 or 2; of kind "other" if no pattern matches."""
     for kind, beginning in _TEXTS.items():
         if found := re.match(beginning, text):
             named = found.groupdict().get("phases") or ""

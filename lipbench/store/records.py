@@ -1,8 +1,8 @@
-"""Records and runs: what one case gave, kept on disk and read back.
+"""Records and runs: the results of each case, written to disk and read back.
 
-A run is a directory: `run.json` and `records/<case id>.json`. Every file is written whole under another name and then renamed,
-so that a killed run loses at most the round in flight. Several processes may write one run: what another has stored meanwhile
-is read under a lock and added to, never written over.
+A run is a directory: `run.json` and `records/<case id>.json`. Every file is written under another name and then renamed, so
+that a killed run loses at most the round in progress. Several processes may write one run: each reads the stored record under a
+lock and adds to it, and never overwrites it.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from lipbench.store.run_plan import RunPlan, load_plan
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was read: what was asked for, and the records there are."""
+    """A run as read from disk: its plan and its records."""
 
     path: Path
     plan: RunPlan
     records: tuple[Record, ...]
     unreadable: tuple[str, ...] = ()
-    """what of it could not be read, one line each"""
+    """files that could not be read and why, one line each"""
     unfinished: tuple[str, ...] = ()
-    """ids of planned cases that have not run yet; one whose record is there and cannot be read is not among them"""
+    """ids of planned cases that have not run yet, without those whose record exists but cannot be read"""
 
     @property
     def begun(self) -> tuple[str, ...]:
-        """Ids of cases that have rounds left to run."""
+        """Ids of cases with rounds left to run."""
         return tuple(record.case.id for record in self.records if not record.finished)
 
     @property
     def unexamined(self) -> tuple[str, ...]:
-        """Ids of cases whose rounds are done, and of which something else was asked for and has not run yet."""
+        """Ids of cases whose rounds are done, but whose requested MACs or certificate are missing."""
         wanted = [name for name in self.plan.measure if name in EXAMINED]
         return tuple(record.case.id for record in self.records if record.finished and record.lacks(wanted))
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All that is missing, one line each: what could not be read, and what has not run yet."""
+        """Everything that is missing, one line each: unreadable files, and cases that have not run or are incomplete."""
         found = list(self.unreadable)
         if self.unfinished:
             found.append(
@@ -70,24 +70,23 @@ def _cases(count: int) -> str:
 
 
 def save(directory: Path, record: Record) -> None:
-    """Write one record into a run directory in place of what is known of its case."""
+    """Write one record into a run directory, replacing the stored record of its case."""
     write_json(record_path(directory, record.case), {**asdict(record), "schema": SCHEMA, "case": cases.to_dict(record.case)})
 
 
 def add_round(
     directory: Path, record: Record, one: Round, dropped: Iterable[Round] = (), *, examination: bool = False
 ) -> Record:
-    """Store one more round or examination of a record behind those that are stored already, by whomever; the record as it is
-    then.
+    """Append one round or examination to the stored record of a case, whichever process wrote it; returns the merged record.
 
-    `dropped` rounds and examinations are taken out. A damaged record is replaced; one that is not to be is refused with
-    `NotOursError`.
+    `dropped` rounds and examinations are removed. A damaged record is replaced. Raises `NotOursError` for a file that must not
+    be replaced.
     """
     dropped = tuple(dropped)
     with locked(directory):
         standing = without(stored(directory, record.case) or record, dropped)
         if examination and one.parts and {*one.parts} <= {*standing.parts}:
-            return standing  # another process was quicker
+            return standing  # another process stored the same parts first
         name = "examinations" if examination else "rounds"
         sittings = {"rounds": standing.rounds, "examinations": standing.examinations}
         merged = replace(record, **{**sittings, name: (*sittings[name], one)})  # type: ignore[arg-type]  # both are of rounds
@@ -96,7 +95,7 @@ def add_round(
 
 
 def without(record: Record, dropped: Iterable[Round]) -> Record:
-    """A record less the rounds and examinations that say the same as a dropped one."""
+    """A record without the rounds and examinations that equal a dropped one."""
     texts = {_text(one) for one in dropped}
 
     def kept(sittings: Iterable[Round]) -> tuple[Round, ...]:
@@ -106,12 +105,12 @@ def without(record: Record, dropped: Iterable[Round]) -> Record:
 
 
 def _text(one: Round) -> str:
-    # Equal as stored: a number that is NaN would not be equal to itself.
+    # Compared as stored text, since NaN does not equal itself.
     return json.dumps(round_to_dict(one), sort_keys=True)
 
 
 def record_path(directory: Path, case: Case) -> Path:
-    """Where a run directory keeps a case."""
+    """Path of a case's record in a run directory."""
     return directory / "records" / f"{case.id}.json"
 
 
@@ -119,9 +118,9 @@ def record_path(directory: Path, case: Case) -> Path:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run directory, as far as it can be read: what is damaged, foreign or of a newer program is among the problems.
+    """Read a run directory as far as possible. Damaged files, foreign files and those of a newer program become problems.
 
-    Raises `LipbenchError` where there is neither a plan nor a record to be read.
+    Raises `LipbenchError` where neither a plan nor a record can be read.
     """
     if not path.is_dir():
         raise errors.unreadable_run(path, "no such directory")
@@ -139,7 +138,8 @@ def load_run(path: Path) -> Run:
 
 
 def _load_records(directory: Path) -> tuple[dict[Case, Record], dict[str, str]]:
-    """Records by their case, and, by its name, what is wrong with every other file. Hidden ones are of writes cut short."""
+    """Records by case, and the error of every other file by its name. Hidden files are skipped: they come from interrupted
+    writes."""
     found, unread = {}, {}
     for file in sorted(directory.glob("[!.]*")):
         try:
@@ -151,10 +151,9 @@ def _load_records(directory: Path) -> tuple[dict[Case, Record], dict[str, str]]:
 
 
 def stored(directory: Path, case: Case) -> Record | None:
-    """The record of a case; None where there is none, or only a damaged one, which may be replaced.
+    """The stored record of a case; None where there is none, or a damaged one, which may be replaced.
 
-    Raises `NotOursError` where something stands in its place that must not be: a record of a newer program, or what cannot be
-    opened.
+    Raises `NotOursError` for a file that must not be replaced: a record of a newer program, or a file that cannot be opened.
     """
     path = record_path(directory, case)
     if not os.path.lexists(path):
@@ -168,7 +167,7 @@ def stored(directory: Path, case: Case) -> Record | None:
 
 
 def load_record(path: Path) -> Record:
-    """Read one record. Raises `LipbenchError` for a file that is half written, not a record or that of another case,
+    """Read one record. Raises `LipbenchError` for a file that is incomplete, not a record or the record of another case, and
     `NotOursError` for one that is newer than this code or cannot be opened."""
     values = load_versioned(path, SCHEMA, errors.unreadable_record)
     try:
@@ -183,17 +182,17 @@ def load_record(path: Path) -> Record:
     except DAMAGED as error:
         raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
     if path.name != f"{case.id}.json":
-        raise errors.unreadable_record(path, f"the record of {case.id} under another name")
+        raise errors.unreadable_record(path, f"it holds the record of {case.id}")
     return record
 
 
 def round_to_dict(one: Round) -> dict[str, Any]:
-    """A round as JSON-ready values."""
+    """Convert a round to JSON-ready values."""
     return asdict(one)
 
 
 def round_from_dict(values: Any) -> Round:
-    """The round that `round_to_dict` wrote. Raises `ValueError` or `TypeError` on anything else."""
+    """Convert the values of `round_to_dict` back to a round. Raises `ValueError` or `TypeError` for anything else."""
     one: Round = from_json(Round, values)
     for status in (one.status, *(part.status for part in one.parts.values())):
         if status not in STATUSES:

@@ -1,4 +1,4 @@
-"""What was found out about a case, as plain data: parts with a status each, rounds of them, and all rounds of a case."""
+"""Results of a case as plain data: parts, each with a status; rounds, which consist of parts; records of all rounds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lipbench.cases import Case
 from lipbench.quantities import GROUPS, Caution, Certificate, Machine, Macs, Memory, Timing
 
 SCHEMA = 3
-"""1: a round has one status; the first has memory, MACs and certificate. 2: a status for each part, examinations apart.
-3: a warning has a kind and phases; before, it was its text alone."""
+"""1: one status per round; the first round has memory, MACs and certificate. 2: one status per part; separate examinations.
+3: a warning has a kind and phases; before, it was a text only."""
 
 STATUSES = ("ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped")
 HARMLESS = ("ok", "skipped", "unsupported")
-"""Statuses that do not make a run a failed one."""
+"""Statuses that do not make a run fail."""
 BY_SEVERITY = ("ok", "skipped", "unsupported", "not_lipschitz", "nan", "timeout", "out_of_memory", "raised", "crashed")
-"""Of several statuses, that of the whole is the last in this order."""
+"""Statuses in ascending severity. A whole has the most severe status of its parts."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one part of `quantities.PARTS` ended."""
+    """Status of one part of `quantities.PARTS`."""
 
     status: str = "ok"
     reason: str = ""
@@ -29,10 +29,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Round:
-    """What one fresh process, or several after one that died, found out about a case."""
+    """Results of one measurement of a case in a fresh process, or in several if one died."""
 
     status: str
-    """that of its worst part; of the case as a whole where nothing could be begun"""
+    """status of the worst part, or of the whole case where no part could start"""
     reason: str = ""
     warnings: tuple[Caution, ...] = ()
     started: str = ""
@@ -43,19 +43,19 @@ class Round:
     memory: Memory | None = None
     """of the first round only: bytes do not vary"""
     macs: Macs | None = None
-    """of an examination, or of the first round of a run of schema 1"""
+    """of an examination, or of the first round in schema 1"""
     certificate: Certificate | None = None
     """likewise"""
     parts: dict[str, Part] = field(default_factory=dict)
-    """how each part that was begun ended; empty where the case could not even be built"""
+    """status of each part that was started; empty where the case could not be built"""
     tuned: dict[str, str] = field(default_factory=dict)
-    """Triton kernel and sizes → the configuration that its tuning chose"""
+    """Triton kernel and sizes → the configuration chosen by tuning"""
 
 
 def summed_up(one: Round) -> Round:
-    """The round with the status of its worst part, and the reason of the first part that has it.
+    """The round with the status of its worst part, and the reason of the first part with that status.
 
-    Where other parts went well, the reason begins with the names of those that did not.
+    Where other parts have another status, the reason starts with the names of the worst parts.
     """
     status = worst(part.status for part in one.parts.values())
     bad = [name for name, part in one.parts.items() if part.status == status]
@@ -67,45 +67,45 @@ def summed_up(one: Round) -> Round:
 
 
 def not_ok(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    """Names of the parts that ended otherwise than well."""
+    """Names of the parts whose status is not "ok"."""
     return tuple(name for name, part in parts.items() if part.status != "ok")
 
 
 def worst(statuses: Iterable[str]) -> str:
-    """The most severe status; 'ok' of none."""
+    """The most severe status; 'ok' if there is none."""
     return max(statuses, key=BY_SEVERITY.index, default="ok")
 
 
 @dataclass(frozen=True)
 class Record:
-    """All rounds of one case, and what was examined of it apart from them."""
+    """All rounds and examinations of one case."""
 
     case: Case
     rounds_wanted: int
     rounds: tuple[Round, ...] = ()
     schema: int = SCHEMA
     examinations: tuple[Round, ...] = ()
-    """MACs and certificate: rounds in which nothing is timed"""
+    """rounds without timing: of memory, MACs or certificate"""
 
     @property
     def sittings(self) -> tuple[Round, ...]:
-        """Rounds, then examinations."""
+        """All rounds, then all examinations."""
         return (*self.rounds, *self.examinations)
 
     @property
     def status(self) -> str:
-        """The worst of all rounds and examinations."""
+        """The worst status of all rounds and examinations."""
         return worst(one.status for one in self.sittings)
 
     @property
     def reason(self) -> str:
-        """Why the first round or examination of that status has it."""
+        """The reason of the first round or examination with that status."""
         status = self.status
         return next((one.reason for one in self.sittings if one.status == status), "")
 
     @property
     def parts(self) -> dict[str, Part]:
-        """Part → its worst ending so far."""
+        """Part → its worst status so far."""
         found: dict[str, Part] = {}
         for name, part in (pair for one in self.sittings for pair in one.parts.items()):
             if name not in found or worst((found[name].status, part.status)) != found[name].status:
@@ -114,12 +114,12 @@ class Record:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the case as a whole failed: it could not be built, or was not tried."""
+        """Whether the whole case failed: it could not be built, or was skipped."""
         return any(one.status != "ok" and not one.parts for one in self.rounds)
 
     @property
     def open_groups(self) -> tuple[str, ...]:
-        """Groups of phases that have not failed; before the first round, all that there are."""
+        """Groups of phases that have not failed; all groups before the first round."""
         if self.is_broken:
             return ()
         if not self.rounds:
@@ -128,13 +128,13 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """No round is left to run: every one was done, or nothing is left that could be timed."""
+        """Whether no round is left to run: all were measured, or every group of phases has failed."""
         return len(self.rounds) >= self.rounds_wanted or not self.open_groups
 
     def lacks(self, parts: Iterable[str], *, untimed: bool = False) -> tuple[str, ...]:
-        """Those of these parts that were not begun yet.
+        """The given parts that have not been measured yet.
 
-        None where timing failed as a whole or, if not `untimed`, has not begun.
+        Empty where all timing failed or, unless `untimed`, no round has been measured yet.
         """
         done = self.parts
         worth_it = self.open_groups if self.rounds else untimed
@@ -142,22 +142,22 @@ class Record:
 
     @property
     def memory(self) -> Memory | None:
-        """Of the sitting that took it."""
+        """From the first round or examination that measured it."""
         return next((one.memory for one in self.sittings if one.memory), None)
 
     @property
     def macs(self) -> Macs | None:
-        """Of the sitting that counted them."""
+        """From the first round or examination that counted them."""
         return next((one.macs for one in self.sittings if one.macs), None)
 
     @property
     def certificate(self) -> Certificate | None:
-        """Of the sitting that found one."""
+        """From the first round or examination that found one."""
         return next((one.certificate for one in self.sittings if one.certificate), None)
 
 
 def with_parts(one: Round) -> Round:
-    """A round of schema 1, which had one status, with the parts that it has numbers of; none where it failed as a whole."""
+    """A round of schema 1, which had one status, with a part for each result that it holds; without parts if it failed."""
     if one.status not in ("ok", "not_lipschitz"):
         return one
     found = {name: Part() for name, phases in GROUPS.items() if not {*phases}.isdisjoint(one.phases or ())}

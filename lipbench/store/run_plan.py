@@ -1,4 +1,4 @@
-"""What was asked for of a run, and how it began: `run.json` as typed data, written and merged under a lock."""
+"""The plan of a run, `run.json`, as typed data: what was requested and how the run began. Written and merged under a lock."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from lipbench.store.rounds import SCHEMA
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What `run.json` says of a run; what an older program did not write has its default, which stands for unknown."""
+    """The contents of `run.json`. Fields that an older program did not write have their defaults, which mean unknown."""
 
     version: str = ""
-    """of the program that began it"""
+    """of the program that started the run"""
     started: str = ""
     """ISO 8601, UTC"""
     command: str = ""
-    """the shell command that began it"""
+    """the shell command that started the run"""
     out: str = ""
-    """the run directory as it was named when the run began"""
+    """the run directory as given when the run began"""
     preset: str = ""
     rounds: int | None = None
-    """fresh processes for each case; 0 where nothing was to be timed"""
+    """fresh processes per case; 0 if no timing was requested"""
     limits: Limits | None = None
     measure: tuple[str, ...] = ()
-    """what the run was ever asked for"""
+    """everything that was ever requested of the run"""
     fresh: str = ""
-    """how its processes were made when it began"""
+    """how processes were created when the run began"""
     gpu: str | None = None
     cases: tuple[Case, ...] = ()
-    """the cases it is to have, in their order"""
+    """the planned cases, in order"""
 
     def resumed(self, asked: RunPlan) -> RunPlan:
-        """This plan, gone on with as `asked`: with the cases of both, its own first, `REPLACED` as asked where that is known,
-        and the rest as asked only where it is unknown here."""
+        """This plan, resumed as `asked`: with the cases of both, its own first. Fields in `REPLACED` are taken from `asked`
+        where known there; other fields only where they are unknown here."""
         unknown = RunPlan()
         taken = {
             one.name: wanted for one in fields(RunPlan)
@@ -49,13 +49,13 @@ class RunPlan:
 
 
 REPLACED = ("rounds", "limits", "measure", "gpu")
-"""of a plan, when its run is resumed"""
+"""fields of a plan that are replaced when its run is resumed"""
 
 
 def save_plan(directory: Path, plan: RunPlan, *, new: bool = False) -> None:
-    """Write `run.json`, making the directory where it is missing; a plan that is there is resumed, by `RunPlan.resumed`.
+    """Write `run.json`; create the directory if missing. An existing plan is merged by `RunPlan.resumed`.
 
-    Raises `LipbenchError` for a `run.json` that cannot be read, and for any at all if the run is to be a `new` one.
+    Raises `LipbenchError` for a `run.json` that cannot be read, and for any existing one if the run must be `new`.
     """
     (directory / "records").mkdir(parents=True, exist_ok=True)
     file = _file(directory)
@@ -70,7 +70,7 @@ def save_plan(directory: Path, plan: RunPlan, *, new: bool = False) -> None:
 
 
 def load_plan(directory: Path) -> RunPlan:
-    """The plan of a run directory. Raises `LipbenchError` where there is none, or one that cannot be read."""
+    """Load the plan of a run directory. Raises `LipbenchError` where it is missing or cannot be read."""
     file = _file(directory)
     if not file.exists():
         raise errors.unreadable_plan(file, "no such file")
@@ -88,5 +88,5 @@ def _file(directory: Path) -> Path:
 
 
 def _values(file: Path) -> dict[str, Any]:
-    """With keys that are no fields of a plan, which stay in the file."""
+    """All values of the file, including keys that are not fields of a plan: they stay in the file."""
     return load_versioned(file, SCHEMA, errors.unreadable_plan)
