@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from lipbench.meters import clocks
 from lipbench.meters import time as meter
 from lipbench.meters.machine import CpuTimes, OwnUse, Watch
 
@@ -139,12 +140,12 @@ def test_slow_calls_are_not_repeated_to_warm_up(clock: Clock) -> None:
     def call() -> None:
         nonlocal calls
         calls += 1
-        clock.spend(1.5 * meter.SLOW_S)
+        clock.spend(1.5 * clocks.SLOW_S)
 
-    meter.measure({"a": call}, nothing, device="cpu", limit_s=100 * meter.SLOW_S, threads=1, watch=clock.watch)
+    meter.measure({"a": call}, nothing, device="cpu", limit_s=100 * clocks.SLOW_S, threads=1, watch=clock.watch)
     assert calls == 1 + 1 + 10  # first call, warm-up, and as many samples as are needed to settle
     calls = 0
-    meter.measure({"a": call}, nothing, device="cpu", limit_s=meter.SLOW_S, threads=1, watch=clock.watch)
+    meter.measure({"a": call}, nothing, device="cpu", limit_s=clocks.SLOW_S, threads=1, watch=clock.watch)
     assert calls == 1 + 1 + 5
 
 
@@ -354,12 +355,12 @@ def device(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
         sizes.append(size)
         return Flush()
 
-    monkeypatch.setattr(meter.torch, "empty", empty)
-    monkeypatch.setattr(meter.torch.cuda, "Event", Event)
-    monkeypatch.setattr(meter.torch.cuda, "synchronize", device.synchronize)
-    monkeypatch.setattr(meter.torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(clocks.torch, "empty", empty)
+    monkeypatch.setattr(clocks.torch.cuda, "Event", Event)
+    monkeypatch.setattr(clocks.torch.cuda, "synchronize", device.synchronize)
+    monkeypatch.setattr(clocks.torch.cuda, "current_device", lambda: 0)
     properties = type("Properties", (), {"L2_cache_size": 50 * 2**20})
-    monkeypatch.setattr(meter.torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(clocks.torch.cuda, "get_device_properties", lambda index: properties)
     return device
 
 
@@ -371,7 +372,7 @@ def test_device_time_is_read_from_events_and_host_time_apart(clock: Clock, devic
     group = {"a": lambda: device.launch(2e-3, 1e-4)}
     found = meter.measure(group, nothing, device="cuda", limit_s=1, threads=1, watch=cpu_only(clock))["a"]
     assert set(rounded(found.samples_s)) == {2e-3}  # without the flush
-    assert found.host_s == pytest.approx([1e-4] * meter.HOST_SAMPLES)  # though the queue is full while sampling
+    assert found.host_s == pytest.approx([1e-4] * clocks.HOST_SAMPLES)  # though the queue is full while sampling
     assert found.converged
     assert found.warmup_s >= 0.15
     assert found.first_call_s == pytest.approx(2.1e-3)
@@ -385,7 +386,7 @@ def test_a_launch_bound_call_shows_more_host_than_device_work(clock: Clock, devi
 
 
 def test_no_synchronisation_between_samples(clock: Clock, device: FakeDevice) -> None:
-    sampler = meter._CudaSampler({"a": lambda: device.launch(2e-3, 1e-4)}, nothing)
+    sampler = clocks.CudaSampler({"a": lambda: device.launch(2e-3, 1e-4)}, nothing)
     sampler.take()
     sampler.finish()
     sampler.calibrate(loop=False)
@@ -406,7 +407,7 @@ def test_slow_samples_do_not_pile_up_on_the_device(clock: Clock, device: FakeDev
 def test_a_device_that_does_not_say_how_large_its_cache_is(
     clock: Clock, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meter.torch.cuda, "get_device_properties", lambda index: object())
+    monkeypatch.setattr(clocks.torch.cuda, "get_device_properties", lambda index: object())
     group = {"a": lambda: device.launch(2e-3, 1e-4)}
     found = meter.measure(group, nothing, device="cuda", limit_s=1, threads=1, watch=cpu_only(clock))["a"]
     assert set(rounded(found.samples_s)) == {2e-3}
