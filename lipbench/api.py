@@ -231,14 +231,14 @@ def _several(value: Any) -> tuple[Any, ...] | None:
 @contextlib.contextmanager
 def _named(layer: Layer) -> Iterator[tuple[str, bool]]:
     """A name under which the layer can be built in this block, and whether only this process can build it."""
-    from lipbench import external
+    from lipbench import calling
 
     if isinstance(layer, str):
         yield layer, False
-    elif name := external.importable_name(layer):
+    elif name := calling.importable_name(layer):
         yield name, False
     else:
-        with external.in_this_process(layer) as name:
+        with calling.in_this_process(layer) as name:
             yield name, True
 
 

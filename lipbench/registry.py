@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from lipbench import cases, errors, external, networks
+from lipbench import calling, cases, errors, external, networks
 from lipbench.cases import ExternalNetworkSpec, LayerSpec, NetworkSpec, Spec
 from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
 from lipbench.layers.base import Implementation, Method
@@ -63,7 +63,7 @@ def check_name(name: str) -> None:
     """Raises `LipbenchError` for an unknown method, and for an external layer that cannot be loaded or called."""
     if external.is_external(name):
         _check_not_a_module(name)
-        external.check_layer(name)
+        calling.check_layer(name)
     else:
         find(name)
 
@@ -71,7 +71,7 @@ def check_name(name: str) -> None:
 def check_network_name(name: str) -> None:
     """Raises `LipbenchError` for an external network that cannot be loaded or called."""
     _check_not_a_module(name)
-    external.check_network(name)
+    calling.check_network(name)
 
 
 def _check_not_a_module(name: str) -> None:
@@ -87,7 +87,7 @@ def title(name: str) -> str:
 def build(spec: Spec) -> nn.Module:
     """The layer or network of a spec, freshly initialised. Raises `UnsupportedError` where the method cannot take the sizes."""
     if isinstance(spec, ExternalNetworkSpec):
-        return _made(spec.method, external.make_network(spec.method, spec.image_size, spec.classes))
+        return _made(spec.method, calling.make_network(spec.method, spec.image_size, spec.classes))
     return build_network(spec) if isinstance(spec, NetworkSpec) else build_layer(spec)
 
 
@@ -111,7 +111,7 @@ def build_layer(spec: LayerSpec) -> nn.Module:
     `LipbenchError` for an external layer that is not an `nn.Module`.
     """
     if external.is_external(spec.method):
-        return _made(spec.method, external.make_layer(spec.method, spec.channels, spec.image_size, spec.kernel_size))
+        return _made(spec.method, calling.make_layer(spec.method, spec.channels, spec.image_size, spec.kernel_size))
     layer = implementation(spec.method, spec.implementation).layer
     return layer(spec.channels, spec.channels, spec.kernel_size, spec.image_size)
 

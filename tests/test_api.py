@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbench
-from lipbench import external
+from lipbench import calling, external
 from lipbench.errors import LipbenchError
 
 SIZES = {"channels": 4, "image_size": 6, "batch_size": 2}
@@ -91,11 +91,11 @@ def test_a_process_keeps_no_limits_on_itself(tmp_path: Path) -> None:
 
 
 def test_a_callable_that_can_be_imported_has_its_name() -> None:
-    assert external.importable_name(external_layers.Pointwise) == "external_layers:Pointwise"
-    assert external.importable_name(adapter) == f"{__file__}:adapter"
-    assert external.importable_name(local_layer()) == ""
-    assert external.importable_name(partial(external_layers.Pointwise)) == ""
-    assert external.importable_name(local_layer()(4, 4, 3)) == ""
+    assert calling.importable_name(external_layers.Pointwise) == "external_layers:Pointwise"
+    assert calling.importable_name(adapter) == f"{__file__}:adapter"
+    assert calling.importable_name(local_layer()) == ""
+    assert calling.importable_name(partial(external_layers.Pointwise)) == ""
+    assert calling.importable_name(local_layer()(4, 4, 3)) == ""
 
 
 def test_counts_and_predictions_take_all_kinds_of_layers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,8 +22,14 @@ from lipbench.store.run_plan import RunPlan
 ROOT = Path(__file__).parents[1]
 
 
+def examples(marker: str) -> list[str]:
+    """The Python examples that contain a marker."""
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [code for code in found if marker in code]
+
+
 def test_the_example_builds_is_measured_and_costs_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = examples("class ScaledConv2d")
     (tmp_path / "scaled.py").write_text(code)
     entry_point(tmp_path, monkeypatch, "scaled", "scaled:METHOD")
     monkeypatch.delitem(sys.modules, "scaled", raising=False)
@@ -44,3 +51,11 @@ def test_the_verbs_of_the_readme_are_those_there_are(capsys: pytest.CaptureFixtu
         cli.main(["--help"])
     known = set(re.findall(r"^  (\w+) ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE))
     assert named == known
+
+
+def test_the_lines_of_the_python_api_run(tmp_path: Path) -> None:
+    (code,) = examples("import lipbench")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Scale" in done.stdout
+    assert len(list(tmp_path.glob("runs/*/report.html"))) == 1
