@@ -92,7 +92,7 @@ def verify(module: nn.Module, x: Tensor) -> Certificate:
     """Bounds of a module's Lipschitz constant in evaluation and in training mode, for inputs of the size of `x`, (b, c, s, s).
 
     The module stays as it is: a float64 copy is examined. The first bound of a mode is the one to quote; its `kind` says
-    whether it is exact. Errors that the module raises are passed on.
+    whether it is exact. A layer with Triton kernels is examined in float32, as they compute. Its errors are passed on.
     """
     from lipbench import certify
 

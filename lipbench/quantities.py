@@ -81,7 +81,7 @@ class Timing:
     """CUDA: host seconds per call, launches only; empty on a CPU"""
     calls_per_sample: int = 1
     converged: bool = False
-    """whether sampling stopped because the median's 95 % interval was within ±2 % of the median, not at the time limit"""
+    """whether the median's 95 % interval was within ±2 % of the median in the end"""
     warmup_s: float = 0.0
     timer_cost_s: float = 0.0
     """cost of reading the clock itself, not subtracted"""

@@ -198,9 +198,7 @@ def test_a_module_already_made_is_refused(package: str) -> None:
 
 def test_an_adapter_that_returns_nothing_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     name = adapter(tmp_path / "folder", 1)
-    with pytest.raises(
-        errors.LipbenchError, match="which returns an object of type NoneType; have the class"
-    ):
+    with pytest.raises(errors.LipbenchError, match="which returns an object of type NoneType; have the class"):
         built(name.replace(":layer", ":nothing"))
     with pytest.raises(errors.LipbenchError, match="No such file"):
         registry.check_name(f"{tmp_path}/absent.py:layer")

@@ -29,9 +29,9 @@ class Place:
 
 
 class Executor(Protocol):
-    """Measures rounds, each in fresh processes. All methods may be called from several threads concurrently.
+    """Measures rounds. All methods may be called from several threads concurrently.
 
-    `local.Local` is the only implementation so far.
+    `local.Local` measures each round in a fresh process of this machine, `inprocess.InProcess` in the process that calls it.
     """
 
     def survey(

@@ -23,9 +23,9 @@ FRESH = "this process"
 
 
 class InProcess:
-    """Measures every round here and now, one after another, with the threads that PyTorch has. See `executor.Executor`.
+    """Measures rounds in this process, one at a time, with the threads that PyTorch has. See `executor.Executor`.
 
-    A time-out is not kept, and a crash ends the process. Ctrl-C ends the run after the part that is being measured.
+    Time-outs are not enforced, and a crash ends the process. Ctrl-C ends the run after the part that is being measured.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class InProcess:
         return replace(found, machine=machine, warnings=(*found.warnings, *([ONE_PROCESS] if found.phases else [])))
 
     def stop(self) -> None:
-        """Nothing runs beside the caller."""
+        """Do nothing: no other process is running."""
 
 
 @contextmanager

@@ -115,12 +115,15 @@ class Prepared:
 
     @cached_property
     def written(self) -> Prepared:
-        """The uncompiled rows; all rows where everything was compiled.
+        """The rows under the defaults of all conditions with a label, such as uncompiled; all rows where there are none.
 
-        Only uncompiled methods are compared with each other: a method must not be ranked against its compiled self.
+        Only these are compared with each other: a method must not be ranked against its compiled self.
         """
-        compiled = self.rows["compiled"]
-        return self if compiled.all() else self.narrowed(self.rows[~compiled])
+        usual = pd.Series(True, index=self.rows.index)
+        for condition in self.tables.conditions:
+            if condition.label:
+                usual &= self.rows[condition.column] == condition.default
+        return self.narrowed(self.rows[usual]) if usual.any() else self
 
     @cached_property
     def at_shape(self) -> Prepared:
