@@ -31,7 +31,7 @@ class Notes:
     def __init__(self, log: Path, seconds: float) -> None:
         self.log, self.seconds = log, seconds
 
-    def survey(self, methods: Sequence[str], implementations: Sequence[str], device: str, threads: int | None = None) -> Place:
+    def survey(self, *names: object) -> Place:
         return Place("cpu", None, cores=2)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
