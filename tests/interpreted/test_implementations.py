@@ -98,10 +98,11 @@ def test_what_is_too_large_for_the_chip_falls_back_and_the_record_names_it(
 ) -> None:
     channels = largest(precision) + 1
     case = Case(LayerSpec(method, channels, 4, 1, TRITON), 2, precision=precision)
-    (line,) = measure._fallbacks(Workload.build(case, registry.build(case.spec)))
-    assert "fallback to paper in 1 layer" in line
-    assert f"{channels} × {channels}" in line
-    assert precision in line
+    (warning,) = measure._fallbacks(Workload.build(case, registry.build(case.spec)))
+    assert warning.kind == "fallback"
+    assert "fallback to paper in 1 layer" in warning.text
+    assert f"{channels} × {channels}" in warning.text
+    assert precision in warning.text
     layer = registry.build_layer(LayerSpec(method, channels - 1, 4, 1, TRITON))
     assert isinstance(layer, WithKernel)
     assert layer.fallback == ""
