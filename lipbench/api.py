@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +61,13 @@ class Run:
 
         Raises `LipbenchError` for a run without records, and where the file cannot be written.
         """
-        from lipbench import errors
         from lipbench.analysis import document
-        from lipbench.store.files import write_file
+        from lipbench.store.files import write_errors, write_file
 
         output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
         content = document.document(self.stored)
-        try:
+        with write_errors(output):
             write_file(output, content)
-        except OSError as error:
-            raise errors.not_writable(output, error.strerror or str(error)) from error
         return output
 
 
@@ -189,8 +186,6 @@ def profile(
 
 def _of_one_process(limits: profiling.LimitOptions) -> profiling.LimitOptions:
     """Raises `LipbenchError` for what a process cannot do with itself."""
-    from dataclasses import replace
-
     from lipbench import errors
 
     if limits.rounds not in (None, 1) or limits.timeout_s is not None or limits.memory_bytes is not None:

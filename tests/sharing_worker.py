@@ -14,7 +14,7 @@ from pathlib import Path
 from lipbench.cases import Case, Limits
 from lipbench.cli.progress import summary
 from lipbench.run import profiling
-from lipbench.run.executor import Place
+from lipbench.run.executor import Place, Wanted
 from lipbench.run.plan import Request
 from lipbench.run.profiling import LimitOptions, Options
 from lipbench.store.rounds import Part, Round
@@ -31,7 +31,7 @@ class Notes:
     def __init__(self, log: Path, seconds: float) -> None:
         self.log, self.seconds = log, seconds
 
-    def survey(self, *names: object) -> Place:
+    def survey(self, wanted: Wanted) -> Place:
         return Place("cpu", None, cores=2)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:

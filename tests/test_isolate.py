@@ -23,7 +23,7 @@ from lipbench.cores import usable_cores
 from lipbench.errors import LipbenchError
 from lipbench.quantities import GROUPS, PARTS
 from lipbench.run import isolate
-from lipbench.run.executor import Place
+from lipbench.run.executor import Place, Wanted
 from lipbench.run.processes import FORK, START, Ending, Processes
 from lipbench.store.rounds import Part, Round
 
@@ -219,7 +219,7 @@ def test_time_that_is_used_up_is_used_up_for_what_comes_after() -> None:
 def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Processes() as processes:
-        assert isolate.survey(processes, ["aol", "faulty_layers:Plain"], ["paper"], "auto") == Place(
+        assert isolate.survey(processes, Wanted(["aol", "faulty_layers:Plain"], ["paper"], "auto")) == Place(
             "cpu", None, usable_cores(), FORK
         )
         for methods, implementations, device, named in (
@@ -230,7 +230,7 @@ def test_the_survey_answers_for_the_device_and_refuses_unknown_names(monkeypatch
             (["aol"], ["paper"], "cuda", "CUDA"),
         ):
             with pytest.raises(LipbenchError, match=named):
-                isolate.survey(processes, methods, implementations, device)
+                isolate.survey(processes, Wanted(methods, implementations, device))
 
 
 def test_the_process_that_plans_and_stores_imports_no_torch() -> None:

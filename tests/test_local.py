@@ -11,7 +11,7 @@ import samples
 from lipbench.cases import Case, Limits
 from lipbench.quantities import EXAMINED, GROUPS
 from lipbench.run import isolate
-from lipbench.run.executor import Executor, StoppedError
+from lipbench.run.executor import Executor, StoppedError, Wanted
 from lipbench.run.local import Local
 from lipbench.run.processes import START, Processes
 from lipbench.store.rounds import Round
@@ -73,4 +73,4 @@ def test_what_is_stopped_measures_nothing_more() -> None:
     with pytest.raises(StoppedError):
         local.run_round(ONE, Limits(), tuple(GROUPS))
     with pytest.raises(StoppedError):
-        local.survey(["aol"], ["paper"], "cpu")
+        local.survey(Wanted(["aol"], ["paper"], "cpu"))

@@ -10,7 +10,7 @@ import pytest
 
 from lipbench.errors import LipbenchError
 from lipbench.run import profiling
-from lipbench.run.executor import Place
+from lipbench.run.executor import Place, Wanted
 from lipbench.run.plan import Request, conditions
 from lipbench.run.profiling import LimitOptions, Options
 from lipbench.store import records
@@ -28,18 +28,11 @@ class Answers:
         self.asked: list[str] = []
         self.devices: list[str] = []
 
-    def survey(
-        self,
-        methods: Sequence[str],
-        implementations: Sequence[str],
-        device: str,
-        threads: int | None = None,
-        networks: Sequence[str] = (),
-    ) -> Place:
-        self.devices.append(device)
-        if device == "cuda" and self.gpu is None:
+    def survey(self, wanted: Wanted) -> Place:
+        self.devices.append(wanted.device)
+        if wanted.device == "cuda" and self.gpu is None:
             raise LipbenchError("no CUDA")
-        return Place("cuda", self.gpu, CORES) if self.gpu and device != "cpu" else Place("cpu", None, CORES)
+        return Place("cuda", self.gpu, CORES) if self.gpu and wanted.device != "cpu" else Place("cpu", None, CORES)
 
     def run_round(self, case: Any, limits: Any, parts: Sequence[str], failed: Sequence[str]) -> Round:
         self.asked.append(f"{case.spec.method} {case.device} {' '.join(parts[-2:])}")

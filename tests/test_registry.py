@@ -10,6 +10,7 @@ import pytest
 
 from lipbench import cases, errors, external, registry
 from lipbench.cases import TRITON, LayerSpec
+from lipbench.run.executor import Wanted
 from lipbench.run.local import Local
 
 
@@ -109,7 +110,7 @@ def test_the_survey_refuses_kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     needs = pytest.raises(errors.LipbenchError, match="implementation triton needs a CUDA device")
     with Local() as local, needs:
-        local.survey(["aol"], ["paper", TRITON], "cpu")
+        local.survey(Wanted(["aol"], ["paper", TRITON], "cpu"))
 
 
 def test_without_triton_its_implementation_is_refused_and_paper_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

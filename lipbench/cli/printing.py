@@ -38,12 +38,14 @@ class Printer:
         Raises `LipbenchError` where the file cannot be written.
         """
         from lipbench.cli import formats
+        from lipbench.store.files import write_errors, write_file
 
         to_terminal = self.output is None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if to_terminal else None
         content = formats.encoded(answer, self.format, width)
         if self.output is not None:
-            write(self.output, content)
+            with write_errors(self.output):
+                write_file(self.output, content)
         elif isinstance(content, str):
             print(content, end="")
         else:
@@ -65,16 +67,6 @@ def _chosen(format: str | None, output: Path | None, default: str) -> str:
     if extension and by_extension is None:
         raise errors.unknown_ending(output, ENDINGS)
     return by_extension or default
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file atomically. Raises `LipbenchError` where it cannot be written."""
-    from lipbench.store.files import write_file
-
-    try:
-        write_file(path, content)
-    except OSError as error:
-        raise errors.not_writable(path, error.strerror or str(error)) from error
 
 
 def name_problems(problems: Iterable[str]) -> None:

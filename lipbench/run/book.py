@@ -13,6 +13,7 @@ from lipbench import errors
 from lipbench.cases import Case, Limits
 from lipbench.quantities import EXAMINED
 from lipbench.store import claims, records
+from lipbench.store.files import write_errors
 from lipbench.store.rounds import HARMLESS, Record, Round
 
 TIME = "time"
@@ -67,10 +68,8 @@ class Book:
     def claimed(self, case: Case) -> Iterator[bool]:
         """Claim a case for the block and read its stored record. Yields False where another worker has claimed it."""
         with contextlib.ExitStack() as stack:
-            try:
+            with write_errors(self.directory):
                 is_own = stack.enter_context(claims.claimed(self.directory, case, self.limits().timeout_s))
-            except OSError as error:
-                raise errors.not_writable(self.directory, error.strerror or str(error)) from error
             if is_own:
                 with self.lock:
                     self.read(case)
@@ -101,11 +100,10 @@ class Book:
     @contextlib.contextmanager
     def _noting_problems(self, case: Case) -> Iterator[None]:
         try:
-            yield
+            with write_errors(self.directory):
+                yield
         except errors.NotOursError as error:
             self.problems[case] = str(error)
-        except OSError as error:
-            raise errors.not_writable(self.directory, error.strerror or str(error)) from error
 
     def wants(self, case: Case, number: int) -> bool:
         """Whether round `number` of a case, counted from 0, must still be measured."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import itertools
 import json
 import os
 import resource
@@ -19,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lipbench import cases, errors, external
+from lipbench import cases, errors
 from lipbench.cases import Case, Limits
 from lipbench.cores import usable_cores
 from lipbench.run import failures
+from lipbench.run.executor import Wanted
 from lipbench.store.files import write_file
 from lipbench.store.records import round_to_dict
 from lipbench.store.rounds import Round, summed_up
@@ -119,31 +119,12 @@ def _address_space_bytes() -> int:
 
 def _survey(question: dict[str, Any]) -> dict[str, Any]:
     """`{"device": …, "gpu": …, "cores": …}`, the GPU by name, or None on a CPU; or `{"error": …}` with the line to print."""
-    import torch
-
-    from lipbench import registry
+    from lipbench.run import survey
 
     try:
-        for name in question["methods"]:
-            registry.check_name(name)
-        for name in question.get("networks", ()):
-            registry.check_network_name(name)
-        known = [registry.find(name) for name in question["methods"] if not external.is_external(name)]
-        offered = {cases.PAPER, *(implementation for method in known for implementation in method.implementations)}
-        for implementation in question["implementations"]:
-            if implementation not in offered:
-                raise errors.unknown_choice("implementation", implementation, offered)
-        device = question["device"]
-        if device == "cuda" and not torch.cuda.is_available():
-            raise errors.no_cuda()
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        for method, name in itertools.product(known, question["implementations"]):
-            if name in method.implementations:
-                registry.check_machine(method.implementations[name], device)
+        device, gpu = survey.find_device(Wanted(**question))
     except errors.LipbenchError as error:
         return {"error": str(error)}
-    gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if device == "cuda" else None
     return {"device": device, "gpu": gpu, "cores": usable_cores()}
 
 

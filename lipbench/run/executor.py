@@ -28,25 +28,31 @@ class Place:
     """how a fresh process is created: `processes.FORK` or `processes.START`"""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a run needs of the place where it is measured."""
+
+    methods: Sequence[str]
+    implementations: Sequence[str]
+    device: str
+    """'cpu', 'cuda', or 'auto': a GPU if there is one"""
+    threads: int | None = None
+    """of the cases; None: not known yet"""
+    networks: Sequence[str] = ()
+    """external ones"""
+
+
 class Executor(Protocol):
     """Measures rounds. All methods may be called from several threads concurrently.
 
     `local.Local` measures each round in a fresh process of this machine, `inprocess.InProcess` in the process that calls it.
     """
 
-    def survey(
-        self,
-        methods: Sequence[str],
-        implementations: Sequence[str],
-        device: str,
-        threads: int | None = None,
-        networks: Sequence[str] = (),
-    ) -> Place:
+    def survey(self, wanted: Wanted) -> Place:
         """Where rounds are measured, and which device 'auto' means there.
 
-        `threads` is the number of threads of the cases, if known; `networks` are external ones. Raises `LipbenchError` for an
-        unknown method or implementation, for one that cannot run there, for an external layer or network that cannot be loaded
-        or called, and for 'cuda' without a CUDA device.
+        Raises `LipbenchError` for an unknown method or implementation, for one that cannot run there, for an external layer or
+        network that cannot be loaded or called, and for 'cuda' without a CUDA device.
         """
         ...
 

@@ -12,10 +12,10 @@ from types import FrameType
 
 import torch
 
-from lipbench import errors, registry
 from lipbench.cases import Case, Limits
 from lipbench.run import failures, measure
-from lipbench.run.executor import Place
+from lipbench.run.executor import Place, Wanted
+from lipbench.run.survey import find_device
 from lipbench.store.benchmark_json import ONE_PROCESS
 from lipbench.store.rounds import Round
 
@@ -31,24 +31,9 @@ class InProcess:
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
 
-    def survey(
-        self,
-        methods: Sequence[str],
-        implementations: Sequence[str],
-        device: str,
-        threads: int | None = None,
-        networks: Sequence[str] = (),
-    ) -> Place:
-        """This process. Raises `LipbenchError` for an unknown name, and for 'cuda' where there is none."""
-        for name in methods:
-            registry.check_name(name)
-        for name in networks:
-            registry.check_network_name(name)
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise errors.no_cuda()
-        chosen = device if device != "auto" else "cuda" if has_gpu else "cpu"
-        gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).name if chosen == "cuda" else None
+    def survey(self, wanted: Wanted) -> Place:
+        """This process. Raises `LipbenchError` as the other executors do."""
+        chosen, gpu = find_device(wanted)
         return Place(chosen, gpu, torch.get_num_threads(), FRESH)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:

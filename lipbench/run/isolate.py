@@ -16,7 +16,7 @@ from lipbench.cases import Case, Limits
 from lipbench.cores import usable_cores
 from lipbench.quantities import PARTS
 from lipbench.run import failures
-from lipbench.run.executor import Place
+from lipbench.run.executor import Place, Wanted
 from lipbench.run.processes import Ending, Processes
 from lipbench.store.records import round_from_dict
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
@@ -53,19 +53,9 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
     return replace(found, started=started.isoformat(timespec="seconds"), duration_s=round(time.monotonic() - clock, 3))
 
 
-def survey(
-    processes: Processes,
-    methods: Sequence[str],
-    implementations: Sequence[str],
-    device: str,
-    threads: int | None = None,
-    networks: Sequence[str] = (),
-) -> Place:
-    """Survey this machine from a fresh process with `threads` threads; see `Executor.survey`."""
-    question = {
-        "methods": list(methods), "implementations": list(implementations), "device": device, "networks": list(networks),
-    }  # fmt: skip
-    ending = processes.ask(question, SURVEY_TIMEOUT_S, threads or usable_cores())
+def survey(processes: Processes, wanted: Wanted) -> Place:
+    """Survey this machine from a fresh process with the threads of the cases, if known; see `Executor.survey`."""
+    ending = processes.ask(asdict(wanted), SURVEY_TIMEOUT_S, wanted.threads or usable_cores())
     if ending.answer is None:
         raise errors.survey_failed(ending.reason)
     if "error" in ending.answer:

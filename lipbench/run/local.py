@@ -10,7 +10,7 @@ from types import TracebackType
 from lipbench.cases import Case, Limits
 from lipbench.quantities import GROUPS
 from lipbench.run import isolate
-from lipbench.run.executor import Place, StoppedError
+from lipbench.run.executor import Place, StoppedError, Wanted
 from lipbench.run.processes import Processes, usual_start
 from lipbench.store.rounds import Round
 
@@ -38,16 +38,9 @@ class Local:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
 
-    def survey(
-        self,
-        methods: Sequence[str],
-        implementations: Sequence[str],
-        device: str,
-        threads: int | None = None,
-        networks: Sequence[str] = (),
-    ) -> Place:
+    def survey(self, wanted: Wanted) -> Place:
         with self._processes() as processes:
-            return isolate.survey(processes, methods, implementations, device, threads, networks)
+            return isolate.survey(processes, wanted)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
         with self._processes() as processes:

@@ -44,8 +44,8 @@ class Processes:
 
     def __init__(self, fresh: str = FORK) -> None:
         self.fresh = fresh
-        self._servers: dict[str, forks.Server] = {}
-        """by the settings of their environments"""
+        self._servers: dict[int, forks.Server] = {}
+        """by the number of threads of their children"""
         self._started: list[subprocess.Popen[bytes]] = []
         self._stopped = False
 
@@ -78,7 +78,7 @@ class Processes:
         clock = time.monotonic()
         if self.fresh == FORK and not self._stopped:
             try:
-                return self._ask_server(question, timeout_s, settings)
+                return self._ask_server(question, timeout_s, threads, settings)
             except forks.ServerEndedError:
                 self.renew()
                 timeout_s = max(0.0, timeout_s - (time.monotonic() - clock))
@@ -89,12 +89,11 @@ class Processes:
             raise StoppedError
         return ending
 
-    def _ask_server(self, question: dict[str, Any], timeout_s: float, settings: dict[str, str]) -> Ending:
-        key = json.dumps(settings, sort_keys=True)
+    def _ask_server(self, question: dict[str, Any], timeout_s: float, threads: int, settings: dict[str, str]) -> Ending:
         clock = time.monotonic()
-        if key not in self._servers or self._servers[key].is_closed:
+        if threads not in self._servers or self._servers[threads].is_closed:
             try:
-                self._servers[key] = forks.Server(settings)
+                self._servers[threads] = forks.Server(settings)
             except forks.ServerEndedError:
                 self.fresh = START  # a failed import will fail again: a started process reports why
                 raise
@@ -103,7 +102,7 @@ class Processes:
         left_s = max(0.0, min(timeout_s, LONGEST_WAIT_S) - (time.monotonic() - clock))
         with _places() as places:
             places[1].touch()  # a child may end before it creates this file
-            code, timed_out = self._servers[key].ask(question, *places, left_s)
+            code, timed_out = self._servers[threads].ask(question, *places, left_s)
             return Ending(code, timed_out, _read_answer(places[0]), _tail(places[1]), FORK)
 
 

@@ -13,11 +13,11 @@ from lipbench import __version__, errors
 from lipbench.cases import PRESETS, Case, ExternalNetworkSpec, Limits, needs_triton
 from lipbench.run import schedule
 from lipbench.run.book import MEASURED, TIME, Order, Progress
-from lipbench.run.executor import Executor, Place
+from lipbench.run.executor import Executor, Place, Wanted
 from lipbench.run.local import Local
 from lipbench.run.plan import Request, plan
 from lipbench.run.schedule import Outcome
-from lipbench.store.files import is_own_trace
+from lipbench.store.files import is_own_trace, write_errors
 from lipbench.store.rounds import HARMLESS
 from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
@@ -101,7 +101,8 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
             preset=options.request.preset_name, rounds=rounds, limits=limits, measure=_all_measured(order, standing),
             fresh=place.fresh, gpu=place.gpu, cases=planned,
         )  # fmt: skip
-        _save_plan(directory, asked, new=not options.resume)
+        with write_errors(directory):
+            save_plan(directory, asked, new=not options.resume)
         try:
             with shown(planned) as show:
                 outcome = schedule.run(directory, planned, order, executor, show)
@@ -162,7 +163,7 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
         device, methods, implementations = options.device, request.method_names, request.implementation_names
         networks = request.external_networks
         threads = next(iter(request.conditions.get("threads", ())), None)
-    place = executor.survey(methods, implementations, device, threads, networks)
+    place = executor.survey(Wanted(methods, implementations, device, threads, networks))
     begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)
@@ -212,10 +213,3 @@ def _new_directory(parent: Path) -> Path:
             raise errors.not_writable(directory, error.strerror or str(error)) from error
         return directory
     raise errors.not_writable(parent, "999 run directories of this second exist")
-
-
-def _save_plan(directory: Path, plan: RunPlan, new: bool) -> None:
-    try:
-        save_plan(directory, plan, new=new)
-    except OSError as error:
-        raise errors.not_writable(directory, error.strerror or str(error)) from error

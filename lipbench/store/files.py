@@ -56,6 +56,15 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Raises `LipbenchError` for an `OSError` of the block, which writes to this file or directory."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.not_writable(path, error.strerror or str(error)) from error
+
+
+@contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold an exclusive lock on the directory for the block, across all hosts that share it.
 
