@@ -165,6 +165,8 @@ class Bound:
     """image size that the bound is valid for"""
     residual: float = 0.0
     """‖JᵀJ v − σ² v‖ ÷ σ² of the largest singular value's vector v; 0 where all singular values were computed"""
+    uncertainty: float = 0.0
+    """half width of the interval around `largest` that contains the true value, because of noise or low precision in the map"""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,12 @@ class Certificate:
     """bounds of the training forward pass, with its truncated series or unconverged norm"""
     growing: tuple[str, ...] = ()
     """network: layers in which the variance over a batch grew, which cannot happen in a 1-Lipschitz layer"""
+    unknown: str = ""
+    """why the bounds in evaluation mode do not tell whether the claim holds, as in "computes in bfloat16"; "" where they do"""
+    remarks: tuple[str, ...] = ()
+    """what a reader must know of these bounds, one line each, as in "two calls on one input differ by 3e-01" """
+    claimed: float = 1.0
+    """Lipschitz constant that the module claims"""
 
 
 @dataclass(frozen=True)

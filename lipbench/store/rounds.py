@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from lipbench.cases import Case
 from lipbench.quantities import GROUPS, Caution, Certificate, Machine, Macs, Memory, Timing
 
-SCHEMA = 3
+SCHEMA = 4
 """1: one status per round; the first round has memory, MACs and certificate. 2: one status per part; separate examinations.
-3: a warning has a kind and phases; before, it was a text only."""
+3: a warning has a kind and phases; before, it was a text only. 4: a certificate may have no bound, with a reason; a bound has
+its uncertainty."""
 
 STATUSES = ("ok", "out_of_memory", "timeout", "crashed", "raised", "nan", "not_lipschitz", "unsupported", "skipped")
 HARMLESS = ("ok", "skipped", "unsupported")
