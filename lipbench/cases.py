@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lipbench import errors, external
+from lipbench.bounds import require_claim, require_positive
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
@@ -29,10 +30,8 @@ COLOURS = 3
 """Channels of the images that networks take."""
 
 
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise errors.not_positive(name.replace("_", " "), value)
+def _claimed(claim: float) -> str:
+    return "" if claim == 1 else f"-L{claim!r}"
 
 
 def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -52,7 +51,8 @@ def needs_triton(implementation: str) -> bool:
 class LayerSpec:
     """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
 
-    `method` is a name of the registry, or an external one: `package.module:name`, or `file.py:name` with the file's whole path.
+    `method` is a name of the registry, or an external one: `package.module:name`, or `file.py:name` with the file's whole path,
+    either with further arguments, as in `package.module:name(stride=2)`.
     """
 
     method: str
@@ -60,11 +60,14 @@ class LayerSpec:
     image_size: int
     kernel_size: int = 3
     implementation: str = PAPER
+    claim: float = 1.0
+    """the Lipschitz constant that an external layer claims"""
 
     def __post_init__(self) -> None:
-        _require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
+        require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)
+        require_claim(self.claim)
 
     @property
     def input_channels(self) -> int:
@@ -73,7 +76,8 @@ class LayerSpec:
 
     @property
     def slug(self) -> str:
-        return f"{external.slug(self.method)}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+        sizes = f"c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+        return f"{external.slug(self.method)}-{self.implementation}-{sizes}{_claimed(self.claim)}"
 
 
 @dataclass(frozen=True, order=True)
@@ -90,7 +94,7 @@ class NetworkSpec:
         _require_choice("network size", self.size, tuple(WIDTHS))
         if self.image_size not in (32, 64):
             raise errors.unknown_choice("network image size", self.image_size, (32, 64))
-        _require_positive(kernel_size=self.kernel_size)
+        require_positive(kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)
 
@@ -103,6 +107,11 @@ class NetworkSpec:
     def input_channels(self) -> int:
         """Channels of the network's input images."""
         return COLOURS
+
+    @property
+    def claim(self) -> float:
+        """Always 1: each layer of the network must be 1-Lipschitz."""
+        return 1.0
 
     @property
     def slug(self) -> str:
@@ -120,9 +129,12 @@ class ExternalNetworkSpec:
     method: str
     image_size: int = 32
     classes: int = CLASSES
+    claim: float = 1.0
+    """the Lipschitz constant that the network claims"""
 
     def __post_init__(self) -> None:
-        _require_positive(image_size=self.image_size, classes=self.classes)
+        require_positive(image_size=self.image_size, classes=self.classes)
+        require_claim(self.claim)
 
     @property
     def implementation(self) -> str:
@@ -145,7 +157,7 @@ class ExternalNetworkSpec:
 
     @property
     def slug(self) -> str:
-        return f"{external.slug(self.method)}-network-s{self.image_size}"
+        return f"{external.slug(self.method)}-network-s{self.image_size}{_claimed(self.claim)}"
 
 
 Spec = LayerSpec | NetworkSpec | ExternalNetworkSpec
@@ -222,7 +234,7 @@ class Case:
     """whether `torch.compile` is used; False for records that are older than this field"""
 
     def __post_init__(self) -> None:
-        _require_positive(batch_size=self.batch_size, threads=self.threads)
+        require_positive(batch_size=self.batch_size, threads=self.threads)
         for condition, value in self.conditions().items():
             if condition.choices:
                 _require_choice(condition.name, value, condition.choices)
