@@ -1,4 +1,4 @@
-"""Largest values of sizes, conditions and limits; the command line and the specs have the same."""
+"""Allowed values of sizes, conditions and limits; the command line and the specs have the same largest ones."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def require_claim(value: float) -> None:
     """Raises `LipbenchError` for what no layer can claim as its Lipschitz constant."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_CLAIM:
         raise errors.no_constant(value, LARGEST_CLAIM)
+
+
+def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises `LipbenchError` for a value that is not among the known ones."""
+    if value not in known:
+        raise errors.unknown_choice(option, value, known)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lipbench import errors, external
-from lipbench.bounds import require_claim, require_positive
+from lipbench.bounds import require_choice, require_claim, require_positive
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
@@ -34,11 +34,6 @@ def _claimed(claim: float) -> str:
     return "" if claim == 1 else f"-L{claim!r}"
 
 
-def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise errors.unknown_choice(option, value, known)
-
-
 def needs_triton(implementation: str) -> bool:
     """Whether an implementation of this name runs Triton kernels, which need a CUDA device.
 
@@ -51,8 +46,7 @@ def needs_triton(implementation: str) -> bool:
 class LayerSpec:
     """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
 
-    `method` is a name of the registry, or an external one: `package.module:name`, or `file.py:name` with the file's whole path,
-    either with further arguments, as in `package.module:name(stride=2)`.
+    `method` is a name of the registry, or an external one, as `external.absolute` gives it.
     """
 
     method: str
@@ -89,9 +83,11 @@ class NetworkSpec:
     image_size: int = 32
     kernel_size: int = 3
     implementation: str = PAPER
+    claim: ClassVar[float] = 1.0
+    """each layer of the network must be 1-Lipschitz"""
 
     def __post_init__(self) -> None:
-        _require_choice("network size", self.size, tuple(WIDTHS))
+        require_choice("network size", self.size, tuple(WIDTHS))
         if self.image_size not in (32, 64):
             raise errors.unknown_choice("network image size", self.image_size, (32, 64))
         require_positive(kernel_size=self.kernel_size)
@@ -107,11 +103,6 @@ class NetworkSpec:
     def input_channels(self) -> int:
         """Channels of the network's input images."""
         return COLOURS
-
-    @property
-    def claim(self) -> float:
-        """Always 1: each layer of the network must be 1-Lipschitz."""
-        return 1.0
 
     @property
     def slug(self) -> str:
@@ -237,7 +228,7 @@ class Case:
         require_positive(batch_size=self.batch_size, threads=self.threads)
         for condition, value in self.conditions().items():
             if condition.choices:
-                _require_choice(condition.name, value, condition.choices)
+                require_choice(condition.name, value, condition.choices)
 
     def conditions(self) -> Mapping[Condition, Any]:
         """The value of each condition, in the order of `CONDITIONS`."""

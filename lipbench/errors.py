@@ -200,6 +200,11 @@ def unreadable_file(path: object, why: str) -> LipbenchError:
     return LipbenchError(_message("not a readable file", f"{path} ({why})", do))
 
 
+def foreign_json(path: object, why: str) -> LipbenchError:
+    do = "give a run directory, or the JSON that pytest bench --benchmark-json wrote"
+    return LipbenchError(_message("not a benchmark file of lipbench", f"{path} ({why})", do))
+
+
 def no_samples(path: object) -> LipbenchError:
     return LipbenchError(_message("benchmark file without samples", path, "write it with --benchmark-json"))
 

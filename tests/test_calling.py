@@ -271,6 +271,15 @@ def test_an_error_is_located_in_the_users_code() -> None:
     assert origin.where(ValueError()) == ""
 
 
+def test_a_layer_without_parameters_is_certified_as_it_is() -> None:
+    rows = verifying.verify(
+        verifying.specs(["constructor_layers:TakesNothing"], verifying.Shapes(channels=(2,), image_sizes=(2,)))
+    )
+    assert set(rows["weights"]) == {"random"}
+    assert rows["reason"].eq("").all()
+    assert rows["largest"].max() == pytest.approx(1)
+
+
 def test_only_a_shape_is_an_input_shape() -> None:
     module = nn.Identity()
     for own, expected in (
@@ -319,3 +328,12 @@ def test_specs_have_the_bounds_of_the_options() -> None:
 def test_the_largest_sizes_are_counted_or_refused() -> None:
     frame, problems = memory.table([Case(LayerSpec(name, 2**16, 2**12, 255), 2**16) for name in ("standard", "aol", "soc")])
     assert len(frame) + len(problems) == 3
+
+
+def test_json_of_other_benchmarks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    for text, said in (("[]", "not a"), ('{"benchmarks": {}}', "no list of benchmarks"),
+                       ('{"benchmarks": [{"name": "x", "extra_info": {}}]}', "none of its 1 benchmarks has a case")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(errors.LipbenchError, match=said):
+            lipbench.load(path)

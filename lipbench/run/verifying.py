@@ -83,7 +83,7 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
         found = certify.certify(workload.module, workload.x, each_layer=each_layer)
         yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
         weights = "trained"
-        if isinstance(spec, LayerSpec):
+        if isinstance(spec, LayerSpec) and any(one.requires_grad for one in workload.module.parameters()):
             certify.train(workload.module, workload.x)
             found = certify.certify(workload.module, workload.x)
             yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
