@@ -332,8 +332,8 @@ def test_the_largest_sizes_are_counted_or_refused() -> None:
 
 def test_json_of_other_benchmarks_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
-    for text, said in (("[]", "not a"), ('{"benchmarks": {}}', "no list of benchmarks"),
-                       ('{"benchmarks": [{"name": "x", "extra_info": {}}]}', "none of its 1 benchmarks has a case")):  # fmt: skip
+    foreign = '{"benchmarks": [{"name": "x", "extra_info": {}}]}'
+    for text, said in (("[]", "not a"), ('{"benchmarks": {}}', "no list of"), (foreign, "none of its 1 benchmarks has a case")):
         path.write_text(text)
         with pytest.raises(errors.LipbenchError, match=said):
             lipbench.load(path)
