@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from lipbench import api
-from lipbench.cli.options import LAYERS_HELP, Format, ImageSizeList, KernelSizeList, Numbers, Output, numbers, split
+from lipbench.cli.options import (
+    LAYERS_HELP,
+    Format,
+    ImageSizeList,
+    KernelSizeList,
+    Numbers,
+    Output,
+    Timeout,
+    Traceback,
+    numbers,
+    split,
+)
 from lipbench.cli.printing import Printer
 
 
@@ -17,6 +28,8 @@ def complexity(
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,
     batch_size: Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas, at least two.")] = None,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -24,6 +37,6 @@ def complexity(
 
     csv, json and parquet contain every term of a formula with its exponents.
     """
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
-    printer.print(api.complexity(*split("NAME", name, str), **sizes))
+    printer.print(api.complexity(*split("NAME", name, str), **sizes, timeout_s=timeout))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,12 +20,11 @@ from lipbench.cli.options import (
     Output,
     PredictedDevice,
     PresetName,
+    Timeout,
+    Traceback,
     whole,
 )
 from lipbench.cli.printing import Printer
-
-if TYPE_CHECKING:
-    pass
 
 
 def predict(
@@ -42,6 +41,8 @@ def predict(
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
     memory: Annotated[int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.")] = None,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -49,9 +50,9 @@ def predict(
 
     csv, json and parquet are in bytes.
     """
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     axes = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
     }  # fmt: skip
-    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, **axes))
+    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, **axes))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.cli.streams import shown
+
 UNBROKEN_WIDTH = 10_000
 """line length of a table in a pipe or a file"""
 FOLDED = 24
@@ -24,7 +26,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value).replace("\n", "; ")
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(str(value).replace("\n", "; "))
 
 
 def lines(table: pd.DataFrame, width: int | None = None) -> list[str]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli.options import Format, ImplementationList, MethodList, Numbers, Output, PrecisionName, numbers
+from lipbench.cli.options import (
+    Format,
+    ImplementationList,
+    MethodList,
+    Numbers,
+    Output,
+    PrecisionName,
+    Timeout,
+    Traceback,
+    numbers,
+)
 from lipbench.cli.printing import Printer
 
 if TYPE_CHECKING:
@@ -29,18 +39,20 @@ def verify(
     kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
     implementation: ImplementationList = None,
     precision: Annotated[PrecisionName, typer.Option(help="Precision of products in Triton kernels.")] = PrecisionName.ieee,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
     """Compute Lipschitz constants for random weights and after 100 SGD steps; exit code 3 if one in evaluation exceeds 1."""
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     from lipbench.run.verifying import Shapes
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",))
-    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision)))
+    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), timeout))
 
 
-def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
+def answer(names: Sequence[str], shapes: Shapes, precision: str, timeout_s: float | None = None) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
     Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
@@ -55,6 +67,6 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
     specs: list[Spec] = [record.case.spec for run in runs for record in records.load_run(run).records]
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
-    rows = verifying.verify(dict.fromkeys(specs), precision)
+    rows = verifying.verify(dict.fromkeys(specs), precision, timeout_s)
     failed = bool(rows["verdict"].isin([verifying.VIOLATES, verifying.FAILED]).any())
-    return Answer(rows, verifying.readable(rows), REMARKS, failed=failed)
+    return Answer(rows, verifying.readable(rows), REMARKS, failed=failed, tracebacks=tuple(filter(None, rows["traceback"])))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch._subclasses import fake_tensor
 
-from lipbench import errors, registry
+from lipbench import errors, registry, traces
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
 from lipbench.meters import macs, memory
@@ -71,7 +71,7 @@ class Counter:
             except _DATA_DEPENDENT as error:
                 raise errors.needs_values(self.method, _first_line(error)) from error
             except Exception as error:  # an external layer may raise anything
-                if any(word in str(error) for word in _FAKE_WORDS):
+                if any(word in traces.message(error) for word in _FAKE_WORDS):
                     raise errors.needs_values(self.method, _first_line(error)) from error
                 self.refused[key] = _first_line(error)
                 self._totals[key] = None
@@ -112,8 +112,10 @@ def _silence() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-    return f"{type(error).__name__}: {line}" if line and not isinstance(error, LipbenchError) else line or type(error).__name__
+    if isinstance(error, LipbenchError):
+        return str(error).partition("\n")[0].rstrip(".")
+    line = next((line.strip() for line in traces.message(error).splitlines() if line.strip()), "").rstrip(".")
+    return traces.placed(f"{type(error).__name__}: {line[: traces.LINE_CHARACTERS]}".removesuffix(": "), error)
 
 
 # ------------------------------------------------------------------------------------------------------------ what to vary

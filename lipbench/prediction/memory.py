@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import errors, registry
+from lipbench import errors, registry, traces
 from lipbench.cases import Case
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
@@ -74,8 +74,7 @@ def _imagined(case: Case) -> Iterator[Workload]:
     except Exception as error:
         if case.spec.method in registry.METHODS:
             raise  # a bug in a layer of this package
-        why = next(iter(str(error).splitlines()), "")
-        raise errors.needs_values(case.spec.method, f"{type(error).__name__}: {why}") from error
+        raise errors.needs_values(case.spec.method, traces.line(error)) from error
 
 
 def _peaks(workload: Workload) -> dict[str, Peak]:
