@@ -44,8 +44,9 @@ def run(
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), SHORT, ("methods", "--help")])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(("--help",), ""), (("--version",), "1"), (("methods", "--help"), ""), (SHORT, "1")]
+)
 def test_a_full_device_is_one_line(tmp_path: Path, arguments: tuple[str, ...], unbuffered: str) -> None:
     code, _, err = run(arguments, tmp_path, "> /dev/full", {"PYTHONUNBUFFERED": unbuffered})
     assert (code, err) == (2, "lipbench: cannot write the output: No space left on device\n")
@@ -68,7 +69,7 @@ def test_other_streams_that_are_closed_or_full_change_nothing(tmp_path: Path, re
 def test_a_reader_that_ends_early_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "lipbench.cli", *SHORT]
+    command = [sys.executable, "-m", "lipbench.cli", "methods"]
     done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (streams.BROKEN_PIPE, "")
@@ -107,16 +108,17 @@ def test_an_empty_run_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_escapes_of_terminals_are_shown_as_text(capfd: pytest.CaptureFixture[str]) -> None:
-    text = "red \x1b[31m, back \x08, rung \x07, turned \u202e, half \ud800, next \x85 line\r"
-    Printer("table", None).print(Answer(pd.DataFrame({"reason": [text]}), remarks=(text,)))
+    text = "red \x1b[31m, back \x08, rung \x07, turned \u202e, next \x9b line\r"
+    Printer("table", None).print(Answer(pd.DataFrame({"reason": [text]}), remarks=(text, "\ud800")))
     name_problems([text])
     out, err = capfd.readouterr()
-    shown = r"red \x1b[31m, back \x08, rung \x07, turned \u202e, half \ud800, next \x85 line\r"
+    shown = r"red \x1b[31m, back \x08, rung \x07, turned \u202e, next \x9b line\r"
     assert out.count(shown) == 2
-    assert err == f"lipbench: {shown}\n".replace(r" \x85", "").replace(r"\r", "")
+    assert out.endswith("\\ud800\n")
+    assert err == f"lipbench: {shown}\n".removesuffix("\\r\n") + "\n"
 
 
-MOMENTS = ("typer", "lipbench.errors", "lipbench.cli.theory", "pandas", "sympy", "torch", "lipbench.cli.formats", "rich.box")
+MOMENTS = ("typer", "lipbench.errors", "lipbench.cli.theory", "sympy", "torch")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -140,6 +140,8 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
             streams.complain(traces.of_cause(error))
         return _refuse(summary, code_to_write)
+    except SystemExit as stop:  # Typer's answer to a broken pipe
+        raise stop.__context__ if isinstance(stop.__context__, BrokenPipeError) else stop from None
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED  # newer versions of Typer return it on Ctrl-C
     return code or 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -53,10 +55,11 @@ def _grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: int) ->
     grid = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in list(zip(*columns))[1:]:
         grid.add_row(*row)
-    console = Console(width=room, highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(grid)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    # Not stdout itself, on which rich would write at once, and end the process if it is a broken pipe.
+    with io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding, errors="backslashreplace") as file:
+        Console(file=file, width=room, highlight=False, markup=False).print(grid)
+        file.seek(0)
+        return [line.rstrip() for line in file.read().splitlines()]
 
 
 def _paragraph(names: Sequence[str], row: Sequence[str], room: int) -> Iterator[str]:

@@ -94,7 +94,7 @@ def _checked(row: Row) -> Row:
         kind: Any = float | int | None if name in NUMBERS else str | None
         if name not in COLUMNS or not isinstance(value, kind):
             raise ValueError(f"{name} is {value!r}")
-    return row
+    return {name: traces.plain(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _place(spec: Spec) -> Row:
