@@ -68,7 +68,7 @@ def verify(chosen: Iterable[Spec], precision: str = "ieee", timeout_s: float | N
             apart.check(spec)
         for spec in chosen:
             rows += _from_apart(apart, spec, precision) if apart.is_for(spec) else _rows(spec, precision)
-    return pd.DataFrame(rows, columns=list(COLUMNS)).fillna({"traceback": ""})
+    return pd.DataFrame([{"traceback": "", **row} for row in rows], columns=list(COLUMNS))
 
 
 def _from_apart(apart: Apart, spec: Spec, precision: str) -> list[Row]:
