@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,3 +24,37 @@ class Answer:
     """one line for each result that is missing from the frame"""
     failed: bool = False
     """whether a requested result failed, or a check did not pass: exit code 3 on the command line"""
+    tracebacks: tuple[str, ...] = ()
+    """of the exceptions that external layers raised"""
+
+    def plain(self) -> dict[str, Any]:
+        """The answer as JSON-ready values, from which `joined` makes an answer."""
+        return {
+            "frame": _plain(self.frame), "readable": _plain(self.frame if self.readable is None else self.readable),
+            "remarks": list(self.remarks), "problems": list(self.problems), "failed": self.failed,
+            "tracebacks": list(self.tracebacks),
+        }  # fmt: skip
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> Answer:
+    """One answer with the rows, remarks and problems of several, each in the form of `Answer.plain`.
+
+    Raises `ValueError`, `TypeError` or `KeyError` for anything else, which an external layer may have written.
+    """
+    frame, readable = (_frame([part[name] for part in parts]) for name in ("frame", "readable"))
+    remarks, problems, tracebacks = (
+        tuple(str(one) for part in parts for one in part[name]) for name in ("remarks", "problems", "tracebacks")
+    )
+    return Answer(frame, readable, remarks, problems, any(part["failed"] for part in parts), tracebacks)
+
+
+def _plain(frame: pd.DataFrame) -> dict[str, Any]:
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    return {"columns": list(map(str, frame.columns)), "rows": rows}
+
+
+def _frame(parts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = next((list(map(str, part["columns"])) for part in parts if part["columns"]), [])
+    return pd.DataFrame([list(row) for part in parts for row in part["rows"]], columns=columns)

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
+    from lipbench.cases import Spec
     from lipbench.quantities import Certificate
     from lipbench.run import profiling
+    from lipbench.run.apart import Apart
     from lipbench.run.plan import Request
     from lipbench.store.records import Run as StoredRun
 
@@ -104,51 +106,88 @@ def complexity(
     image_size: Sizes = None,
     kernel_size: Sizes = None,
     batch_size: Sizes = None,
+    timeout_s: float | None = None,
     settings: Settings = "",
 ) -> Answer:
     """Formulas of what layers cost, in the form of Table 1 of arXiv 2311.16833, from counts on fake tensors; nothing is timed.
 
     Sizes are those to count at; batch sizes are at least two. The frame has a row per layer, half and quantity (real MACs, real
-    elements kept for the backward pass), with every term of the formula. Raises `LipbenchError` for a layer that cannot be
-    counted.
+    elements kept for the backward pass), with every term of the formula. A layer given by an external name is counted in a
+    fresh process, for at most `timeout_s`, by default 300; if that ends without an answer, the reason is among the answer's
+    problems. Raises `LipbenchError` for a layer that cannot be counted.
     """
-    import pandas as pd
-
-    from lipbench.prediction import complexity
+    from lipbench.answer import joined
+    from lipbench.cases import LayerSpec
+    from lipbench.prediction import answers, complexity
+    from lipbench.run.apart import Apart
 
     sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
     given = complexity.given({symbol: _several(value) for symbol, value in sizes.items()})
-    rows: list[complexity.Fitted] = []
-    for layer in layers:
-        with _named(layer, settings) as (
-            name,
-            is_live,
-        ):
-            # A live layer may be another one under the same name, so it is not cached.
-            rows += complexity.fit_layer.__wrapped__(name, given) if is_live else complexity.fit_layer(name, given)
-    notes = complexity.remarks(rows)
-    remarks = (*notes, *([""] if notes else []), *complexity.LEGEND)
-    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), remarks)
+    parts = []
+    with Apart(timeout_s) as apart:
+        for layer in layers:
+            with _named(layer, settings) as (name, is_live):  # a live one may be another under the same name: it is not cached
+                if _is_foreign(layer):
+                    parts.append(_from_apart(apart, LayerSpec(name, 1, 1, 1), {"layer": name, "given": given}, name))
+                else:
+                    parts.append(answers.of_layer(name, given, is_cached=not is_live).plain())
+    found = joined(parts)
+    notes = found.remarks
+    return replace(found, remarks=(*notes, *([""] if notes else []), *complexity.LEGEND))
 
 
 def predict(
     *layers: Layer,
     device: str = "cpu",
     memory_bytes: int | None = None,
+    timeout_s: float | None = None,
     **axes: Any,
 ) -> Answer:
     """How much memory training and inference take, counted from shapes alone: nothing is computed, no GPU is needed.
 
     `device` is 'cpu' or 'cuda', whose memory it is. With `memory_bytes`, the column `fits` says what stays within it. `axes`
-    are those of `profile`. The frame has a row per case, in bytes. Cases that cannot be predicted are among the answer's
+    are those of `profile`. The frame has a row per case, in bytes. Each case of a layer or network given by an external name is
+    predicted in a fresh process, for at most `timeout_s`, by default 300. Cases that cannot be predicted are among the answer's
     problems. Raises `LipbenchError` for sizes that no case can have.
     """
-    from lipbench.prediction import memory
+    from lipbench import cases
+    from lipbench.answer import joined
+    from lipbench.prediction import answers, memory
+    from lipbench.run.apart import Apart
     from lipbench.run.plan import plan
 
-    with _all_named(layers) as (names, _):
-        frame, problems = memory.table(plan(_request(names, axes), device), memory_bytes)
-    return Answer(frame, memory.readable(frame), (memory.NOTES[device],), tuple(problems), failed=bool(problems))
+    parts = []
+    with _all_named(layers) as (names, _), Apart(timeout_s) as apart:
+        here = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
+        for case in plan(_request(names, axes), device):
+            if case.spec.method in here or not apart.is_for(case.spec):
+                parts.append(answers.of_cases([case], memory_bytes).plain())
+            else:
+                question = {"case": cases.to_dict(case), "memory_bytes": memory_bytes}
+                parts.append(_from_apart(apart, case.spec, question, case.id))
+    return replace(joined(parts), remarks=(memory.NOTES[device],))
+
+
+def _is_foreign(layer: Layer) -> bool:
+    """Whether a layer is given by an external name: its code is not part of this process yet, and is run in another one."""
+    return isinstance(layer, str) and ":" in layer
+
+
+def _from_apart(apart: Apart, spec: Spec, question: dict[str, Any], what: str) -> dict[str, Any]:
+    """The answer of `prediction.answers` from a fresh process, in the form of `Answer.plain`; if there is none, the reason."""
+    from lipbench.answer import joined
+    from lipbench.run.apart import EndedError
+
+    try:
+        apart.check(spec)
+        return joined([apart.ask("lipbench.prediction.answers", spec, question)]).plain()
+    except EndedError as error:
+        why, traceback = str(error), error.traceback
+    except (ValueError, TypeError, KeyError):  # a layer may forge an answer
+        why, traceback = "its process gave an answer that is none", ""
+    nothing: dict[str, Any] = {"columns": [], "rows": []}
+    return {"frame": nothing, "readable": nothing, "remarks": [], "problems": [f"{what}: {why}"], "failed": True,
+            "tracebacks": [traceback] if traceback else []}  # fmt: skip
 
 
 def profile(

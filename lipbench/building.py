@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lipbench import calling, errors, origin
+from lipbench import calling, errors, traces
 from lipbench.calling import Call
 from lipbench.cases import COLOURS, ExternalNetworkSpec, Spec
 from lipbench.parameters import CLASSES, IMAGE, IN, KERNEL, OUT
@@ -49,7 +49,7 @@ def build(call: Call, sizes: dict[str, int]) -> nn.Module:
         raise
     except Exception as error:
         if asks_for_cuda(error) and not torch.cuda.is_available():
-            raise errors.needs_cuda(call.name, origin.described(error)) from error
+            raise errors.needs_cuda(call.name, traces.line(error, first=True)) from error
         raise
     return module
 
@@ -80,7 +80,7 @@ def output_of(spec: Spec, module: nn.Module, x: Tensor) -> Tensor:
         output: Any = module(x)
     except Exception as error:
         if asks_for_cuda(error) and x.device.type == "cpu":
-            raise errors.needs_cuda(spec.method, origin.described(error)) from error
+            raise errors.needs_cuda(spec.method, traces.line(error, first=True)) from error
         raise
     if not isinstance(output, Tensor):
         raise _no_tensor(spec, output)
@@ -106,9 +106,9 @@ def _no_tensor(spec: Spec, output: object) -> errors.LipbenchError:
 
 def asks_for_cuda(error: BaseException) -> bool:
     """Whether an error says that something is not on a GPU: by its text, or by the line of a failed assertion."""
-    text = str(error).lower()
+    text = traces.message(error).lower()
     if isinstance(error, AssertionError):
-        text += origin.source_line(error).lower()
+        text += traces.source_line(error).lower()
     return any(word in text for word in ("cuda", "nvidia driver")) and "out of memory" not in text
 
 

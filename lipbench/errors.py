@@ -7,6 +7,9 @@ These are errors that the user can fix. The command line prints one as one line 
 class LipbenchError(Exception):
     """Wrong use, bad input or a missing part; its text is one line: what is wrong, what was got, what to do."""
 
+    traceback = ""
+    """of the exception that it reports, where another process raised that"""
+
 
 class NotOursError(LipbenchError):
     """The path of one of lipbench's files is taken by a file that lipbench must not overwrite."""
@@ -213,6 +216,10 @@ def not_writable(path: object, why: str) -> LipbenchError:
     return LipbenchError(_message("cannot write to this path", f"{path} ({why})", "choose another path"))
 
 
+def empty_path(option: str) -> LipbenchError:
+    return LipbenchError(_message(f"{option} takes a path", "''", "give the name of a file or directory"))
+
+
 def no_output_file(kind: str) -> LipbenchError:
     return LipbenchError(_message(f"{kind} needs an output file", "none", "add -o FILE"))
 
@@ -262,7 +269,7 @@ def nothing_can_run(cases: int, reason: str) -> LipbenchError:
 
 
 def survey_failed(why: str) -> LipbenchError:
-    return LipbenchError(_message("PyTorch or the layer cannot be imported", why, "run python -c 'import torch' to see why"))
+    return LipbenchError(_message("PyTorch or a layer cannot be imported", why, "import them in Python to see why"))
 
 
 def unreadable_record(path: object, why: str) -> LipbenchError:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lipbench import errors, settings
+from lipbench import errors, settings, traces
 
 _MODULE_PREFIX = "lipbench_external_"
 """prefix of the module names of files"""
@@ -144,9 +144,9 @@ def load(name: str) -> Callable[..., Any]:
         module = _load_file(found.place) if found.is_file else importlib.import_module(found.place)
         function = functools.reduce(getattr, found.name.split("."), module)
     except (ImportError, AttributeError, OSError) as error:
-        raise errors.not_importable(name, str(error)) from error
+        raise errors.not_importable(name, traces.placed(traces.message(error), error)) from error
     except Exception as error:  # an external module may raise anything while it is imported
-        raise errors.not_importable(name, f"{type(error).__name__}: {error}") from error
+        raise errors.not_importable(name, traces.line(error)) from error
     if not callable(function):
         raise errors.not_importable(name, f"it is a {type(function).__name__}, which cannot be called")
     return function

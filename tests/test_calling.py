@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lipbench
-from lipbench import building, calling, errors, external, origin, registry, settings
+from lipbench import building, calling, errors, external, registry, settings, traces
 from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, Limits, from_dict, to_dict
 from lipbench.cli import main as cli
 from lipbench.prediction import fakes, memory
@@ -263,12 +263,12 @@ def test_an_error_is_located_in_the_users_code() -> None:
         registry.build(spec("raises_here"))
     lines = Path(constructor_layers.__file__).read_text().splitlines()
     raising = next(number for number, line in enumerate(lines, 1) if "only for" in line)
-    assert origin.where(caught.value) == f"constructor_layers.py:{raising}"
-    assert origin.described(caught.value) == f"ValueError: only for (constructor_layers.py:{raising})"
+    assert traces.place(caught.value) == f"constructor_layers.py:{raising}"
+    assert traces.line(caught.value) == f"ValueError: only for (constructor_layers.py:{raising})"
     failing = next(number for number, line in enumerate(lines, 1) if "a failure inside PyTorch" in line)
     reason = verifying.verify([spec("Stumbles")])["reason"].iloc[0]
     assert reason.endswith(f"(constructor_layers.py:{failing})")
-    assert origin.where(ValueError()) == ""
+    assert traces.place(ValueError()) == ""
 
 
 def test_a_layer_without_parameters_is_certified_as_it_is() -> None:

@@ -15,7 +15,7 @@ from lipbench.cli.main import VERBS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"lipbench": ROOT, "lipbench_kernels": ROOT / "kernels", "lipbench_reports": ROOT / "reports", "bench": ROOT}
-EVERYONE_MAY = {"errors"}
+EVERYONE_MAY = {"errors", "traces"}
 HEAVY = {"torch", "pandas", "triton", "fvcore", "scipy", "matplotlib", "seaborn", "sympy"}
 """what `lipbench --help` has no time for"""
 

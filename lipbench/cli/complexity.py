@@ -15,6 +15,8 @@ from lipbench.cli.options import (
     Numbers,
     Output,
     Settings,
+    Timeout,
+    Traceback,
     given_settings,
     numbers,
     split,
@@ -29,6 +31,8 @@ def complexity(
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,
     batch_size: Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas, at least two.")] = None,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -36,6 +40,6 @@ def complexity(
 
     csv, json and parquet contain every term of a formula with its exponents.
     """
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
-    printer.print(api.complexity(*split("NAME", name, str), settings=given_settings(with_), **sizes))
+    printer.print(api.complexity(*split("NAME", name, str), settings=given_settings(with_), timeout_s=timeout, **sizes))

@@ -46,7 +46,7 @@ def encoded(answer: Answer, format: str, width: int | None = None) -> str | byte
 def _csv(frame: pd.DataFrame) -> bytes:
     """CSV with nested values as JSON, and with texts of several lines joined to one."""
     columns = {str(name): frame[name].map(_in_one_line) for name in frame.select_dtypes(["object", "string"])}
-    return frame.assign(**columns).to_csv(index=False).encode()
+    return frame.assign(**columns).to_csv(index=False).encode(errors="backslashreplace")
 
 
 def _in_one_line(value: object) -> object:

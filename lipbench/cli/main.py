@@ -1,16 +1,21 @@
 """The command line: finds the verb, imports only its file, and turns errors into one line and an exit code.
 
-Exit codes: 0 success, 2 wrong use (one line on stderr), 3 some case failed, 130 interrupted.
+Exit codes: 0 success, 2 wrong use or output that cannot be written (one line on stderr), 3 some case failed, 130 interrupted,
+141 a broken pipe.
 
-The list of verbs is printed without Typer, whose import takes longer than the rest of `lipbench --help`.
+The list of verbs is printed without Typer, whose import takes longer than the rest of `lipbench --help`. `main` imports all
+that it needs while it runs, because Ctrl-C during an import outside it would print a traceback.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Any, NoReturn
 
 VERBS = {
     "methods": "List the methods, their sources and claims.",
@@ -27,18 +32,77 @@ VERBS = {
 WRONG_USE, INTERRUPTED = 2, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, by default `sys.argv`, and exit."""
-    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if verb == "--help":
-        print(_help())
-    elif verb == "--version":
-        from lipbench import __version__
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit; by default that of this process, of which Ctrl-C then never prints a traceback."""
+    pressed: list[int] = []
+    try:
+        if arguments is None:
+            _watch_for_interrupts(pressed)
+        code = _code(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception:
+        if not pressed:  # libraries turn an interruption of their imports into other errors
+            raise
+        code = INTERRUPTED
+    if arguments is None:
+        import signal
 
-        print(__version__)
-    else:
-        raise SystemExit(_run(verb, rest))
-    raise SystemExit(0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # while Python shuts down
+    if code == INTERRUPTED:
+        from lipbench.cli import streams
+
+        streams.complain("lipbench: interrupted")
+    raise SystemExit(code)
+
+
+def _watch_for_interrupts(pressed: list[int]) -> None:
+    """Note when Ctrl-C is pressed, unless it is ignored, as in the background of a shell."""
+    import os
+    import signal
+
+    from lipbench.cli import streams
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def give_up(found: Any) -> None:
+        if pressed and issubclass(found.exc_type, KeyboardInterrupt):  # raised in a callback, which Python goes on after
+            streams.complain("lipbench: interrupted")
+            os._exit(INTERRUPTED)
+        sys.__unraisablehook__(found)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = give_up
+
+
+def _code(arguments: Sequence[str]) -> int:
+    """Run a command line and return the exit code; a stream that cannot be written to is one line on stderr."""
+    from lipbench.cli import streams
+
+    if not streams.prepare():
+        return _refuse("stdout is closed; send it to a file or to /dev/null")
+    verb, *rest = arguments or ["--help"]
+    code = 0
+    try:
+        if verb == "--help":
+            print(_help())
+        elif verb == "--version":
+            from lipbench import __version__
+
+            print(__version__)
+        else:
+            code = _run(verb, rest)
+        problem = streams.broken()
+    except OSError as error:
+        problem = streams.broken() or error
+        if problem.errno not in streams.UNWRITABLE:  # files have their own messages: see `store.files.write_errors`
+            raise
+    if problem is None:
+        return code
+    return streams.BROKEN_PIPE if streams.is_pipe(problem) else _refuse(f"cannot write the output: {problem.strerror}")
 
 
 def _help() -> str:
@@ -61,6 +125,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     import typer
 
     from lipbench import errors
+    from lipbench.cli import streams
 
     # The base class of Typer's own copy of Click, or of Click itself where Typer is older.
     click_error: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -70,16 +135,22 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         return _refuse(f"{error.format_message().rstrip('.')}; see lipbench {verb} --help")
     except errors.LipbenchError as error:
         summary, _, code_to_write = str(error).partition("\n")
+        if "--traceback" in arguments:
+            from lipbench import traces
+
+            streams.complain(traces.of_cause(error))
         return _refuse(summary, code_to_write)
+    except SystemExit as stop:  # Typer's answer to a broken pipe
+        raise stop.__context__ if isinstance(stop.__context__, BrokenPipeError) else stop from None
     except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # newer versions of Typer return this code on Ctrl-C
-        print("lipbench: interrupted", file=sys.stderr)
+        code = INTERRUPTED  # newer versions of Typer return it on Ctrl-C
     return code or 0
 
 
 def _command(verb: str) -> Any:
     """The Typer command of a verb. Raises `LipbenchError` for a verb that does not exist."""
+    from importlib import import_module
+
     import typer
 
     from lipbench import errors
@@ -92,9 +163,11 @@ def _command(verb: str) -> Any:
 
 
 def _refuse(message: str, code_to_write: str = "") -> int:
-    print(f"lipbench: {' '.join(message.split())}", file=sys.stderr)
+    from lipbench.cli import streams
+
+    streams.complain(f"lipbench: {' '.join(message.split())}")
     if code_to_write:
-        print(code_to_write.rstrip(), file=sys.stderr)
+        streams.complain(code_to_write.rstrip())
     return WRONG_USE
 
 

@@ -147,6 +147,17 @@ def given_settings(given: list[str] | None) -> str:
     return settings.joined(*(given or ()))
 
 
+def path(option: str, metavar: str, text: str, *short: str) -> Any:
+    """An option that takes a path. It raises `LipbenchError` for an empty one, which would mean the current directory."""
+
+    def parse(given: str) -> Path:
+        if not given:
+            raise errors.empty_path(option)
+        return Path(given)
+
+    return typer.Option(option, *short, parser=parse, metavar=metavar, help=text)
+
+
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
@@ -174,5 +185,8 @@ Format = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="File to write; .txt, .csv, .json, .parquet, .md or .tex sets the format."),
+    path("--output", "FILE", "File to write; .txt, .csv, .json, .parquet, .md or .tex sets the format.", "-o"),
 ]
+APART_HELP = "Seconds for one answer about an external layer, which its own process gives.  [default: 300]"
+Timeout = Annotated[float | None, seconds("--timeout", APART_HELP)]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Also print the tracebacks of external layers.")]

@@ -21,6 +21,8 @@ from lipbench.cli.options import (
     PredictedDevice,
     PresetName,
     Settings,
+    Timeout,
+    Traceback,
     given_settings,
     whole,
 )
@@ -44,6 +46,8 @@ def predict(
     memory: Annotated[
         int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.", "bytes")
     ] = None,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -51,10 +55,10 @@ def predict(
 
     csv, json and parquet are in bytes.
     """
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     axes = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
         "settings": given_settings(with_),
     }  # fmt: skip
-    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, **axes))
+    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, **axes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lipbench import errors
+from lipbench.cli.streams import complain, shown
 
 if TYPE_CHECKING:
     from lipbench.answer import Answer
@@ -24,11 +26,12 @@ class Printer:
     """Prints an `Answer` in the requested format, else in that of the file's extension, else in `default`.
 
     Raises `LipbenchError`, before anything is computed, for an unknown extension, for one that contradicts the requested
-    format, and for parquet on a terminal.
+    format, for a file that cannot be written, and for parquet on a terminal. With `traceback`, tracebacks are printed too.
     """
 
-    def __init__(self, format: str | None, output: Path | None, default: str = "table") -> None:
-        self.format, self.output = _chosen(format, output, default), output
+    def __init__(self, format: str | None, output: Path | None, default: str = "table", *, traceback: bool = False) -> None:
+        self.format, self.output, self.traceback = _chosen(format, output, default), output, traceback
+        check_output(output)
         if self.format == "parquet" and output is None and sys.stdout.isatty():
             raise errors.no_output_file(self.format)
 
@@ -43,6 +46,8 @@ class Printer:
         to_terminal = self.output is None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if to_terminal else None
         content = formats.encoded(answer, self.format, width)
+        if isinstance(content, str) or (to_terminal and self.format != "parquet"):
+            content = shown(content if isinstance(content, str) else content.decode())
         if self.output is not None:
             with write_errors(self.output):
                 write_file(self.output, content)
@@ -53,8 +58,26 @@ class Printer:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
         name_problems(answer.problems)
+        if self.traceback:
+            print_tracebacks(answer.tracebacks)
         if answer.failed:
             raise typer.Exit(FAILED)
+
+
+def check_output(path: Path | None) -> None:
+    """Raises `LipbenchError` for a file that cannot be written, before anything is computed."""
+    if path is None:
+        return
+    from lipbench.store.files import write_errors
+
+    with write_errors(path):
+        if path.is_dir():
+            raise errors.not_writable(path, "it is a directory")
+        if not path.parent.is_dir():
+            raise errors.not_writable(path, f"there is no directory {path.parent}")
+        path.exists()  # raises for a name that is too long
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise errors.not_writable(path, "permission denied")
 
 
 def _chosen(format: str | None, output: Path | None, default: str) -> str:
@@ -72,4 +95,10 @@ def _chosen(format: str | None, output: Path | None, default: str) -> str:
 def name_problems(problems: Iterable[str]) -> None:
     """Print the problems, such as missing cases, on stderr, one line each."""
     for problem in problems:
-        print(f"lipbench: {problem}", file=sys.stderr)
+        complain(f"lipbench: {' '.join(problem.split())}")
+
+
+def print_tracebacks(tracebacks: Iterable[str]) -> None:
+    """Print tracebacks on stderr, each once."""
+    for traceback in dict.fromkeys(tracebacks):
+        complain(f"\n{traceback.rstrip()}")

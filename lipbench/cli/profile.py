@@ -24,12 +24,14 @@ from lipbench.cli.options import (
     NetworkList,
     PresetName,
     Settings,
+    Traceback,
     given_settings,
     names,
+    path,
     seconds,
     whole,
 )
-from lipbench.cli.printing import FAILED
+from lipbench.cli.printing import FAILED, print_tracebacks
 
 
 def profile(
@@ -63,7 +65,7 @@ def profile(
     deadline: Annotated[
         float | None, seconds("--deadline", "Stop after this many seconds; the running round is discarded.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: a new one in runs/]")] = None,
+    out: Annotated[Path | None, path("--out", "DIR", "The run directory.  [default: a new one in runs/]")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out; finished cases are not measured again.")
     ] = False,
@@ -74,6 +76,7 @@ def profile(
     fresh: Annotated[
         Freshness | None, typer.Option(help="How to create fresh processes: fork (hundredths of a second) or start.")
     ] = None,
+    traceback: Traceback = False,
 ) -> None:
     """Measure methods over shapes, each case in fresh processes, and store the records in a run directory."""
     from lipbench.cli import progress
@@ -109,5 +112,7 @@ def profile(
         raise
     print(finished.directory)
     print(progress.summary(finished.outcome))
+    if traceback:
+        print_tracebacks(text for record in finished.outcome.records for text in record.tracebacks)
     if finished.failed:
         raise typer.Exit(FAILED)

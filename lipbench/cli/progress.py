@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lipbench.cases import Case
+from lipbench.cli import streams
 from lipbench.run.book import Progress
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
@@ -37,7 +38,7 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
 
         def show(done: int, total: int, case: Case, what: str, failed: int) -> None:
             text = f"case {places[case]}/{len(cases)}, {what}: {case.spec.slug}"
-            bar.update(task, description=text, completed=done, total=total, failed=failed)
+            bar.update(task, description=streams.shown(text), completed=done, total=total, failed=failed)
 
         yield show
 
@@ -55,4 +56,4 @@ def summary(outcome: Outcome) -> str:
     if elsewhere:
         what = "examination needs" if elsewhere == 1 else "examinations need"
         lines.append(f"{elsewhere} {what} a GPU; continue with --resume on a machine that has one")
-    return "\n".join(lines)
+    return streams.shown("\n".join(lines))

@@ -6,18 +6,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lipbench import api
-from lipbench.cli.options import RunArgument
-from lipbench.cli.printing import name_problems
+from lipbench.cli.options import RunArgument, path
+from lipbench.cli.printing import check_output, name_problems
 
 
 def report(
     run: RunArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.  [default: in the run directory]")] = None,
+    output: Annotated[Path | None, path("--output", "FILE", "HTML file.  [default: in the run directory]", "-o")] = None,
 ) -> None:
     """Write a report as one self-contained HTML file, and print its path."""
+    check_output(output)
     found = api.load(run)
     if sys.stderr.isatty():
         print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)

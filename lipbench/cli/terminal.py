@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+
+from lipbench.cli.streams import shown
 
 UNBROKEN_WIDTH = 10_000
 """line length of a table in a pipe or a file"""
@@ -24,7 +28,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value).replace("\n", "; ")
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(str(value).replace("\n", "; "))
 
 
 def lines(table: pd.DataFrame, width: int | None = None) -> list[str]:
@@ -51,10 +55,11 @@ def _grid(columns: Sequence[Sequence[str]], widest: Sequence[int], room: int) ->
     grid = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in list(zip(*columns))[1:]:
         grid.add_row(*row)
-    console = Console(width=room, highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(grid)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    # Not stdout itself, on which rich would write at once, and end the process if it is a broken pipe.
+    with io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding, errors="backslashreplace") as file:
+        Console(file=file, width=room, highlight=False, markup=False).print(grid)
+        file.seek(0)
+        return [line.rstrip() for line in file.read().splitlines()]
 
 
 def _paragraph(names: Sequence[str], row: Sequence[str], room: int) -> Iterator[str]:

@@ -18,6 +18,8 @@ from lipbench.cli.options import (
     Output,
     PrecisionName,
     Settings,
+    Timeout,
+    Traceback,
     given_settings,
     numbers,
 )
@@ -42,19 +44,21 @@ def verify(
     kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
     implementation: ImplementationList = None,
     precision: Annotated[PrecisionName, typer.Option(help="Precision of products in Triton kernels.")] = PrecisionName.ieee,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
     """Compute Lipschitz constants for random weights and after 100 SGD steps; exit code 3 if one in evaluation exceeds 1."""
-    printer = Printer(format, output)
+    printer = Printer(format, output, traceback=traceback)
     from lipbench.run.verifying import Shapes
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
                     given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
-    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision)))
+    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), timeout))
 
 
-def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
+def answer(names: Sequence[str], shapes: Shapes, precision: str, timeout_s: float | None = None) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
     Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
@@ -72,6 +76,6 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
         external.check_options((), shapes.settings, shapes.claim)
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
-    rows = verifying.verify(dict.fromkeys(specs), precision)
+    rows = verifying.verify(dict.fromkeys(specs), precision, timeout_s)
     failed = bool(rows["verdict"].isin([verifying.VIOLATES, verifying.FAILED]).any())
-    return Answer(rows, verifying.readable(rows), REMARKS, failed=failed)
+    return Answer(rows, verifying.readable(rows), REMARKS, failed=failed, tracebacks=tuple(filter(None, rows["traceback"])))

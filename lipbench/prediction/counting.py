@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch._subclasses import fake_tensor
 
-from lipbench import building, errors, origin
+from lipbench import building, errors, traces
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
 from lipbench.meters import macs, memory
@@ -74,7 +74,7 @@ class Counter:
             except Exception as error:  # an external layer may raise anything
                 if isinstance(error, LipbenchError) and not isinstance(error, errors.UnsupportedError):
                     raise
-                if any(word in str(error) for word in _FAKE_WORDS):
+                if any(word in traces.message(error) for word in _FAKE_WORDS):
                     raise errors.needs_values(self.method, _first_line(error)) from error
                 self.refused[key] = _first_line(error)
                 self._totals[key] = None
@@ -117,8 +117,9 @@ def _silence() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    line = str(error).partition("\n")[0] if isinstance(error, LipbenchError) else origin.described(error)
-    return line.rstrip(".")
+    if isinstance(error, LipbenchError):
+        return str(error).partition("\n")[0].rstrip(".")
+    return traces.line(error, first=True).rstrip(".")
 
 
 # ------------------------------------------------------------------------------------------------------------ what to vary

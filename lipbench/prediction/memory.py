@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import errors, origin, registry
+from lipbench import errors, registry, traces
 from lipbench.cases import Case
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
@@ -76,7 +76,7 @@ def _imagined(case: Case) -> Iterator[Workload]:
     except errors.LipbenchError:
         raise
     except Exception as error:
-        why = origin.described(error)
+        why = traces.line(error)
         if any(word in why.lower() for word in _TOO_LARGE):
             raise errors.too_large_to_count(case.id, why) from error
         if case.spec.method in registry.METHODS:

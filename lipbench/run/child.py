@@ -6,8 +6,10 @@ Other modules use `serve` to answer questions in their own processes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import resource
@@ -18,14 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lipbench import cases, errors
+from lipbench import cases, errors, traces
 from lipbench.cases import Case, Limits
 from lipbench.cores import usable_cores
 from lipbench.run import failures
 from lipbench.run.executor import Wanted
-from lipbench.store.files import write_file
 from lipbench.store.records import round_to_dict
-from lipbench.store.rounds import Round, summed_up
+from lipbench.store.rounds import Part, Round, summed_up
 
 Tell = Callable[[dict[str, Any]], None]
 """writes an answer atomically, replacing the previous one"""
@@ -38,8 +39,16 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def writer(path: Path) -> Tell:
-    """A function that writes answers to a file."""
-    return lambda answer: write_file(path, json.dumps(answer))
+    """A function that writes answers to a file, in place of whatever is there."""
+
+    def tell(answer: dict[str, Any]) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x") as file:
+            json.dump(answer, file)
+        temporary.replace(path)
+
+    return tell
 
 
 def end_with(parent: int) -> None:
@@ -51,6 +60,19 @@ def end_with(parent: int) -> None:
         raise SystemExit("the parent has ended")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose parent ends, so that none outlives its round."""
+    if sys.platform == "linux":
+        PR_SET_CHILD_SUBREAPER = 36
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_first() -> None:
+    """Have the kernel choose this process, not its parent, when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def set_imports_aside() -> None:
     """Exclude all present objects from garbage collection, once: what imports create is never freed."""
     if not gc.get_freeze_count():
@@ -59,11 +81,27 @@ def set_imports_aside() -> None:
 
 
 def answer(question: dict[str, Any], tell: Tell) -> None:
-    """Answer a question from `isolate`: a survey, or a round."""
-    if "methods" in question:
+    """Answer a question from `isolate`, a survey or a round, or one from `apart`, which names the module that answers it."""
+    die_first()
+    if "module" in question:
+        tell(_answered(question))
+    elif "methods" in question:
         tell(_survey(question))
     else:
         _measure(question, tell)
+
+
+def _answered(question: dict[str, Any]) -> dict[str, Any]:
+    """`{"answer": …}` from the function `answer` of a module.
+
+    Or `{"error": …}` for a `LipbenchError`, and `{"failed": …}` for another exception, both with its traceback.
+    """
+    try:
+        return {"answer": importlib.import_module(question["module"]).answer(question)}
+    except errors.LipbenchError as error:
+        return {"error": traces.message(error), "traceback": traces.of_cause(error)}
+    except BaseException as error:  # an external layer may raise anything, SystemExit too
+        return {"failed": traces.line(error), "traceback": traces.text(error)}
 
 
 def _measure(question: dict[str, Any], tell: Tell) -> None:
@@ -89,10 +127,14 @@ def _measure(question: dict[str, Any], tell: Tell) -> None:
         measure.measure(case, limits, question["parts"], note, question["failed"])
     except BaseException as error:  # an external layer may raise anything, SystemExit too
         failed = failures.of_exception(error)
-        known, doing, left = reported[0] if reported else (Round(failed.status, failed.reason), None, ())
+        known, doing, left = reported[0] if reported else (_unbuilt(failed), None, ())
         if doing is not None:  # an error that `measure` did not assign to the part: keep the results so far
             known = summed_up(replace(known, parts={**known.parts, doing: failed}))
         note(known, None, left)
+
+
+def _unbuilt(failed: Part) -> Round:
+    return Round(failed.status, failed.reason, traceback=failed.traceback)
 
 
 def _limit_memory(case: Case, memory_bytes: int) -> None:
@@ -124,7 +166,9 @@ def _survey(question: dict[str, Any]) -> dict[str, Any]:
     try:
         device, gpu = survey.find_device(Wanted(**question))
     except errors.LipbenchError as error:
-        return {"error": str(error)}
+        return {"error": traces.message(error), "traceback": traces.of_cause(error)}
+    except BaseException as error:  # an external module may raise anything while it is imported, SystemExit too
+        return {"error": str(errors.survey_failed(traces.line(error))), "traceback": traces.text(error)}
     return {"device": device, "gpu": gpu, "cores": usable_cores()}
 
 

@@ -81,7 +81,7 @@ def _examine(job: Job, book: Book, executor: Executor, progress: Progress) -> bo
         with book.lock:
             if not book.forgets(one, limits):
                 # Parts that were not started get the status of the whole.
-                one = replace(one, parts={**dict.fromkeys(parts, Part(one.status, one.reason)), **one.parts})
+                one = replace(one, parts={**dict.fromkeys(parts, Part(one.status, one.reason, one.traceback)), **one.parts})
                 progress(*book.progress(), job.case, " and ".join(parts), book.failures())
                 book.add(job.case, one, examination=True)
     return True

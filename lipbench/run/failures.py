@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lipbench import errors
+from lipbench import errors, traces
 from lipbench.store.rounds import Part
 
-REASON_CHARACTERS = 500
 OUT_OF_MEMORY_SIGNS = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "outofmemoryerror", "memoryerror", "bad_alloc",
     "failed to map segment", "alloc_failed", "thread creation failed", "unable to allocate",
@@ -14,21 +13,15 @@ OUT_OF_MEMORY_SIGNS = (
 
 
 def of_exception(error: BaseException) -> Part:
-    """The status and one-line reason for an exception; an error of this package gives `unsupported`."""
+    """The status, one-line reason and traceback for an exception; an error of this package gives `unsupported`."""
     if isinstance(error, errors.LipbenchError):
-        return Part("unsupported", str(error).partition("\n")[0])
+        return Part("unsupported", traces.message(error).partition("\n")[0], traces.of_cause(error))
     name = type(error).__name__
-    status = "out_of_memory" if is_out_of_memory(f"{name}: {error}") else "raised"
-    return Part(status, f"{name}: {last_line(str(error))}".removesuffix(": "))
+    status = "out_of_memory" if is_out_of_memory(f"{name}: {traces.message(error)}") else "raised"
+    return Part(status, traces.line(error), traces.text(error))
 
 
 def is_out_of_memory(text: str) -> bool:
     """Whether a text reports that memory ran out."""
     lowered = text.lower()
     return any(sign in lowered for sign in OUT_OF_MEMORY_SIGNS)
-
-
-def last_line(text: str) -> str:
-    """The last line with a letter or digit, cut to `REASON_CHARACTERS`; "" if there is none."""
-    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
-    return lines[-1][:REASON_CHARACTERS] if lines else ""

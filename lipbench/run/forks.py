@@ -58,7 +58,7 @@ class Server:
             env={**os.environ, **settings, "PYTHONSAFEPATH": "1"},
             bufsize=0,  # so that no line is left in a buffer here while `select` waits for the pipe
         )  # fmt: skip
-        self.is_closed = False
+        self.is_closed = self.is_stopped = False
         try:
             self._read(START_TIMEOUT_S)
         except TimeoutError as error:
@@ -85,9 +85,11 @@ class Server:
             return self._read(timeout_s)["code"], False
         except TimeoutError:
             return self._end_child(process_id), True
-        except BaseException:
+        except BaseException as error:
             _kill(process_id)
             self.close()
+            if isinstance(error, ServerEndedError) and not self.is_stopped:
+                return -signal.SIGKILL, False  # a layer may kill the server, which is its parent
             raise
 
     def _end_child(self, process_id: int) -> int:
@@ -96,18 +98,19 @@ class Server:
         try:
             code: int = self._read(END_TIMEOUT_S)["code"]
             return code
-        except TimeoutError:
+        except (TimeoutError, ServerEndedError):
             self.close()
             return -signal.SIGKILL
 
     def kill(self) -> None:
         """Kill the server and its child; a thread that waits for an answer gets `ServerEndedError`."""
+        self.is_stopped = True
         self._process.kill()
 
     def close(self) -> None:
         """Kill the server and release its pipes."""
         self.is_closed = True
-        self.kill()
+        self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):
@@ -148,6 +151,7 @@ def _kill(process_id: int) -> None:
 def _serve() -> None:
     parent = int(sys.argv[1])
     child.end_with(parent)
+    child.adopt_orphans()
     questions, answers = sys.stdin, sys.stdout
     prepare()
     _say(answers, {"ready": True})
@@ -161,7 +165,18 @@ def _serve() -> None:
         os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOWAIT)
         _kill(process_id)  # kills what it has started; its process id is not reused before waitpid
         _, status = os.waitpid(process_id, 0)
+        _end_orphans()
         _say(answers, {"code": os.waitstatus_to_exitcode(status)})
+
+
+def _end_orphans() -> None:
+    """Kill what a child has started in sessions of their own: as it ended, the server became their parent."""
+    with contextlib.suppress(OSError, ChildProcessError):
+        while True:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            for process_id in map(int, children):
+                _kill(process_id)
+            os.waitpid(-1, 0)
 
 
 def _say(answers: IO[str], message: dict[str, Any]) -> None:

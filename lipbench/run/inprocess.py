@@ -43,7 +43,8 @@ class InProcess:
                 found = measure.measure(case, limits, parts, failed=failed)
             except Exception as error:  # an external layer may raise anything
                 part = failures.of_exception(error)
-                return Round(part.status, part.reason, started=datetime.now(UTC).isoformat(timespec="seconds"))
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                return Round(part.status, part.reason, started=started, traceback=part.traceback)
         machine = found.machine and replace(found.machine, flags={**found.machine.flags, "process": FRESH})
         return replace(found, machine=machine, warnings=(*found.warnings, *([ONE_PROCESS] if found.phases else [])))
 

@@ -35,14 +35,14 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
     while left:
         remaining_s = limits.timeout_s - (time.monotonic() - clock)
         if remaining_s <= 0:
-            late = {name: Part("timeout", _late(limits, "not started")) for name in left}
+            late = {name: Part("timeout", _late(limits.timeout_s, "not started")) for name in left}
             found = summed_up(replace(found, parts={**found.parts, **late}))
             break
         bad = {*failed, *not_ok(found.parts)}
         question = {"case": cases.to_dict(case), "limits": asdict(limits), "parts": left, "failed": sorted(bad)}
-        killed_before = _killed_for_memory()
+        killed_before = killed_for_memory()
         ending = processes.ask(question, remaining_s, case.threads)
-        one, rest = judge(ending, limits, _killed_for_memory() > killed_before)
+        one, rest = judge(ending, limits, killed_for_memory() > killed_before)
         if one.machine:
             one = replace(one, machine=replace(one.machine, flags={**one.machine.flags, "process": ending.fresh}))
         found = _joined(found, one)
@@ -56,22 +56,26 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
 def survey(processes: Processes, wanted: Wanted) -> Place:
     """Survey this machine from a fresh process with the threads of the cases, if known; see `Executor.survey`."""
     ending = processes.ask(asdict(wanted), SURVEY_TIMEOUT_S, wanted.threads or usable_cores())
-    if ending.answer is None:
-        raise errors.survey_failed(ending.reason)
-    if "error" in ending.answer:
-        raise errors.LipbenchError(ending.answer["error"])
-    return Place(str(ending.answer["device"]), ending.answer.get("gpu"), int(ending.answer["cores"]), processes.fresh)
+    found = ending.answer or {}
+    if isinstance(found.get("error"), str):
+        error = errors.LipbenchError(found["error"])
+        error.traceback = str(found.get("traceback", ""))
+        raise error
+    device, gpu, cores = found.get("device"), found.get("gpu"), found.get("cores")
+    if device not in ("cpu", "cuda") or not isinstance(gpu, str | None) or not isinstance(cores, int):
+        raise errors.survey_failed(_late(SURVEY_TIMEOUT_S, "no result") if ending.timed_out else ending.reason)
+    return Place(device, gpu, cores, processes.fresh)
 
 
-def judge(ending: Ending, limits: Limits, killed_for_memory: bool) -> tuple[Round, tuple[str, ...]]:
+def judge(ending: Ending, limits: Limits, for_memory: bool) -> tuple[Round, tuple[str, ...]]:
     """The results of a child, including a status for the part that killed it, and the parts left for another child."""
     reported = _reported(ending.answer)
     if reported is None:
-        failed = _death(ending, limits, killed_for_memory)
-        return Round(failed.status, failed.reason), ()
+        failed = death(ending, limits.timeout_s, for_memory)
+        return Round(failed.status, failed.reason, traceback=failed.traceback), ()
     one, doing, left = reported
     if doing is not None:
-        one = summed_up(replace(one, parts={**one.parts, doing: _death(ending, limits, killed_for_memory)}))
+        one = summed_up(replace(one, parts={**one.parts, doing: death(ending, limits.timeout_s, for_memory)}))
     return one, left
 
 
@@ -87,25 +91,26 @@ def _reported(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[s
     return None
 
 
-def _death(ending: Ending, limits: Limits, killed_for_memory: bool) -> Part:
-    """Status and reason of a child that did not finish."""
+def death(ending: Ending, timeout_s: float, for_memory: bool) -> Part:
+    """Status and reason of a child that did not finish; `for_memory`: the kernel has killed some process to free memory."""
     if ending.timed_out:
-        return Part("timeout", _late(limits, "no result"))
-    if ending.code == -signal.SIGKILL and killed_for_memory:
+        return Part("timeout", _late(timeout_s, "no result"))
+    if ending.code == -signal.SIGKILL and for_memory:
         return Part("out_of_memory", "killed by the kernel because memory ran out")
     status = "crashed" if ending.code < 0 else "raised"
     return Part("out_of_memory" if failures.is_out_of_memory(ending.stderr) else status, ending.reason)
 
 
-def _late(limits: Limits, what: str) -> str:
-    return f"{what} within {limits.timeout_s:g} s; raise --timeout"
+def _late(timeout_s: float, what: str) -> str:
+    return f"{what} within {timeout_s:g} s; raise --timeout"
 
 
 def _without_answer(found: Round, last: Round, left: Collection[str]) -> Round:
     """A round whose `left` parts get the status of the last child, which reached none of them."""
     if not found.parts or last.parts:
         return found
-    return summed_up(replace(found, parts={**found.parts, **dict.fromkeys(left, Part(last.status, last.reason))}))
+    ended = Part(last.status, last.reason, last.traceback)
+    return summed_up(replace(found, parts={**found.parts, **dict.fromkeys(left, ended)}))
 
 
 def _joined(one: Round, other: Round) -> Round:
@@ -122,7 +127,7 @@ def _joined(one: Round, other: Round) -> Round:
     ))  # fmt: skip
 
 
-def _killed_for_memory() -> int:
+def killed_for_memory() -> int:
     """Number of processes that the kernel has killed for lack of memory: the sum of the machine's and the cgroup's counters."""
     files = [Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")]
     files += _own_group_files()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from lipbench import certify, errors, registry
+from lipbench import certify, errors, registry, traces
 from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
@@ -222,7 +222,7 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
             found = certify.certify(workload.module, workload.x, training, each_layer)
             return replace(found, claimed=workload.case.spec.claim), tuple(doubts)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = traces.line(error)
             missing = " ".join(("no certificate could be found", what)).strip()
             text = f"{missing} ({reason}); let the layer run in float64 on a single image"
             doubts.append(Caution("no_certificate", (), text))
@@ -247,7 +247,7 @@ def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[Ca
     try:
         return tuple(_compiler_warnings(workload, compiled))
     except Exception as error:  # such as a lack of memory for the comparison: the results stay
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = traces.line(error)
         text = f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch"
         return (Caution("uncompared", (), text),)
 

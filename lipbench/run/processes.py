@@ -9,22 +9,23 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
-from lipbench import errors
-from lipbench.run import failures, forks
+from lipbench import traces
+from lipbench.run import folders, forks
 from lipbench.run.executor import StoppedError
-from lipbench.store.files import load_json
 
 STDERR_TAIL_BYTES = 8192
+ANSWER_BYTES = 2**26
+"""size of the largest answer that is read; a round with 100 000 samples takes a tenth of it"""
 LONGEST_WAIT_S = 1e6
 """the operating system accepts no time-out of over 24 days"""
 FORK, START = "fork", "start"
@@ -100,10 +101,9 @@ class Processes:
         if self._stopped:
             raise StoppedError
         left_s = max(0.0, min(timeout_s, LONGEST_WAIT_S) - (time.monotonic() - clock))
-        with _places() as places:
-            places[1].touch()  # a child may end before it creates this file
-            code, timed_out = self._servers[threads].ask(question, *places, left_s)
-            return Ending(code, timed_out, _read_answer(places[0]), _tail(places[1]), FORK)
+        with _places() as (answer, errors_file, scratch), errors_file.open("x+b") as stderr:
+            code, timed_out = self._servers[threads].ask(question, answer, errors_file, scratch, left_s)
+            return Ending(code, timed_out, _read_answer(answer), _tail(stderr), FORK)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Ending:
     def reason(self) -> str:
         """How a child without an answer ended, and the last line of its stderr."""
         how = f"ended by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code} and no result"
-        last = failures.last_line(self.stderr)
+        last = traces.last_line(self.stderr)
         return f"{how}: {last}" if last else how
 
 
@@ -139,7 +139,7 @@ def ask(
     PYTHONSAFEPATH keeps modules in the current folder from shadowing installed packages. The process is in `running` while it
     runs.
     """
-    with _places() as (answer, errors_file, scratch), errors_file.open("wb") as stderr:
+    with _places() as (answer, errors_file, scratch), errors_file.open("x+b") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(answer), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
@@ -156,7 +156,7 @@ def ask(
             _kill(process)  # with what the child started, and also when the parent is interrupted
             listed.remove(process)
             process.wait()
-        return Ending(process.returncode, timed_out, _read_answer(answer), _tail(errors_file))
+        return Ending(process.returncode, timed_out, _read_answer(answer), _tail(stderr))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -170,24 +170,34 @@ def _places() -> Iterator[tuple[Path, Path, Path]]:
 
     stderr is in another directory, since a faulty layer may empty any directory that it knows.
     """
-    with tempfile.TemporaryDirectory(prefix="lipbench-") as own, tempfile.TemporaryDirectory(prefix="lipbench-") as given:
-        scratch = Path(given, "scratch")
-        scratch.mkdir()
-        yield Path(given, "answer.json"), Path(own, "stderr"), scratch
+    with folders.temporary() as folder:
+        own, given = folder / "own", folder / os.urandom(8).hex()
+        scratch = given / "scratch"
+        own.mkdir()
+        scratch.mkdir(parents=True)
+        yield given / "answer.json", own / "stderr", scratch
 
 
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
-        return file.read().decode(errors="replace")
+def _tail(file: IO[bytes]) -> str:
+    """The end of a file that is still open here, whatever has become of its path."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+    return file.read(STDERR_TAIL_BYTES).decode(errors="replace")
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
-    # The child writes it atomically; any other content was written by a layer.
+    """The object in a child's answer; None for everything that a layer may have put there instead.
+
+    The child writes its answer atomically. Only a regular file of bounded size is read: a pipe would never end.
+    """
     try:
-        return load_json(path)
-    except errors.LipbenchError:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            content = file.read(ANSWER_BYTES + 1)
+        values = json.loads(content) if len(content) <= ANSWER_BYTES else None
+    except (OSError, ValueError, RecursionError):
         return None
+    return values if isinstance(values, dict) else None
 
 
 def _signal_name(number: int) -> str:

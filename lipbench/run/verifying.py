@@ -5,21 +5,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
 
-from lipbench import certify, errors, external, origin, registry
+from lipbench import cases, certify, errors, external, registry, traces
 from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
+from lipbench.run.apart import Apart, EndedError
 from lipbench.workload import Workload
 
 COLUMNS = (
     "method", "implementation", "network", "channels", "image_size", "kernel_size", "weights", "mode", "largest", "smallest",
     "kind", "how",
-    "at_image_size", "residual", "verdict", "reason",
+    "at_image_size", "residual", "verdict", "reason", "traceback",
 )  # fmt: skip
+NUMBERS = ("channels", "image_size", "kernel_size", "largest", "smallest", "at_image_size", "residual")
+"""columns whose values are numbers or missing; those of the others are texts or missing"""
+Row = dict[str, object]
 VIOLATES, FAILED = "violates", "failed"
 
 
@@ -47,34 +52,70 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
     """Every method at every shape, method by method. Raises `LipbenchError` for an unknown name or implementation."""
     names = [external.absolute(name, shapes.settings) for name in methods]
     external.check_options(names, shapes.settings, shapes.claim)
-    for name in names:
-        registry.check_name(name)
-        for implementation in () if external.is_external(name) else shapes.implementations:
+    for name in (name for name in names if not external.is_external(name)):
+        for implementation in shapes.implementations:
             registry.implementation(name, implementation)
     sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes, shapes.implementations))
-    return _distinct(
-        LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0) for name in names for size in sizes
-    )
+    return [LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0) for name in names for size in sizes]
 
 
-def _distinct(found: Iterable[LayerSpec]) -> list[LayerSpec]:
-    """The specs without those that differ only in a size that their layer does not take."""
-    seen = {(spec.method, spec.implementation, *registry.shown_sizes(spec).values()): spec for spec in reversed(list(found))}
-    return list(reversed(seen.values()))
-
-
-def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
+def verify(chosen: Iterable[Spec], precision: str = "ieee", timeout_s: float | None = None) -> pd.DataFrame:
     """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound.
 
     `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
-    'unsupported' or 'failed', with a `reason`.
+    'unsupported' or 'failed', with a `reason`. Each external layer or network is built and certified in a fresh process, for at
+    most `timeout_s`, by default 300. Raises `LipbenchError` for one that cannot be loaded or called.
     """
-    return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
+    rows: list[Row] = []
+    chosen = list(chosen)
+    with Apart(timeout_s) as apart:
+        for spec in filter(apart.is_for, chosen):
+            apart.check(spec)
+        for spec in chosen:
+            rows += _from_apart(apart, spec, precision) if apart.is_for(spec) else _rows(spec, precision)
+    found = pd.DataFrame([{"traceback": "", **row} for row in rows], columns=list(COLUMNS))
+    return found.drop_duplicates(ignore_index=True)  # of specs that differ only in a size that their layer does not take
 
 
-def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
-    place = {"method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
-             **registry.shown_sizes(spec)}  # fmt: skip
+def _from_apart(apart: Apart, spec: Spec, precision: str) -> list[Row]:
+    """The rows of a spec from a fresh process; a row with the reason if that gives none."""
+    question = {"case": cases.to_dict(Case(spec, batch_size=2)), "precision": precision}
+    try:
+        return [_checked(row) for row in apart.ask(__name__, spec, question)]
+    except EndedError as error:
+        why, traceback = str(error), error.traceback
+    except (ValueError, TypeError):  # a layer may forge an answer
+        why, traceback = "its process gave an answer that is none", ""
+    return [{**_place(spec), "weights": "random", "verdict": FAILED, "reason": why, "traceback": traceback}]
+
+
+def answer(question: dict[str, Any]) -> list[Row]:
+    """Answer in a fresh process: the rows of one spec."""
+    return list(_rows(cases.from_dict(question["case"]).spec, question["precision"]))
+
+
+def _checked(row: Row) -> Row:
+    """A row of another process. Raises `ValueError` or `TypeError` for anything else."""
+    for name, value in row.items():
+        kind: Any = float | int | None if name in NUMBERS else str | None
+        if name not in COLUMNS or not isinstance(value, kind):
+            raise ValueError(f"{name} is {value!r}")
+    return {name: traces.plain(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _place(spec: Spec) -> Row:
+    return {"method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
+            "channels": spec.channels or None, "image_size": spec.image_size,
+            "kernel_size": spec.kernel_size or None}  # fmt: skip
+
+
+def _shown_place(spec: Spec) -> Row:
+    """The same without the sizes that the layer does not take. This loads an external layer."""
+    return _place(spec) | registry.shown_sizes(spec)
+
+
+def _rows(spec: Spec, precision: str) -> Iterator[Row]:
+    place = _shown_place(spec)
     weights = "random"
     try:
         torch.manual_seed(0)
@@ -92,7 +133,8 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
     except errors.LipbenchError:
         raise
     except Exception as error:  # an external layer may raise anything
-        yield {**place, "weights": weights, "verdict": FAILED, "reason": origin.described(error)}
+        reason, traceback = traces.line(error), traces.text(error)
+        yield {**place, "weights": weights, "verdict": FAILED, "reason": reason, "traceback": traceback}
 
 
 def _case(spec: Spec, precision: str) -> Case:

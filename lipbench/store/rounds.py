@@ -26,6 +26,8 @@ class Part:
 
     status: str = "ok"
     reason: str = ""
+    traceback: str = ""
+    """of the exception that a layer raised; some kB at most"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Round:
     """status of each part that was started; empty where the case could not be built"""
     tuned: dict[str, str] = field(default_factory=dict)
     """Triton kernel and sizes → the configuration chosen by tuning"""
+    traceback: str = ""
+    """of the exception that kept the case from being built; those of parts are with the parts"""
 
 
 def summed_up(one: Round) -> Round:
@@ -103,6 +107,12 @@ class Record:
         """The reason of the first round or examination with that status."""
         status = self.status
         return next((one.reason for one in self.sittings if one.status == status), "")
+
+    @property
+    def tracebacks(self) -> tuple[str, ...]:
+        """Tracebacks of all failures, each once."""
+        found = (text for one in self.sittings for text in (one.traceback, *(part.traceback for part in one.parts.values())))
+        return tuple(dict.fromkeys(filter(None, found)))
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -1,0 +1,35 @@
+"""Answers of the verbs `complexity` and `predict` about one layer; a fresh process gives those about external layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from lipbench import cases
+from lipbench.answer import Answer
+from lipbench.cases import Case
+from lipbench.prediction import complexity, memory
+from lipbench.prediction.complexity import Fitted
+
+Given = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def of_layer(method: str, given: Given, is_cached: bool = True) -> Answer:
+    """The formulas of a layer, with their notes as remarks; `complexity.given` makes the sizes. Raises as `fit_layer` does."""
+    rows: tuple[Fitted, ...] = (complexity.fit_layer if is_cached else complexity.fit_layer.__wrapped__)(method, given)
+    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), tuple(complexity.remarks(rows)))
+
+
+def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:
+    """The predicted memory of cases; those that cannot be predicted are problems."""
+    frame, problems = memory.table(planned, memory_bytes)
+    return Answer(frame, memory.readable(frame), problems=tuple(problems), failed=bool(problems))
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """Answer in a fresh process; `Answer.plain`."""
+    if "case" in question:
+        return of_cases([cases.from_dict(question["case"])], question["memory_bytes"]).plain()
+    given = tuple((str(symbol), tuple(sizes)) for symbol, sizes in question["given"])
+    return of_layer(question["layer"], given).plain()
