@@ -121,7 +121,8 @@ def complexity(
             rows += complexity.fit_layer.__wrapped__(name, given) if is_live else complexity.fit_layer(name, given)
     notes = complexity.remarks(rows)
     remarks = (*notes, *([""] if notes else []), *complexity.LEGEND)
-    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), remarks)
+    problems = tuple(complexity.problems(rows))
+    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), remarks, problems, failed=bool(problems))
 
 
 def predict(

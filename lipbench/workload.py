@@ -46,7 +46,7 @@ class Workload:
         self._images = x.detach()
         self.cotangent = cotangent
         """gradient of the output, from which the backward pass starts"""
-        self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.optimizer = torch.optim.SGD([{"params": module.parameters()}], lr=LEARNING_RATE, momentum=MOMENTUM)
         self.output: Tensor | None = None
         self.effective: list[tuple[Tensor, ...]] = []
         # In host memory, so that it does not count as device memory.
@@ -181,8 +181,9 @@ class Workload:
     def other_batch(self) -> Tensor:
         """An input of another batch size, b // 2, or 2 if b is 1, for fits of a line in the batch size."""
         size = len(self.x)
-        other = self.x[: size // 2] if size > 1 else torch.cat((self.x, self.x))
-        return other.detach().requires_grad_()
+        # A copy: of a view, the whole storage would count as saved.
+        other = self.x.detach()[: size // 2].clone() if size > 1 else torch.cat((self.x, self.x)).detach()
+        return other.requires_grad_()
 
     def _forget(self) -> None:
         self.output = None
