@@ -56,5 +56,6 @@ def _plain(frame: pd.DataFrame) -> dict[str, Any]:
 def _frame(parts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
-    columns = next((list(map(str, part["columns"])) for part in parts if part["columns"]), [])
-    return pd.DataFrame([list(row) for part in parts for row in part["rows"]], columns=columns)
+    columns = dict.fromkeys(str(column) for part in parts for column in part["columns"])
+    rows = [dict(zip(map(str, part["columns"]), row, strict=True)) for part in parts for row in part["rows"]]
+    return pd.DataFrame(rows, columns=list(columns))

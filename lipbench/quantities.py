@@ -37,6 +37,8 @@ CautionKind = Literal[
     "fallback",  # layers computed without their kernel
     "unused_size",  # the layer does not take a size of the case
     "input_copied",  # the layer changes its input in place, and gets a copy
+    "uncounted",  # MACs or memory of a phase, or a check of them, could not be counted or measured
+    "unseen_memory",  # tensors outlive the forward pass that autograd was not given to save
     "other",  # a text that a program of schema 1 or 2 wrote and that matches no rule
 ]  # an older program cannot read a new kind, so a new kind needs a new `store.rounds.SCHEMA`
 """Topic of a warning. Reports select warnings by it, never by the words of the text."""
@@ -129,6 +131,10 @@ class Memory:
     peaks: dict[str, Peak] = field(default_factory=dict)
     workspace_bytes: int | None = None
     """CUDA: workspaces that PyTorch's allocator keeps for cuBLAS and cuBLASLt; in no peak's `total_bytes`"""
+    unseen_bytes: int = 0
+    """bytes that outlive a training forward pass, but were not given to autograd to save; they are not in `saved_bytes`"""
+    failures: dict[str, str] = field(default_factory=dict)
+    """what could not be measured (a phase, 'saved', 'other batch size', 'unseen') → why"""
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ class Macs:
     """`phases` in the convention of Table 1: a complex multiply-accumulate counts as one"""
     fvcore_forward: int | None = None
     fvcore_unsupported: tuple[str, ...] = ()
+    failures: dict[str, str] = field(default_factory=dict)
+    """what could not be counted (a phase, 'update', 'other batch size', 'fvcore') → why"""
 
 
 @dataclass(frozen=True)

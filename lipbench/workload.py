@@ -191,8 +191,9 @@ class Workload:
     def other_batch(self) -> Tensor:
         """An input of another batch size, b // 2, or 2 if b is 1, for fits of a line in the batch size."""
         size = len(self.x)
-        other = self.x[: size // 2] if size > 1 else torch.cat((self.x, self.x))
-        return other.detach().requires_grad_()
+        # A copy: of a view, the whole storage would count as saved.
+        other = self.x.detach()[: size // 2].clone() if size > 1 else torch.cat((self.x, self.x)).detach()
+        return other.requires_grad_()
 
     def _forget(self) -> None:
         self.output = None

@@ -189,8 +189,30 @@ def test_external_layers(layer: str, expected: list[str]) -> None:
 
 def test_an_operation_without_formula_is_named() -> None:
     rows = fitted(EXTERNAL + "Exponential")
-    assert rows["input", "macs"].note == "not counted: aten.linalg_matrix_exp"
-    assert rows["input", "memory"].note == ""
+    assert rows["parameters", "macs"].note == "not counted: aten.linalg_matrix_exp"
+    assert rows["parameters", "macs"].text == rows["parameters", "macs"].leading + " (aten.linalg_matrix_exp)"
+    assert [row.note for place, row in rows.items() if place != ("parameters", "macs")] == [""] * 3
+
+
+FEW = {"s": (8, 16), "c": (4, 8, 16), "k": (1, 3), "b": (2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "place", "text"),
+    [
+        ("CustomOperator", ("input", "macs"), "? (lipbench_counted.pointwise)"),
+        ("SingularValues", ("parameters", "macs"), "? (aten._linalg_svd)"),
+        ("HiddenInHook", ("input", "memory"), "1.00 M + ? (tensors kept outside autograd)"),
+        ("HiddenInContext", ("input", "memory"), "1.00 M"),
+        ("Pointwise", ("parameters", "macs"), "0"),
+    ],
+)
+def test_what_is_not_counted_stands_in_the_row_that_it_spoils(layer: str, place: tuple[str, str], text: str) -> None:
+    rows = fitted(f"counted_layers:{layer}", **FEW)
+    assert rows[place].text == text
+    others = [row for other, row in rows.items() if other[1] != place[1] or (other != place and place[1] == "macs")]
+    assert not any(row.uncounted for row in others)
+    assert rows[place].mathml == "" or "?" not in text
 
 
 def test_refused_sizes_are_left_out_and_said() -> None:
@@ -214,8 +236,25 @@ def test_a_batch_that_enters_squared_is_said() -> None:
 def test_what_was_not_explained_is_said() -> None:
     rows = fitted(EXTERNAL + "Odd", s=(16, 32), k=(3,))
     assert rows["parameters", "macs"].residual > 0.1
-    assert "no exact sum was found" in rows["parameters", "macs"].note
     assert rows["input", "memory"].text == "1.00 M"
+    row = rows["parameters", "macs"]
+    assert (row.sum, row.leading) == (None, "no formula found")
+    assert row.text == "no formula found: 8 at b = 2, s = 16, c = 8, k = 3; 8 at s = 32; 64 at c = 16"
+    assert row.counts[0] == {"b": 2, "s": 16, "c": 8, "k": 3, "count": 8}
+    assert "is off by 940 %" in row.note
+    assert complexity.read(json.loads(json.dumps(complexity.write(row)))) == row
+
+
+def test_without_a_formula_the_verb_shows_counts_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (EXTERNAL + "Odd", "--image-size", "16,32", "--channels", "8,16,32", "--kernel-size", "3")
+    code, out, err = run(capsys, *arguments)
+    assert code == 3
+    assert "no formula found: 8 at" in " ".join(out.split())
+    assert "nearest sum is off by" in err
+    code, out, _ = run(capsys, *arguments, "--format", "json")
+    row = json.loads(out)[2]
+    assert (code, row["sum"], row["terms"]) == (3, None, [])
+    assert row["counts"][0]["count"] == 8
 
 
 # ------------------------------------------------------------------------------------------------------------ command line

@@ -14,6 +14,7 @@ from torch.nn import functional
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import live, memory, scratch
+from lipbench.meters import saved as saved_meter
 from lipbench.meters.peaks import on_cpu
 from lipbench.workload import Workload
 
@@ -189,7 +190,7 @@ def test_the_tracker_and_the_hooks_see_the_same(method: str) -> None:
         # What lives after the forward pass is what autograd keeps beside what was there, and the output where it is not kept.
     kept: list[Tensor] = []
     workload.prepare_training()
-    with memory._saved_tensors() as saved:
+    with saved_meter._saved_tensors() as saved:
         kept.append(workload.forward())
-    everything = memory._bytes([*held, *saved, *kept])
+    everything = saved_meter.bytes_of([*held, *saved, *kept])
     assert after_forward == pytest.approx(everything, abs=8 * 16)  # scalars in Python objects of the graph

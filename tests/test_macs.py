@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lipbench import networks, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
-from lipbench.meters import formulas, macs
+from lipbench.meters import foreign, formulas, free, macs
 from lipbench.workload import Workload
 
 REAL = torch.float64
@@ -58,10 +58,38 @@ def published(run: Callable[[], object]) -> int:
         (lambda r: torch.linalg.solve(r(5, 6, 6), r(6, 2)), 5 * (6**3 / 3 + 6**2 * 2)),
         (lambda r: torch.linalg.lu_factor(r(5, 6, 6)), 5 * 6**3 / 3),
         (lambda r: torch.linalg.solve_triangular(r(5, 6, 6).triu(), r(5, 6, 2), upper=True), 5 * 6**2 * 2 / 2),
+        (lambda r: torch.linalg.lu_factor(r(5, 6, 4)), 5 * (6 * 4**2 / 2 - 4**3 / 6)),
+        (lambda r: torch.linalg.det(r(5, 6, 6)), 5 * 6**3 / 3),
+        (lambda r: torch.linalg.slogdet(r(6, 6)), 6**3 / 3),
+        (lambda r: torch.linalg.cholesky_ex(r(5, 6, 6)), 5 * 6**3 / 6),
+        (lambda r: torch.linalg.ldl_factor_ex(r(5, 6, 6)), 5 * 6**3 / 6),
+        (lambda r: torch.cholesky_solve(r(5, 6, 2), r(5, 6, 6)), 5 * 6**2 * 2),
+        (lambda r: torch.geqrf(r(6, 4).detach()), 4**2 * 6 - 4**3 / 3),
+        (lambda r: torch.linalg.qr(r(6, 4), mode="r"), 4**2 * 6 - 4**3 / 3),
+        (lambda r: torch.linalg.qr(r(6, 4)), 2 * (4**2 * 6 - 4**3 / 3)),
+        (lambda r: torch.linalg.qr(r(6, 4), mode="complete"), 4**2 * 6 - 4**3 / 3 + 2 * (6**2 * 4 - 6 * 4**2 + 4**3 / 3)),
+        (lambda r: torch.linalg.householder_product(r(6, 4), r(4)), 4**2 * 6 - 4**3 / 3),
+        (lambda r: torch.linalg.matrix_power(r(6, 6), 4), 2 * 6**3),
+        (lambda r: torch.tensordot(r(2, 3, 4), r(3, 4, 5), 2), 2 * 3 * 4 * 5),
+        (lambda r: r(7, 1, 2, 3) @ r(4, 3, 5), 7 * 4 * 2 * 3 * 5),
     ],
 )
 def test_linear_algebra(run: Callable[..., object], expected: float, dtype: torch.dtype, factor: int) -> None:
     assert total(lambda: run(lambda *shape: random(*shape, dtype=dtype))) == round(factor * expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8])
+def test_products_of_integers_count_alike_in_both_conventions(dtype: torch.dtype) -> None:
+    a = torch.ones(3, 3, dtype=dtype)
+    assert total(lambda: a @ a) == published(lambda: a @ a) == 27
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_transposed_convolutions_of_other_dimensions(dimensions: int) -> None:
+    convolve = getattr(functional, f"conv_transpose{dimensions}d")
+    x, weight = random(3, 4, *(5,) * dimensions), random(4, 3, *(3,) * dimensions)
+    run = lambda: convolve(x, weight, stride=2, groups=2, dilation=2, output_padding=1)  # noqa: E731  # counted, then backward
+    assert total(run) == 3 * 5**dimensions * 4 * 3 * 3**dimensions
 
 
 @pytest.mark.parametrize("dtype", [REAL, COMPLEX])
@@ -184,14 +212,47 @@ def test_updates_have_no_macs(foreach: bool) -> None:
     [
         (lambda a: torch.linalg.matrix_exp(a), "aten.linalg_matrix_exp"),
         (lambda a: torch.linalg.svdvals(a), "aten._linalg_svd"),
-        (lambda a: torch.linalg.qr(a), "aten.linalg_qr"),
-        (lambda a: torch.linalg.cholesky(a @ a.T + torch.eye(4, dtype=REAL)), "aten.linalg_cholesky_ex"),
+        (lambda a: torch.linalg.eigvals(a), "aten.linalg_eig"),
+        (lambda a: torch.linalg.eigh(a), "aten._linalg_eigh"),
+        (lambda a: torch.linalg.pinv(a), "aten.linalg_pinv"),
+        (lambda a: torch.linalg.lstsq(a, a), "aten.linalg_lstsq"),
         (lambda a: torch.cdist(a, a), "aten._cdist_forward"),
+        (lambda a: torch.ormqr(a, a[0], a), "aten.ormqr"),
+        (lambda a: functional.interpolate(a[None, None], scale_factor=2, mode="bilinear"), "aten.upsample_bilinear2d"),
+        (lambda a: a.detach().numpy() @ a.detach().numpy(), "Tensor.numpy"),
+        (lambda a: torch.empty(4, 4) + 1, foreign.UNWRITTEN),
+        (lambda a: torch.empty(4, 4), foreign.UNWRITTEN),
         (lambda a: torch.ops.lipbench_test.opaque(a), "lipbench_test.opaque"),
     ],
 )
 def test_what_has_no_formula_is_listed(run: Callable[[Tensor], object], missing: str) -> None:
     assert missing in macs.count(lambda: run(random(4, 4))).unsupported
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: x.clone().set_(x.detach().clone()),
+        lambda x: x.clone().detach_().resize_(3).copy_(torch.ones(3)),
+        lambda x: x.detach().clone().exponential_().random_().t_().squeeze_(),
+        lambda x: torch.hann_window(8) + torch.fft.fftfreq(8) + torch.bartlett_window(8).bernoulli(),
+        lambda x: torch.multinomial(x.abs(), 2) + torch.triu_indices(2, 2)[:, :2].sum(),
+        lambda x: functional.group_norm(x[None], 2) + functional.batch_norm(x, x[0], x[0].abs()),
+        lambda x: functional.interpolate(x[None], scale_factor=2) if x.equal(x) and torch.allclose(x, x) else None,
+        lambda x: torch.nn.grad.conv2d_input if x.is_same_size(x) else x.new_empty(1).expand(4).sum(),
+        lambda x: torch.empty_like(x).copy_(x) + functional.pad(x, (1, -1)) + torch.empty(4, 4).normal_(),
+    ],
+)
+def test_bookkeeping_has_no_macs(run: Callable[[Tensor], object]) -> None:
+    x = torch.randn(4, 4)
+    assert total(lambda: run(x)) == 0
+
+
+@pytest.mark.parametrize("name", ["mm", "convolution", "_linalg_svd", "linalg_matrix_exp", "_cdist_forward", "mkldnn_rnn_layer",
+                                  "_trilinear", "linalg_lstsq", "ormqr", "grid_sampler_2d", "_cudnn_rnn", "conv_tbc",
+                                  "_scaled_dot_product_flash_attention", "linear_backward", "matmul_backward"])  # fmt: skip
+def test_no_rule_takes_work_for_bookkeeping(name: str) -> None:
+    assert not free.is_free_name(name)
 
 
 @torch.library.custom_op("lipbench_test::opaque", mutates_args=())
@@ -296,6 +357,65 @@ def test_methods_with_transforms_cost_less_as_the_paper_counts(method: str) -> N
 def test_real_methods_cost_the_same_in_both_conventions() -> None:
     found, _ = measured("aol")
     assert found.published_phases == found.phases
+
+
+def counted_layer(name: str) -> macs.Macs:
+    case = Case(LayerSpec(f"counted_layers:{name}", channels=4, image_size=6), batch_size=4)
+    return macs.measure(Workload.build(case, registry.build(case.spec)))
+
+
+POINTWISE = 4 * 6**2 * 4**2
+"""MACs of `counted_layers:Pointwise`"""
+
+
+@pytest.mark.parametrize("layer", ["Pointwise", "Parametrised", "HiddenInContext", "HiddenInHook"])
+def test_layers_of_others_are_counted_whole(layer: str) -> None:
+    found = counted_layer(layer)
+    expected = {"forward": POINTWISE, "backward": 2 * POINTWISE, "inference": POINTWISE, "step": 3 * POINTWISE}
+    assert (found.phases, found.unsupported, found.failures) == (expected, (), {})
+    assert (found.per_image, found.constant) == (POINTWISE / 4, 0)
+
+
+def test_evaluation_is_counted_in_evaluation_mode() -> None:
+    found = counted_layer("Spectral")
+    assert found.phases["forward"] == POINTWISE + 3 * 4**2 + 4  # two products of a power iteration, and σ = uᵀ W v
+    assert found.phases["inference"] == POINTWISE + 4**2 + 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "failed", "kept"),
+    [
+        ("WholeBatches", {"other batch size"}, {"forward", "backward", "inference", "step"}),
+        ("NoBackward", {"backward"}, {"forward", "inference"}),
+        ("NoParameters", set(), {"forward", "backward", "inference", "step"}),
+        ("Detached", set(), {"forward", "backward", "inference", "step"}),
+    ],
+)
+def test_a_count_that_fails_is_left_out_and_the_others_stay(layer: str, failed: set[str], kept: set[str]) -> None:
+    found = counted_layer(layer)
+    assert {*found.phases} == kept
+    assert {*found.failures} == failed
+    assert (found.per_image is None) == ("other batch size" in failed)
+
+
+def test_where_nothing_can_be_counted_the_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(LayerSpec("counted_layers:Pointwise", channels=4, image_size=6), batch_size=4)
+    workload = Workload.build(case, registry.build(case.spec))
+    monkeypatch.setattr(workload.module, "forward", lambda x: x.no_such_attribute)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        macs.measure(workload)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        ("CustomOperator", "lipbench_counted.pointwise"),
+        ("InNumpy", "Tensor.numpy"),
+        ("SingularValues", "aten._linalg_svd"),
+    ],
+)
+def test_work_that_nobody_counts_is_named(layer: str, name: str) -> None:
+    assert name in counted_layer(layer).unsupported
 
 
 @pytest.mark.parametrize("method", sorted(registry.METHODS))

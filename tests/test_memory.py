@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, replace
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import registry
+from lipbench import registry, theory
 from lipbench.cases import Case, LayerSpec
-from lipbench.meters import memory, peaks
+from lipbench.meters import memory, peaks, saved
 from lipbench.quantities import Memory
 from lipbench.store import files
 from lipbench.workload import Workload
@@ -95,26 +96,26 @@ def test_views_are_counted_once_and_constants_not_at_all() -> None:
     def run() -> Tensor:
         return (x @ weight.T) * 2 + x.T.T @ weight  # saves x and the weight, twice each as views
 
-    assert memory.saved_bytes(run) == (60 + 36) * 4
-    assert memory.saved_elements(run) == 60 + 36
+    assert saved.saved_bytes(run) == (60 + 36) * 4
+    assert saved.saved_elements(run) == 60 + 36
 
 
 def test_complex_elements_are_two_and_indices_one() -> None:
     z = torch.randn(5, 5, dtype=torch.complex64, requires_grad=True)
-    assert memory.saved_elements(lambda: z @ z) == 2 * 25
+    assert saved.saved_elements(lambda: z @ z) == 2 * 25
     x = torch.randn(8, 3, requires_grad=True)
-    assert memory.saved_bytes(lambda: x.max(dim=1)) == 8 * 8  # the positions, in int64
-    assert memory.saved_elements(lambda: x.max(dim=1)) == 8
+    assert saved.saved_bytes(lambda: x.max(dim=1)) == 8 * 8  # the positions, in int64
+    assert saved.saved_elements(lambda: x.max(dim=1)) == 8
 
 
 def test_custom_functions_are_seen() -> None:
     x = torch.randn(10, requires_grad=True)
-    assert memory.saved_bytes(lambda: Halve.apply(x)) == 40
+    assert saved.saved_bytes(lambda: Halve.apply(x)) == 40
 
 
 def test_a_backward_pass_still_works_and_nothing_leaks() -> None:
     x = torch.randn(10, requires_grad=True)
-    with memory._saved_tensors():
+    with saved._saved_tensors():
         y = x.exp()
     y.sum().backward()
     assert x.grad is not None
@@ -124,13 +125,13 @@ def test_a_backward_pass_still_works_and_nothing_leaks() -> None:
 def test_without_gradients_nothing_is_saved() -> None:
     x = torch.randn(10, requires_grad=True)
     with torch.no_grad():
-        assert memory.saved_bytes(lambda: x.exp()) == 0
+        assert saved.saved_bytes(lambda: x.exp()) == 0
 
 
 def test_sizes_are_counted_without_computing() -> None:
     with FakeTensorMode():
         x = torch.empty(2**20, 2**10, requires_grad=True)  # 4 GiB that are not allocated
-        assert memory.saved_bytes(lambda: x.exp()) == 2**32
+        assert saved.saved_bytes(lambda: x.exp()) == 2**32
 
 
 @pytest.mark.parametrize("method", sorted(registry.METHODS))
@@ -144,9 +145,9 @@ def test_every_method_is_measured_whole(method: str) -> None:
     # A line: the bytes saved per image do not depend on the batch size.
     assert found.saved_per_image_bytes is not None
     assert found.saved_constant_bytes is not None
-    x = workload.x.detach()[:1].requires_grad_()
+    x = workload.x.detach()[:1].clone().requires_grad_()
     workload.prepare_training()
-    one_image = memory.saved_bytes(lambda: workload.module(x))
+    one_image = saved.saved_bytes(lambda: workload.module(x))
     assert one_image == pytest.approx(found.saved_constant_bytes + found.saved_per_image_bytes)
     held = found.parameter_bytes + found.optimizer_bytes + found.buffer_bytes + 2 * found.input_bytes
     for peak in found.peaks.values():
@@ -246,3 +247,76 @@ def test_records_from_before_are_read_and_what_is_missing_comes_back(known: Memo
     assert files.from_json(Memory, json.loads(json.dumps(old))) == known
     part = replace(known, gradient_bytes=None, optimizer_bytes=None, saved_bytes=None, workspace_bytes=2**25)
     assert files.from_json(Memory, json.loads(json.dumps(asdict(part)))) == part
+
+
+# ----------------------------------------------------------------------------------------------------- layers of others
+
+
+def counted_layer(name: str) -> Workload:
+    case = Case(LayerSpec(f"counted_layers:{name}", CHANNELS, SIZE), BATCH)
+    return Workload.build(case, registry.build(case.spec))
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["real", "fake"])
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_the_split_is_that_of_the_exact_formulas(method: str, fake: bool) -> None:
+    entry = registry.METHODS[method]
+    exact = entry.implementations["paper"].exact
+    assert exact is not None
+    for batch_size in (1, 4, 6):
+        case = Case(LayerSpec(method, channels=16, image_size=8, kernel_size=3), batch_size)
+        with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():
+            make = lambda: registry.build(case.spec)  # noqa: B023, E731  # called in this iteration
+            found = memory.split(Workload.imagine(case, make) if fake else Workload.build(case, make()), "either")
+        sizes = {"b": 1, "s": 8, "c": 16, "k": 3, **entry.iterations}
+        assert found.saved_per_image_bytes == 4 * theory.evaluate(exact.input.memory, **sizes)
+        assert found.saved_constant_bytes == 4 * theory.evaluate(exact.parameters.memory, **sizes)
+        assert (found.unseen_bytes, found.failures) == (0, {})
+
+
+def test_another_batch_is_no_view() -> None:
+    workload = counted_layer("Pointwise")
+    other = workload.other_batch()
+    assert (len(other), other.untyped_storage().nbytes()) == (BATCH // 2, MAP // 2)
+    assert torch.equal(other, workload.x[: BATCH // 2])
+    assert other.is_leaf
+    assert other.requires_grad
+
+
+def test_attributes_of_a_context_are_saved_bytes() -> None:
+    plain, hidden = (memory.split(counted_layer(name), "a test") for name in ("Pointwise", "HiddenInContext"))
+    assert plain.saved_bytes == hidden.saved_bytes == MAP + CHANNELS**2 * 4
+    assert plain.saved_per_image_bytes == hidden.saved_per_image_bytes == MAP / BATCH
+    assert hidden.unseen_bytes == 0
+
+
+def test_what_only_a_closure_keeps_is_said_to_be_unseen() -> None:
+    found = memory.split(counted_layer("HiddenInHook"), "a test")
+    assert (found.saved_bytes, found.unseen_bytes) == (MAP + CHANNELS**2 * 4, MAP)
+    (warning,) = memory.warnings(found)
+    assert (warning.kind, warning.phases) == ("unseen_memory", ("forward", "backward", "step"))
+    assert str(MAP) in warning.text
+
+
+@pytest.mark.parametrize(
+    ("layer", "failed", "peaks_left"),
+    [
+        ("WholeBatches", {"other batch size"}, {"forward", "backward", "step", "inference"}),
+        ("NoBackward", {"backward", "step"}, {"forward", "inference"}),
+        ("NoParameters", set(), {"forward", "backward", "step", "inference"}),
+        ("Detached", set(), {"forward", "backward", "step", "inference"}),
+    ],
+)
+def test_what_fails_is_left_out_and_the_rest_stays(layer: str, failed: set[str], peaks_left: set[str]) -> None:
+    found = memory.measure(counted_layer(layer))
+    assert ({*found.failures}, {*found.peaks}) == (failed, peaks_left)
+    assert found.saved_bytes
+    assert {one.kind for one in memory.warnings(found)} <= {"uncounted"}
+    assert len(list(memory.warnings(found))) == len(failed)
+
+
+def test_where_no_phase_can_be_measured_the_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = counted_layer("Pointwise")
+    monkeypatch.setattr(workload.module, "forward", lambda x: x.no_such_attribute)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        memory.measure(workload)

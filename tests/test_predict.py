@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lipbench import errors, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
 from lipbench.cli import main as cli
+from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
 from lipbench.prediction import memory as predict
 from lipbench.workload import Workload
@@ -86,6 +87,76 @@ def test_double_precision_takes_other_kernels(method: str) -> None:
     assert found.saved_bytes == expected.saved_bytes
     for phase, peak in expected.peaks.items():
         assert found.peaks[phase].total_bytes == pytest.approx(peak.total_bytes, rel=0.02), phase
+
+
+@pytest.mark.parametrize("layer", ["Spectral", "HiddenInContext", "NoParameters"])
+def test_layers_of_others_are_predicted(layer: str) -> None:
+    case = Case(LayerSpec(f"counted_layers:{layer}", CHANNELS, IMAGE_SIZE), BATCH)
+    found, expected = predict.memory(case), measured(case)
+    assert (found.saved_bytes, found.saved_per_image_bytes) == (expected.saved_bytes, expected.saved_per_image_bytes)
+    assert (found.failures, found.unseen_bytes) == ({}, 0)
+    assert found.peaks["forward"].total_bytes == pytest.approx(expected.peaks["forward"].total_bytes, rel=0.02)
+
+
+def test_what_a_prediction_lacks_stands_in_its_row() -> None:
+    names = ("Pointwise", "NoBackward", "HiddenInHook")
+    frame, problems = predict.table([Case(LayerSpec(f"counted_layers:{name}", 16, 8), 8) for name in names], limit_bytes=10**9)
+    assert problems == []
+    assert frame["fits"].tolist() == ["training", "unknown", "training"]
+    assert frame["training_peak_bytes"].isna().tolist() == [False, True, False]
+    whole, failed, unseen = frame["remark"]
+    assert whole == ""
+    assert "step is unknown (NotImplementedError: no backward pass)" in failed
+    assert "32.8 kB outlive the forward pass unseen by autograd" in unseen
+    assert predict.readable(frame)["training peak"].tolist()[1] == "?"
+
+
+def test_a_scratch_formula_that_raises_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise KeyError("of this formula")
+
+    case = Case(LayerSpec("standard", CHANNELS, IMAGE_SIZE), BATCH)
+    whole = predict.memory(case)
+    monkeypatch.setitem(scratch.CPU, torch.ops.aten.convolution, broken)
+    found = predict.memory(case)
+    assert found.peaks["backward"] == whole.peaks["backward"]
+    assert [*found.failures] == ["temporary memory of aten.convolution.default"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: torch.mul(x, x, out=torch.empty_like(x)),
+        lambda x: torch.add(x, x.double(), alpha=2, out=torch.empty(8, 8, dtype=torch.float64)),
+        lambda x: 2.0 * x + (1 - x) / 3,
+        lambda x: torch.div(other=x, input=x, rounding_mode="floor").add_(x.double()),
+        lambda x: torch.sum(x, 0, dtype=torch.float64, out=torch.empty(8, dtype=torch.float64)),
+        lambda x: torch.sum(input=x > 0, dim=0, keepdim=True),
+        lambda x: torch.bmm(x[None], mat2=x[None], out=torch.empty(1, 8, 8)),
+        lambda x: torch.baddbmm(x[None], x[None], x[None], beta=2, alpha=3),
+        lambda x: torch.linalg.inv_ex(x, check_errors=False, out=(torch.empty(8, 8), torch.empty((), dtype=torch.int32))),
+        lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=(8, 8), out=torch.empty(8, 8)),
+        lambda x: torch.ops.aten.pixel_shuffle.out(x.view(1, 4, 4, 4), 2, out=torch.empty(1, 1, 8, 8)),
+        lambda x: torch.ops.aten.convolution(
+            input=x[None, None], weight=x[None, None, :3, :3], bias=None, stride=[1, 1], padding=[0, 0], dilation=[1, 1],
+            transposed=False, output_padding=[0, 0], groups=1,
+        ),
+    ],
+)  # fmt: skip
+def test_scratch_formulas_take_every_form_of_their_operations(run: Callable[[Tensor], object]) -> None:
+    tracker = live.LiveStorages(scratch=scratch.CPU)
+    with tracker:
+        run(torch.eye(8))
+    assert tracker.assumed == {}
+    assert tracker.peak >= 8 * 8 * 4
+
+
+def test_results_that_existed_before_allocate_nothing() -> None:
+    x, result = torch.ones(1000), torch.empty(1000)
+    tracker = live.LiveStorages(scratch=scratch.CPU)
+    with tracker:
+        torch.mul(x, x, out=result)
+    assert tracker.peak == 0
 
 
 def test_a_network_is_predicted_whole() -> None:

@@ -11,7 +11,7 @@ import torch
 import yardstick
 
 from lipbench import registry, theory
-from lipbench.meters import macs, memory
+from lipbench.meters import macs, saved
 
 PUBLISHED = pd.read_csv(str(files("lipbench.published") / "complexity.csv"), keep_default_na=False).set_index("layer")
 SAMPLES = [(method, *shape) for method in registry.METHODS for shape in yardstick.SHAPES if yardstick.takes(method, *shape)]
@@ -74,7 +74,7 @@ def test_exact_formulas_of_heads_equal_what_is_counted(method: str) -> None:
     assert macs.count(lambda: layer.transform_input(x, *effective)).total == theory.evaluate(head.exact.input.macs, **values)
     assert macs.count(lambda: layer.transform_parameters(1)).total == theory.evaluate(head.exact.parameters.macs, **values)
     elements = theory.evaluate(head.exact.input.memory + head.exact.parameters.memory, **values)
-    assert memory.saved_elements(lambda: layer(x)) == elements
+    assert saved.saved_elements(lambda: layer(x)) == elements
     backward = tuple(theory.evaluate(half.backward, **values) for half in (head.exact.input, head.exact.parameters))
     assert yardstick.backward_macs(layer, x) == backward
 

@@ -14,7 +14,7 @@ import torch
 from lipbench import registry
 from lipbench.errors import UnsupportedError
 from lipbench.layers.base import TwoHalves
-from lipbench.meters import macs, memory
+from lipbench.meters import macs, saved
 
 TABLE = Path(__file__).with_name("yardstick.csv")
 SHAPES = ((2, 6, 3, 4), (3, 7, 3, 6), (2, 7, 3, 9), (2, 5, 5, 4), (2, 7, 7, 3), (4, 8, 1, 8))
@@ -70,7 +70,7 @@ def evaluation_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
 def stored_elements(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
     """Elements kept for the backward pass by the input and the parameter half: what grows with the batch, what does not."""
     doubled = torch.cat((x, x)).detach().requires_grad_()
-    small, large = (memory.saved_elements(lambda batch=batch: layer(batch)) for batch in (x, doubled))
+    small, large = (saved.saved_elements(lambda batch=batch: layer(batch)) for batch in (x, doubled))
     return large - small, 2 * small - large
 
 

@@ -1,8 +1,11 @@
-"""MACs of PyTorch's operations: formulas in the shapes of their arguments, and a list of operations without MACs.
+"""MACs of PyTorch's operations: formulas in the shapes of their arguments.
 
 Transforms and factorisations have no standard count. Here they count, in real multiply-accumulates: FFT of n points
 5/2 · n log₂ n (complex), half of that for real data; inverse of n × n: n³; solve with m right sides: n³/3 + n² m; LU: n³/3;
-matrix–vector product: n m. For complex matrices, all but the FFT count four times; the FFT's count is real already.
+matrix–vector product: n m. For complex matrices, all but the FFT count four times; the FFT's count is real already. The
+factorisations count half of the flops in Golub and Van Loan, Matrix Computations (4th ed.): LU §3.2, Cholesky §4.2, Householder
+QR and its Q §5.2, with the terms of all orders but the lowest. Iterative ones (SVD, eigenvalues, exponential) have no formula,
+because their number of steps depends on the values.
 
 The comparison paper counts a complex multiply-accumulate as one, also one of a complex and a real number; `per_published`
 converts.
@@ -24,7 +27,9 @@ Formula = Callable[..., float]
 
 def _complex_factor(*tensors: Tensor) -> int:
     """Real MACs per MAC between these tensors."""
-    return 4 if all(tensor.is_complex() for tensor in tensors) else 2 if any(tensor.is_complex() for tensor in tensors) else 1
+    if not any(tensor.is_complex() for tensor in tensors):
+        return 1
+    return 4 if all(tensor.is_complex() for tensor in tensors) else 2
 
 
 def product(a: Tensor, b: Tensor, *_: Any, **__: Any) -> float:
@@ -82,9 +87,36 @@ def inverse(a: Tensor, *_: Any, **__: Any) -> float:
     return _complex_factor(a) * a.numel() * a.shape[-1]
 
 
+def _eliminated(a: Tensor, steps: int) -> float:
+    """MACs of `steps` rank-one updates of a (…, m, n), of which each leaves out one row and one column more."""
+    m, n = a.shape[-2:]
+    return _complex_factor(a) * math.prod(a.shape[:-2]) * (6 * m * n * steps - 3 * (m + n) * steps**2 + 2 * steps**3) / 6
+
+
 def lu(a: Tensor, *_: Any, **__: Any) -> float:
-    """MACs of the LU factorisation of a (…, n, n)."""
-    return _complex_factor(a) * a.numel() * a.shape[-1] / 3
+    """MACs of the LU factorisation of a (…, m, n): n³/3 if it is square."""
+    return _eliminated(a, min(a.shape[-2:]))
+
+
+def cholesky(a: Tensor, *_: Any, **__: Any) -> float:
+    """MACs of a symmetric factorisation (Cholesky, LDLᵀ) of a (…, n, n): half of LU, n³/6."""
+    return lu(a) / 2
+
+
+def reflectors(a: Tensor, *_: Any, **__: Any) -> float:
+    """MACs of the Householder factorisation of a (…, m, n), without its Q: n² m − n³/3 if m ≥ n. Twice LU."""
+    return 2 * lu(a)
+
+
+def householder_product(a: Tensor, tau: Tensor, *_: Any, **__: Any) -> float:
+    """MACs of the first n columns of the product of k reflectors of length m, for a (…, m, n) and tau (…, k)."""
+    return 2 * _eliminated(a, tau.shape[-1])
+
+
+def qr(a: Tensor, *_: Any, out_val: Any, **__: Any) -> float:
+    """MACs of a QR factorisation: that by reflectors, and the columns of Q that are formed; none in mode 'r'."""
+    formed = out_val[0]
+    return reflectors(a) + (2 * _eliminated(formed, min(a.shape[-2:])) if formed.numel() else 0)
 
 
 def solve(a: Tensor, b: Tensor, *_: Any, out_val: Any, **__: Any) -> float:
@@ -100,6 +132,11 @@ def lu_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
 def triangular_solve(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
     """MACs of a solve with a triangular matrix: half of `lu_solve`."""
     return _substitution(a, out_val) / 2
+
+
+def cholesky_solve(b: Tensor, factor: Tensor, *_: Any, out_val: Tensor, **__: Any) -> float:
+    """MACs of a solve with a given symmetric factorisation: as many as `lu_solve`."""
+    return _substitution(factor, out_val)
 
 
 def _substitution(a: Tensor, solution: Tensor) -> float:
@@ -120,6 +157,9 @@ MACS: dict[Any, Formula] = {
     aten.baddbmm: added_product,
     aten.baddbmm_: added_product,
     aten.addbmm: added_product,
+    aten.addbmm_: added_product,
+    aten._int_mm: product,
+    aten._addmm_activation: added_product,
     aten.convolution: convolution,
     aten.convolution_backward: convolution_backward,
     aten._fft_c2c: _fft_c2c,
@@ -128,7 +168,17 @@ MACS: dict[Any, Formula] = {
     aten.linalg_inv_ex: inverse,
     aten._linalg_solve_ex: solve,
     aten.linalg_lu_factor_ex: lu,
+    aten.linalg_lu: lu,
+    aten._linalg_det: lu,
+    aten._linalg_slogdet: lu,
     aten.linalg_lu_solve: lu_solve,
+    aten.linalg_cholesky_ex: cholesky,
+    aten.linalg_ldl_factor_ex: cholesky,
+    aten.cholesky_solve: cholesky_solve,
+    aten.linalg_ldl_solve: lu_solve,
+    aten.geqrf: reflectors,
+    aten.linalg_qr: qr,
+    aten.linalg_householder_product: householder_product,
     aten.linalg_solve_triangular: triangular_solve,
 }
 """operation → formula for its real MACs, in its arguments and its result `out_val`"""
@@ -157,69 +207,3 @@ def per_published(operation: Any, arguments: Sequence[Any]) -> int:
 
 FORMULAS = {operation: _as_flops(formula) for operation, formula in MACS.items()}
 """operation → formula for its FLOPs; these replace and extend PyTorch's formulas"""
-
-FREE = frozenset({
-    # copies and rearrangements
-    "_to_copy", "clone", "copy_", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip", "tril", "triu", "index",
-    "index_put", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter", "scatter_", "scatter_add",
-    "scatter_add_", "index_add", "index_add_", "masked_select", "embedding", "embedding_dense_backward", "slice_backward",
-    "select_backward", "diagonal_backward", "unfold_backward", "slice_scatter", "select_scatter", "as_strided_scatter",
-    "diag_embed", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im", "reflection_pad2d",
-    "reflection_pad2d_backward", "replication_pad2d", "replication_pad2d_backward", "complex", "polar", "_unsafe_view",
-    "sort", "topk", "nonzero", "_local_scalar_dense", "max_pool2d_with_indices", "max_pool2d_with_indices_backward",
-    "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
-    # new tensors and random numbers
-    "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full", "zeros",
-    "zeros_like", "ones", "ones_like", "full", "full_like", "fill", "fill_", "zero_", "eye", "arange", "linspace",
-    "scalar_tensor", "rand", "rand_like", "randn", "randn_like", "randint", "randperm", "normal", "normal_", "uniform_",
-    "bernoulli", "bernoulli_", "native_dropout", "native_dropout_backward", "lift_fresh",
-    # reductions and scans, which older versions do not tag
-    "sum", "mean", "prod", "amax", "amin", "aminmax", "max", "min", "all", "any", "argmax", "argmin", "norm",
-    "linalg_vector_norm", "var", "var_mean", "std", "std_mean", "logsumexp", "median", "cumsum", "cumprod", "trace",
-    "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool2d_backward", "avg_pool2d", "avg_pool2d_backward",
-    # an optimizer's element-wise update, and checks
-    "_fused_sgd_", "_fused_adam_", "_fused_adamw_", "_linalg_check_errors", "_assert_async",
-    # copies, views and reductions that are made of other operations, under their names in a trace
-    "pad", "reshape", "reshape_as", "flatten", "unflatten", "contiguous", "type_as", "to", "size", "device", "mH", "mT",
-    "adjoint", "matrix_H", "numpy_T", "conj", "resolve_conj", "resolve_neg", "linalg_norm", "frobenius_norm", "max_pool2d",
-    "chunk", "split", "moveaxis", "movedim", "swapaxes", "rot90", "tile", "repeat_interleave",
-})  # fmt: skip
-"""Names of operations without MACs that have no tag to show it."""
-
-_FREE_TAGS = {torch.Tag.pointwise, getattr(torch.Tag, "reduction", torch.Tag.pointwise)}
-
-
-def is_free_of_macs(operation: Any) -> bool:
-    """Whether an operation (`OpOverload`) is known to do only element-wise work, reductions, copies or views."""
-    if not isinstance(operation, torch._ops.OpOverload):
-        return False
-    if _FREE_TAGS & set(operation.tags):
-        return True
-    if operation.namespace == "profiler":
-        return True  # marks in a profile
-    if operation.namespace not in ("aten", "prim", "prims"):
-        return False
-    return is_free_name(operation._schema.name.partition("::")[2]) or _is_view(operation)
-
-
-def is_free_name(name: str) -> bool:
-    """The same for the name of a PyTorch operation, e.g. 'mul' or '_foreach_mul_', for any overload.
-
-    An in-place operation is also checked by the name of its out-of-place version, whose tags are more complete.
-    """
-    name = name.removeprefix("_foreach_")
-    for candidate in (name, name.removesuffix("_")):
-        if candidate in FREE:
-            return True
-        packet = getattr(aten, candidate, None) if candidate else None
-        overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
-        if any(_FREE_TAGS & set(overload.tags) or _is_view(overload) for overload in overloads):
-            return True
-    return False
-
-
-def _is_view(operation: Any) -> bool:
-    """Whether every result is an alias of an argument and nothing is written."""
-    returns = operation._schema.returns
-    return bool(returns) and all(result.alias_info is not None and not result.alias_info.is_write for result in returns)

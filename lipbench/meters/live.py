@@ -47,6 +47,8 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         super().__init__()  # type: ignore[no-untyped-call]  # nor this
         self.in_use = 0
         self.peak = 0
+        self.assumed: dict[str, str] = {}
+        """operation whose scratch formula raised → why; it is assumed to allocate only its results"""
         self._rounding = rounding
         self._scratch = scratch or {}
         self._alive: dict[weakref.ref[torch.UntypedStorage], int] = {}
@@ -56,6 +58,11 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         """Count the storages behind tensors, each once."""
         for tensor in tensors:
             self._see(tensor.untyped_storage())
+
+    def in_use_besides(self, tensors: Iterable[Tensor]) -> int:
+        """Bytes in use now, without the storages behind tensors."""
+        keys = {tensor.untyped_storage()._cdata for tensor in tensors}
+        return sum(self._alive[reference] for key, reference in self._known.items() if key not in keys)
 
     def reset_peak(self) -> None:
         self.peak = self.in_use
@@ -86,6 +93,20 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         key = made.untyped_storage()._cdata
         return key not in self._known and any(one.untyped_storage()._cdata == key for one in _tensors(arguments))
 
+    def _highest(self, func: Any, args: Any, kwargs: Any, result: Any) -> int:
+        """Peak bytes of an operation by its formula, above those in use; 0 without one, where only the results count."""
+        formula = self._scratch.get(getattr(func, "_overloadpacket", func))
+        if formula is None:
+            return 0
+        given = [tensor for name, tensor in kwargs.items() if name not in _plain_names(func)]
+        named = {name: value for name, value in kwargs.items() if name in _plain_names(func)}
+        try:
+            highest = formula(*args, **named, out=result)
+        except Exception as error:  # a formula may not know this form of the operation
+            self.assumed.setdefault(str(func), f"{type(error).__name__}: {error}")
+            return 0
+        return highest - sum(tensor.untyped_storage().nbytes() for tensor in _tensors(given))  # these existed before
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "namespace", "") == "prim":  # a question about a tensor, such as its device
@@ -97,10 +118,8 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        formula = self._scratch.get(getattr(func, "_overloadpacket", func))
-        if formula is not None:
-            self.peak = max(self.peak, self.in_use + formula(*args, **kwargs, out=result))
-        self.add(made for made in _tensors(result) if not self._is_view_of_unknown(made, args))
+        self.peak = max(self.peak, self.in_use + self._highest(func, args, kwargs, result))
+        self.add(made for made in _tensors(result) if not self._is_view_of_unknown(made, (args, kwargs)))
         if not _is_accumulation(func, args):
             self.settle()
         return result
@@ -108,6 +127,11 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 def _tensors(values: Any) -> list[Tensor]:
     return [values] if isinstance(values, Tensor) else [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _plain_names(func: Any) -> set[str]:
+    """Names of the arguments that an operation does not write; the others receive its results, as in `out=`."""
+    return {one.name for one in func._schema.arguments if one.alias_info is None or not one.alias_info.is_write}
 
 
 def _is_composite(func: Any) -> bool:
@@ -133,8 +157,12 @@ def peaks(
     held: Iterable[Tensor],
     rounding: Rounding = exact,
     scratch: Mapping[Any, Scratch] | None = None,
+    assumed: dict[str, str] | None = None,
 ) -> dict[str, Peak]:
-    """The peak of each stage (name, preparation, call); `held` are the tensors that exist before the first stage."""
+    """The peak of each stage (name, preparation, call); `held` are the tensors that exist before the first stage.
+
+    `assumed` receives the operations whose scratch formula raised, and why; they are assumed to allocate only their results.
+    """
     live = LiveStorages(rounding, scratch)
     live.add(held)
     found = {}
@@ -147,4 +175,6 @@ def peaks(
             run()
             live.settle()
             found[phase] = Peak(live.peak, live.peak - baseline)
+    if assumed is not None:
+        assumed.update(live.assumed)
     return found

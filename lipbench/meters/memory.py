@@ -8,16 +8,18 @@ cuBLAS are in no peak and are counted separately. Memory is measured in separate
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.meters import live, peaks
+from lipbench.meters import attempts, live, peaks
+from lipbench.meters.attempts import Attempts
 from lipbench.meters.peaks import Stage
-from lipbench.quantities import PHASES, TRAINING_PHASES, Memory
+from lipbench.meters.saved import bytes_of, saved_bytes, storages, unseen_bytes
+from lipbench.quantities import PHASES, TRAINING_PHASES, Caution, Memory
 
 SOURCES = {"cpu": "cpu allocator events", "cuda": "cuda allocator"}
 
@@ -29,6 +31,7 @@ class Workload(Protocol):
     x: Tensor
     cotangent: Tensor
     optimizer: torch.optim.SGD
+    output: Tensor | None
 
     @property
     def has_halves(self) -> bool: ...
@@ -51,20 +54,41 @@ def measure(workload: Workload, running: Workload | None = None, phases: Collect
     for the backward pass, so `saved_bytes` is that of `running`, without slope and intercept. `phases` are the phases to
     measure, if not all: a caller leaves out those that do not fit into memory. No other phase is run.
 
-    Raises `torch.OutOfMemoryError` if a requested phase does not fit into the GPU's memory.
+    What raises is left out, with its reason in `failures`. Raises `torch.OutOfMemoryError` if a requested phase does not fit
+    into the GPU's memory, and the first error if every requested phase raised.
     """
     device = workload.x.device.type
     found = split(workload, SOURCES[device], phases)
+    tried = Attempts()
     if running is not None and found.saved_bytes is not None:
         running.prepare_training()
-        saved = saved_bytes(running.forward)
-        found = replace(found, saved_bytes=saved, saved_per_image_bytes=None, saved_constant_bytes=None)
+        saved = tried("saved", lambda: saved_bytes(running.forward))
+        found = replace(found, saved_bytes=saved, saved_per_image_bytes=None, saved_constant_bytes=None, unseen_bytes=0)
     chosen = running or workload
-    measured = stages(chosen, phases)
+    measured = guarded(stages(chosen, phases), tried)
+    workspace_bytes = None
     if device != "cuda":
-        return replace(found, peaks=peaks.on_cpu(measured, _bytes(held(workload))))
-    highest, workspace_bytes = peaks.on_cuda(measured, _block_bytes(held(workload)), lambda: _rest(chosen))
-    return replace(found, peaks=highest, workspace_bytes=workspace_bytes)
+        highest = peaks.on_cpu(measured, bytes_of(held(workload)))
+    else:
+        highest, workspace_bytes = peaks.on_cuda(measured, _block_bytes(held(workload)), lambda: _rest(chosen))
+    whole = {phase: peak for phase, peak in highest.items() if phase not in tried.failures}
+    if not whole:
+        tried.raise_first()
+    return replace(found, peaks=whole, workspace_bytes=workspace_bytes, failures={**found.failures, **tried.failures})
+
+
+def guarded(stages: Iterable[Stage], tried: Attempts) -> list[Stage]:
+    """The same stages, of which one that raises does not end the measurement: it is among `tried.failures` afterwards."""
+
+    def prepare(phase: str, first: Callable[[], object]) -> object:
+        if phase == "backward" and "forward" in tried.failures:
+            tried.failures["backward"] = "the forward pass failed"
+        return tried(phase, first)
+
+    def run(phase: str, call: Callable[[], object]) -> object:
+        return None if phase in tried.failures else tried(phase, call)
+
+    return [(phase, partial(prepare, phase, first), partial(run, phase, call)) for phase, first, call in stages]
 
 
 def split(workload: Workload, source: str, phases: Collection[str] | None = None) -> Memory:
@@ -73,40 +97,52 @@ def split(workload: Workload, source: str, phases: Collection[str] | None = None
     Gradients are those of the parameters. `saved_bytes` is also measured at another batch size; the slope of the line through
     both is the input half, its intercept the parameter half.
     If `phases` are given, only they are run. Then `saved_bytes` is None without a training phase, `gradient_bytes` without
-    `backward` or `step`, and `optimizer_bytes` without `step`.
+    `backward` or `step`, and `optimizer_bytes` without `step`. So is what raises, with its reason in `failures`.
     """
     wanted = set(PHASES if phases is None else phases)
-    gradient_bytes = optimizer_bytes = None
-    if "step" in wanted:
-        make_optimizer_state(workload)
-        optimizer_bytes = _bytes(_optimizer_state(workload.optimizer))
-    elif "backward" in wanted:
-        _prepare_backward(workload)
-        workload.backward()
-    if wanted & {"backward", "step"}:
-        gradient_bytes = _bytes(p.grad for p in workload.module.parameters() if p.grad is not None)
-    output_bytes = _bytes([workload.cotangent])  # has the output's shape
-    saved = slope = None
+    tried = Attempts()
+    gradient_bytes = optimizer_bytes = saved = slope = None
+    unseen = 0
+    if "step" in wanted and tried("step", lambda: _stepped(workload)):
+        optimizer_bytes = bytes_of(_optimizer_state(workload.optimizer))
+    elif wanted & {"backward", "step"}:
+        tried("backward", lambda: _backward(workload))
+    if wanted & {"backward", "step"} and "backward" not in tried.failures:
+        gradient_bytes = bytes_of(p.grad for p in workload.module.parameters() if p.grad is not None)
+    output_bytes = bytes_of([workload.cotangent])  # has the output's shape
     if wanted.intersection(TRAINING_PHASES):
         workload.prepare_training()
-        saved = saved_bytes(workload.forward)
-        workload.prepare_training()
-        output_bytes = _bytes([workload.forward()])
-        workload.prepare_training()
-        slope = _saved_per_image(workload, saved)
+        saved = tried("saved", lambda: saved_bytes(workload.forward))
+        if saved is not None:
+            output_bytes = bytes_of([workload.output] if workload.output is not None else [])
+            workload.prepare_training()
+            slope = tried("other batch size", lambda: _saved_per_image(workload, saved))
+            unseen = tried("unseen", lambda: unseen_bytes(workload.module, workload.x)) or 0
     _rest(workload)  # also drops effective parameters that an earlier evaluation left in a cache
     return Memory(
         source=source,
-        parameter_bytes=_bytes(workload.module.parameters()),
-        buffer_bytes=_bytes(workload.module.buffers()),
+        parameter_bytes=bytes_of(workload.module.parameters()),
+        buffer_bytes=bytes_of(workload.module.buffers()),
         gradient_bytes=gradient_bytes,
         optimizer_bytes=optimizer_bytes,
-        input_bytes=_bytes([workload.x]),
+        input_bytes=bytes_of([workload.x]),
         output_bytes=output_bytes,
         saved_bytes=saved,
         saved_per_image_bytes=slope,
         saved_constant_bytes=None if saved is None or slope is None else saved - slope * len(workload.x),
+        unseen_bytes=unseen,
+        failures=tried.failures,
     )
+
+
+def _backward(workload: Workload) -> None:
+    _prepare_backward(workload)
+    workload.backward()
+
+
+def _stepped(workload: Workload) -> bool:
+    make_optimizer_state(workload)
+    return True
 
 
 def make_optimizer_state(workload: Workload) -> None:
@@ -169,22 +205,9 @@ def _warm_cache(workload: Workload) -> None:
     workload.prepare_inference()
 
 
-# ---------------------------------------------------------------------------------------------------------------- the split
-
-
-def _storages(tensors: Iterable[Tensor]) -> list[torch.UntypedStorage]:
-    """The distinct storages behind tensors, views and conjugates included."""
-    storages = (tensor.untyped_storage() for tensor in tensors)
-    return list({storage._cdata: storage for storage in storages}.values())
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(storage.nbytes() for storage in _storages(tensors))
-
-
 def _block_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the distinct storages on a GPU, where the allocator rounds every block up."""
-    return sum(live.cuda_blocks(storage.nbytes()) for storage in _storages(tensors))
+    return sum(live.cuda_blocks(storage.nbytes()) for storage in storages(tensors))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
@@ -192,36 +215,12 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
         yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
-@contextmanager
-def _saved_tensors() -> Iterator[list[Tensor]]:
-    """Tensors that autograd saves within the block, detached from their graphs; the list keeps them alive."""
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor.detach())
-        return saved[-1]  # not `tensor` itself: a graph that holds its own output would never be freed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
-
-
-def saved_bytes(run: Callable[[], object]) -> int:
-    """Bytes of the distinct storages that autograd saves for the backward pass during `run()`, with weights and inputs.
-
-    Tensors that a custom `autograd.Function` keeps as attributes of its context are not seen; those of `save_for_backward` are.
-    """
-    with _saved_tensors() as saved:
-        run()
-    return _bytes(saved)
-
-
-def saved_elements(run: Callable[[], object]) -> int:
-    """The same in elements: a complex element counts as two, an element of an index tensor as one."""
-    with _saved_tensors() as saved:
-        run()
-    size = {tensor.untyped_storage()._cdata: _real_size(tensor) for tensor in saved}
-    return sum(storage.nbytes() // size[storage._cdata] for storage in _storages(saved))
-
-
-def _real_size(tensor: Tensor) -> int:
-    return tensor.element_size() // (2 if tensor.is_complex() else 1)
+def warnings(found: Memory) -> Iterator[Caution]:
+    """What makes the bytes doubtful."""
+    yield from attempts.warnings("memory", found.failures)
+    if found.unseen_bytes:
+        text = (
+            f"{found.unseen_bytes} bytes outlive the forward pass, but autograd does not know of them, so they are not among "
+            "the saved bytes; give them to save_for_backward, or read the peaks, which contain them"
+        )
+        yield Caution("unseen_memory", TRAINING_PHASES, text)

@@ -140,16 +140,16 @@ def total(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     return _size(out) + (x.numel() * out.element_size() if x.dtype != out.dtype else 0)
 
 
-def shuffled(x: Tensor, *_: Any, out: Tensor) -> int:
+def shuffled(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     return _size(out) + _dense_copies(x)
 
 
-def inverse(a: Tensor, *_: Any, out: Any) -> int:
+def inverse(a: Tensor, *_: Any, out: Any, **__: Any) -> int:
     """Peak bytes of an inverse: the factorisation overwrites a copy."""
     return _size(*out, a)
 
 
-def inverse_real_fft(x: Tensor, dimensions: list[int], *_: Any, out: Tensor) -> int:
+def inverse_real_fft(x: Tensor, dimensions: list[int], *_: Any, out: Tensor, **__: Any) -> int:
     """Peak bytes of an inverse real FFT: over several dimensions, all but the last are transformed in a copy.
 
     MKL then needs the other dimensions as one, which takes a second copy, unless the last dimension has the largest stride of

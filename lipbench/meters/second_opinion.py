@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipbench.meters import formulas
+from lipbench.meters import formulas, free
 
 # Handles get values of a TorchScript graph; their `.type()` has the sizes and the scalar type of the trace.
 Values = list[Any]
@@ -39,7 +39,7 @@ def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, tuple[st
     for operation, handle in HANDLES.items():
         analysis.set_op_handle(operation, handle)
     total = round(analysis.total())
-    missed = [name for name in analysis.unsupported_ops() if not formulas.is_free_name(name.partition("::")[2])]
+    missed = [name for name in analysis.unsupported_ops() if not free.is_free_name(name.partition("::")[2])]
     return total, tuple(sorted(missed))
 
 

@@ -18,7 +18,9 @@ Given = tuple[tuple[str, tuple[int, ...]], ...]
 def of_layer(method: str, given: Given, is_cached: bool = True) -> Answer:
     """The formulas of a layer, with their notes as remarks; `complexity.given` makes the sizes. Raises as `fit_layer` does."""
     rows: tuple[Fitted, ...] = (complexity.fit_layer if is_cached else complexity.fit_layer.__wrapped__)(method, given)
-    return Answer(pd.DataFrame(complexity.as_json(rows)), complexity.as_table(rows), tuple(complexity.remarks(rows)))
+    problems = tuple(complexity.problems(rows))
+    frame, remarks = pd.DataFrame(complexity.as_json(rows)), tuple(complexity.remarks(rows))
+    return Answer(frame, complexity.as_table(rows), remarks, problems, failed=bool(problems))
 
 
 def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -28,7 +28,11 @@ LEGEND = (
     f"{notation.LEGEND}, n = s + k − 1.",
     "Real MACs (a complex one is 4; products with padding count) and real elements kept for the backward pass (a complex one",
     "is 2) of one training forward pass; by default at even s and c. residual: largest relative error at sizes not fitted.",
+    "“+ ?” marks a lower bound: the operations in brackets have no formula. Where no sum fits to 1 %, counts stand instead.",
 )
+ACCEPTED = 0.01
+"""largest residual of a formula that is shown"""
+UNSEEN = "tensors kept outside autograd"
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Fitted:
     title: str
     half: str
     quantity: str
-    sum: sympy.Expr
-    """of monomials with rational coefficients"""
+    sum: sympy.Expr | None
+    """of monomials with rational coefficients; None where no sum fits"""
     at_kernel_1: sympy.Expr | None
     """for 1 × 1 kernels, where `sum` holds only for larger ones"""
     residual: float
@@ -48,6 +52,10 @@ class Fitted:
     points: int
     """number of held-out sizes"""
     notes: tuple[str, ...]
+    uncounted: tuple[str, ...] = ()
+    """what is not part of the counts; then the sum is a lower bound"""
+    counts: tuple[Mapping[str, float], ...] = ()
+    """where no sum fits: sizes by symbol, and the `count` there"""
 
     @property
     def note(self) -> str:
@@ -55,11 +63,36 @@ class Fitted:
 
     @property
     def text(self) -> str:
-        return notation.sum_text(self.sum)
+        known = _counts_text(self.counts) if self.sum is None else notation.sum_text(self.sum)
+        if not self.uncounted:
+            return known
+        return f"{'' if known == '0' else f'{known} + '}? ({', '.join(self.uncounted)})"
 
     @property
     def leading(self) -> str:
-        return notation.sum_text(theory.leading(self.sum))
+        if self.sum is None:
+            return NO_FORMULA
+        known = notation.sum_text(theory.leading(self.sum))
+        return known if not self.uncounted else "?" if known == "0" else f"≥ {known}"
+
+    @property
+    def mathml(self) -> str:
+        """The sum as MathML; "" where a sum alone would not tell everything."""
+        return "" if self.sum is None or self.uncounted else notation.sum_mathml(self.sum)
+
+
+NO_FORMULA = "no formula found"
+
+
+def _counts_text(counts: Sequence[Mapping[str, float]]) -> str:
+    """Counts as a line: the first with all sizes, the others with the size in which they differ from it."""
+    first = counts[0]
+    lines = []
+    for one in counts:
+        sizes = [f"{symbol} = {size:g}" for symbol, size in one.items()
+                 if symbol != "count" and (one is first or size != first[symbol])]  # fmt: skip
+        lines.append(f"{one['count']:.6g} at {', '.join(sizes)}")
+    return f"{NO_FORMULA}: {'; '.join(lines)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- the fits
@@ -87,17 +120,21 @@ def fit_layer(method: str, given: tuple[tuple[str, tuple[int, ...]], ...] = ()) 
 
 def _fitted(counter: Counter, title: str, half: Half, found: Found, rounded: bool) -> Fitted:
     residual, points = residual_of(half, found, rounded)
-    notes = [found.note, *_notes(counter, half), "" if points else "no size was left to validate the fit"]
     whole, at_kernel_1 = found.whole, found.at_kernel_1
     if half.half == "input":
         whole, at_kernel_1 = whole_batch(whole), None if at_kernel_1 is None else whole_batch(at_kernel_1)
-    given_notes = tuple(note for note in notes if note)
-    return Fitted(counter.method, title, half.half, half.quantity, whole, at_kernel_1, residual, points, given_notes)
+    uncounted = counter.uncounted(half.half) if half.quantity == "macs" else (UNSEEN,) if counter.keeps_unseen else ()
+    row = Fitted(counter.method, title, half.half, half.quantity, whole, at_kernel_1, residual, points, (), uncounted)
+    notes = (found.note, *_notes(half, uncounted), "" if points else "no size was left to validate the fit")
+    if residual > ACCEPTED:
+        notes = (f"the nearest sum is off by {100 * residual:.3g} %", *notes[1:])
+        row = replace(row, sum=None, at_kernel_1=None, counts=tuple(half.examples()))
+    return replace(row, notes=tuple(note for note in notes if note))
 
 
-def _notes(counter: Counter, half: Half) -> Iterator[str]:
-    if counter.uncounted and half.quantity == "macs":
-        yield f"not counted: {', '.join(sorted(counter.uncounted))}"
+def _notes(half: Half, uncounted: Sequence[str]) -> Iterator[str]:
+    if uncounted:
+        yield f"not counted: {', '.join(uncounted)}"
     if not half.is_line():
         yield "not linear in the batch size; the halves hold only between the two smallest batch sizes"
     constant = [f"{symbol} = {values[0]}" for symbol, values in half.plan.axes.items() if len(values) == 1]
@@ -128,8 +165,7 @@ def table_rows(method: str) -> list[Row]:
 
 def fitted_rows(found: Sequence[Fitted]) -> list[Row]:
     """Fitted formulas as rows in `COLUMNS`."""
-    return [(one.method, one.title, one.half, one.quantity, one.text, notation.sum_mathml(one.sum), one.residual, one.note)
-            for one in found]  # fmt: skip
+    return [(one.method, one.title, one.half, one.quantity, one.text, one.mathml, one.residual, one.note) for one in found]
 
 
 def unknown_rows(method: str, why: str) -> list[Row]:
@@ -156,24 +192,31 @@ def as_table(rows: Sequence[Fitted]) -> pd.DataFrame:
 def _percent(residual: float) -> str:
     if math.isnan(residual):
         return "?"
+    if residual > ACCEPTED:
+        return "> 1 %"
     return "0" if residual == 0 else "< 0.1 %" if residual < 1e-3 else f"{100 * residual:.1f} %"
 
 
 def remarks(rows: Sequence[Fitted]) -> list[str]:
-    """The notes of rows, one line each; a note that several rows of a layer share is given once."""
+    """The notes of rows with a formula, one line each; a note that several rows of a layer share is given once."""
     found: dict[tuple[str, str], list[str]] = {}
-    for one in rows:
+    for one in (row for row in rows if row.sum is not None):
         for note in one.notes:
             found.setdefault((one.title, note), []).append(f"{one.half} {one.quantity}")
     return [f"{title}, {', '.join(where)}: {note}" if len(where) < len(HALVES) * len(QUANTITIES) else f"{title}: {note}"
             for (title, note), where in found.items()]  # fmt: skip
 
 
+def problems(rows: Sequence[Fitted]) -> list[str]:
+    """One line for each row without a formula."""
+    return [f"{one.title}, {one.half} {one.quantity}: {NO_FORMULA}; {one.note}" for one in rows if one.sum is None]
+
+
 def as_json(rows: Sequence[Fitted]) -> list[dict[str, object]]:
     """Plain data for other programs: each row as from `write`, with its formula as text and term by term."""
     return [
         {
-            **write(one), "text": one.text, "leading": one.leading, "terms": _plain_terms(one.sum),
+            **write(one), "text": one.text, "leading": one.leading, "terms": [] if one.sum is None else _plain_terms(one.sum),
             "terms_at_kernel_1": None if one.at_kernel_1 is None else _plain_terms(one.at_kernel_1), "note": one.note,
         }
         for one in rows
@@ -198,8 +241,10 @@ def write(row: Fitted) -> dict[str, object]:
     """Convert a row to plain data for `read`: expressions as text, a NaN residual as None."""
     return {
         "method": row.method, "title": row.title, "half": row.half, "quantity": row.quantity,
-        "sum": str(row.sum), "sum_at_kernel_1": None if row.at_kernel_1 is None else str(row.at_kernel_1),
+        "sum": None if row.sum is None else str(row.sum),
+        "sum_at_kernel_1": None if row.at_kernel_1 is None else str(row.at_kernel_1),
         "residual": None if math.isnan(row.residual) else row.residual, "points": row.points, "notes": list(row.notes),
+        "uncounted": list(row.uncounted), "counts": [dict(one) for one in row.counts],
     }  # fmt: skip
 
 
@@ -207,7 +252,8 @@ def read(row: Mapping[str, Any]) -> Fitted:
     """Convert data from `write` or `as_json` back to a row. Expressions are evaluated, so use it for trusted text only."""
     at_kernel_1 = None if row["sum_at_kernel_1"] is None else theory.parse(row["sum_at_kernel_1"])
     residual = math.nan if row["residual"] is None else row["residual"]
+    whole = None if row["sum"] is None else theory.parse(row["sum"])
     return Fitted(
-        row["method"], row["title"], row["half"], row["quantity"], theory.parse(row["sum"]), at_kernel_1, residual,
-        row["points"], tuple(row["notes"]),
+        row["method"], row["title"], row["half"], row["quantity"], whole, at_kernel_1, residual,
+        row["points"], tuple(row["notes"]), tuple(row.get("uncounted", ())), tuple(row.get("counts", ())),
     )  # fmt: skip

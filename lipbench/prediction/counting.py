@@ -18,7 +18,7 @@ from torch._subclasses import fake_tensor
 from lipbench import building, errors, traces
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
-from lipbench.meters import macs, memory
+from lipbench.meters import macs, saved
 from lipbench.prediction import fakes
 
 DEFAULTS: dict[str, tuple[int, ...]] = {
@@ -53,8 +53,10 @@ class Counter:
         self.method = method
         self.refused: dict[tuple[int, ...], str] = {}
         """(b, s, c, k, t) → why the layer cannot be built or run"""
-        self.uncounted: set[str] = set()
-        """operations without a formula"""
+        self.keeps_unseen = False
+        """whether tensors outlive the forward pass that autograd was not given to save"""
+        self._calls: dict[tuple[int, ...], frozenset[macs.Call]] = {}
+        """(b, s, c, k, t) → calls of operations without a formula"""
         self._totals: dict[tuple[int, ...], tuple[int, int] | None] = {}
         self._layers: dict[tuple[int, int, int], nn.Module] = {}  # all are kept: fake tensors take no memory
         self._mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
@@ -80,6 +82,19 @@ class Counter:
                 self._totals[key] = None
         return self._totals[key]
 
+    def uncounted(self, half: str) -> tuple[str, ...]:
+        """Operations without a formula in the input half: those whose calls depend on the batch size. The others are in the
+        parameter half."""
+        found: dict[tuple[int, ...], list[frozenset[macs.Call]]] = {}
+        for (_, *sizes), calls in self._calls.items():
+            found.setdefault(tuple(sizes), []).append(calls)
+        names = set()
+        for several in found.values():
+            common = frozenset.intersection(*several)
+            if len(several) > 1:
+                names |= {name for name, _ in (frozenset.union(*several) - common if half == "input" else common)}
+        return tuple(sorted(names))
+
     def iterations(self, s: int, c: int, k: int) -> int:
         """The layer's number of iterations: its attribute `iterations` if that is an integer, else 0."""
         found = vars(self._layer(s, c, k)).get("iterations", 0)
@@ -89,13 +104,25 @@ class Counter:
         layer = self._layer(s, c, k)
         if t:
             layer.__dict__["iterations"] = t
+        outputs: list[object] = []
         counted: list[macs.Counted] = []
+
+        def once() -> object:
+            outputs.append(building.output_of(spec, layer, given))
+            return outputs
+
+        def run() -> object:
+            counted.append(macs.count(once))
+            return outputs
+
         with self._mode, torch.enable_grad(), _silence():
             spec = LayerSpec(self.method, c, s, k)
             x = torch.empty(b, *building.input_shape(spec, layer), requires_grad=True)
             given = x.clone()  # which the layer may change in place; its graph keeps nothing
-            elements = memory.saved_elements(lambda: counted.append(macs.count(lambda: building.output_of(spec, layer, given))))
-        self.uncounted |= set(counted[0].unsupported)
+            elements = saved.saved_elements(run)
+            if not self._calls:  # once is enough to know whether a layer does this
+                self.keeps_unseen = saved.unseen_bytes(layer, given) > 0
+        self._calls[b, s, c, k, t] = counted[0].calls
         return counted[0].total, elements
 
     def _layer(self, s: int, c: int, k: int) -> nn.Module:

@@ -44,6 +44,25 @@ class Half:
         slope = Fraction(ends[1][index] - ends[0][index], large - small)
         return slope if self.half == "input" else ends[0][index] - slope * small
 
+    def observed(self) -> Iterator[tuple[Sizes, Fraction]]:
+        """Sizes and values that fits have used."""
+        for sizes in map(dict, sorted(self._seen)):
+            value = self(sizes)
+            if value is not None:
+                yield sizes, value
+
+    def examples(self) -> Iterator[dict[str, float]]:
+        """Counts at a few sizes, for a whole batch: at small ones, and at the next value of each symbol in turn."""
+        axes, b = self.plan.axes, self.plan.batch_sizes[0]
+        base = {symbol: values[1] if symbol == "k" and values[0] == 1 and len(values) > 1 else values[0]
+                for symbol, values in axes.items()}  # fmt: skip
+        following = [{**base, symbol: values[values.index(base[symbol]) + 1]}
+                     for symbol, values in axes.items() if values[-1] > base[symbol]]  # fmt: skip
+        for sizes in (base, *following):
+            value = self(sizes)
+            if value is not None:
+                yield {"b": b, **sizes, "count": float(value * b if self.half == "input" else value)}
+
     def is_line(self) -> bool:
         """Whether slope and intercept are the same between all batch sizes of the grid, up to rounding."""
         first, *others = self.plan.batch_sizes
@@ -92,6 +111,8 @@ class Found:
     note: str = ""
     stride: int = 1
     """the sum holds for image sizes that are multiples of this"""
+    is_exact: bool = True
+    """whether it fits the counts that it was fitted to"""
 
 
 def fit_half(half: Half) -> Found:
@@ -105,7 +126,8 @@ def fit_half(half: Half) -> Found:
         if found is not None:
             return replace(found, note="; ".join(filter(None, ("where 3 divides s", found.note))), stride=3)
     cure = "image sizes of one parity" if len({size % 2 for size in axes["s"]}) > 1 else "more sizes"
-    return Found(nearest_monomial(half, axes), note=f"no exact sum was found; this is the nearest monomial; try {cure}")
+    note = f"no exact sum was found; this is the nearest monomial; try {cure}"
+    return Found(nearest_monomial(half, axes), note=note, is_exact=False)
 
 
 def _fit_kernels(half: Half, axes: Mapping[str, tuple[int, ...]]) -> Found | None:
@@ -127,10 +149,10 @@ def whole_batch(per_image: sympy.Expr) -> sympy.Expr:
 
 
 def residual_of(half: Half, found: Found, rounded: bool) -> tuple[float, int]:
-    """Largest relative error at the held-out probes, and their number."""
+    """Largest relative error at the held-out probes, and their number. One that is not exact is held against all counts."""
     allowed = ROUNDING if rounded and half.quantity == "macs" else 0
     seen = []
-    for sizes, value in half.held_out(found.stride):
+    for sizes, value in (*half.held_out(found.stride), *(() if found.is_exact else half.observed())):
         fitted = found.at_kernel_1 if found.at_kernel_1 is not None and sizes["k"] == 1 else found.whole
         error = abs(theory.evaluate_unrounded(fitted, **sizes) - value)
         seen.append(float(error / max(abs(value), Fraction(1))) if error > allowed else 0.0)

@@ -15,6 +15,7 @@ from lipbench import errors, registry, traces
 from lipbench.cases import Case
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
+from lipbench.meters.attempts import Attempts
 from lipbench.prediction import fakes
 from lipbench.quantities import Memory, Peak
 from lipbench.workload import Workload
@@ -30,11 +31,13 @@ def memory(case: Case) -> Memory:
 
     On a CPU, the scratch memory of x86 kernels is included. On CUDA, blocks in the peaks are rounded up to 512 bytes as by
     PyTorch's allocator. Workspaces that libraries such as cuDNN allocate for a call are unknown; PyTorch's cuBLAS workspaces
-    are in no peak, neither predicted nor measured. Needs no GPU. Raises `LipbenchError` where the case cannot be built, or the
-    layer reads the value of a tensor.
+    are in no peak, neither predicted nor measured. Needs no GPU. A phase that raises is left out, with its reason in
+    `failures`. Raises `LipbenchError` where the case cannot be built, or the layer reads the value of a tensor.
     """
     with _imagined(case) as workload:
-        return replace(memory_meter.split(workload, SOURCE), peaks=_peaks(workload))
+        found, attempts = memory_meter.split(workload, SOURCE), Attempts()
+        found_peaks = _peaks(workload, attempts)
+        return replace(found, peaks=found_peaks, failures={**found.failures, **attempts.failures})
 
 
 def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFrame, list[str]]:
@@ -54,11 +57,13 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
             break
         try:
             with _imagined(case) as workload:
-                memory_meter.make_optimizer_state(workload)
-                found = _peaks(workload)
+                attempts = Attempts()
+                attempts("step", lambda: memory_meter.make_optimizer_state(workload))
+                found = _peaks(workload, attempts)
         except errors.LipbenchError as error:
             problems.append(f"memory of {case.id} was not predicted: {error}")
             continue
+        problems += [f"memory of {case.id}, {what}, was not predicted: {why}" for what, why in attempts.failures.items()]
         rows += [{"case": case.id, "phase": phase, "predicted_peak_bytes": peak.total_bytes} for phase, peak in found.items()]
     return pd.DataFrame(rows, columns=["case", "phase", "predicted_peak_bytes"]), problems
 
@@ -84,11 +89,19 @@ def _imagined(case: Case) -> Iterator[Workload]:
         raise errors.needs_values(case.spec.method, why) from error
 
 
-def _peaks(workload: Workload) -> dict[str, Peak]:
-    stages, held = memory_meter.stages(workload), memory_meter.held(workload)
+def _peaks(workload: Workload, attempts: Attempts) -> dict[str, Peak]:
+    """Peaks of the phases that do not raise. Raises the first error if all do."""
+    stages, held = memory_meter.guarded(memory_meter.stages(workload), attempts), memory_meter.held(workload)
+    assumed: dict[str, str] = {}
     if workload.case.device == "cuda":
-        return live.peaks(stages, held, live.cuda_blocks)
-    return live.peaks(stages, held, scratch=scratch.CPU)
+        found = live.peaks(stages, held, live.cuda_blocks)
+    else:
+        found = live.peaks(stages, held, scratch=scratch.CPU, assumed=assumed)
+    whole = {phase: peak for phase, peak in found.items() if phase not in attempts.failures}
+    if not whole:
+        attempts.raise_first()
+    attempts.failures |= {f"temporary memory of {operation}": why for operation, why in assumed.items()}
+    return whole
 
 
 # ---------------------------------------------------------------------------------------------------------- for the terminal
@@ -98,36 +111,53 @@ def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.Dat
     """One row per case, in bytes, and one line for each case that cannot be predicted.
 
     The training peak is that of `step`; the inference peak is the larger of those with an empty and with a full cache. With a
-    limit, `fits` says what stays within it: "training" (and inference), "inference" alone, or "nothing".
+    limit, `fits` says what stays within it: "training" (and inference), "inference" alone, or "nothing"; "unknown" where the
+    peak that decides is not known. There is a column `remark` if a number is missing or does not contain everything.
     """
-    rows, problems = [], []
+    rows: list[list[object]] = []
+    ends: list[tuple[int | None, int | None]] = []
+    problems, told = [], []
     for case in cases:
         try:
             found = memory(case)
         except errors.LipbenchError as error:
             problems.append(f"{case.id}: {error}")
             continue
-        training = found.peaks["step"].total_bytes
-        inference = max(peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference"))
-        rows.append([case.id, found.parameter_bytes, found.saved_bytes, training, inference])
+        training = found.peaks["step"].total_bytes if "step" in found.peaks else None
+        peaks_bytes = [peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference")]
+        ends.append((training, max(peaks_bytes, default=None)))
+        rows.append([case.id, found.parameter_bytes, found.saved_bytes, *ends[-1]])
+        told.append(_remark(found))
     frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame = frame.astype({column: "Int64" for column in COLUMNS[1:] if frame[column].isna().any()})
     if limit_bytes is not None:
-        fits = [_fitting(*found, limit_bytes) for found in zip(frame["training_peak_bytes"], frame["inference_peak_bytes"])]
+        fits = [_fitting(*both, limit_bytes) for both in ends]
         frame["fits"] = pd.Series(fits, dtype=object)
+    if any(told):
+        frame["remark"] = told
     return frame, problems
 
 
-def _fitting(training_bytes: int, inference_bytes: int, limit_bytes: int) -> str:
-    if max(training_bytes, inference_bytes) <= limit_bytes:
-        return "training"
-    return "inference" if inference_bytes <= limit_bytes else "nothing"
+def _remark(found: Memory) -> str:
+    """What a reader must know of a prediction; "" if it is whole."""
+    unseen = f"{_with_unit(found.unseen_bytes)} outlive the forward pass unseen by autograd, beside those saved"
+    failed = [f"{what} is unknown ({why})" for what, why in found.failures.items()]
+    return "; ".join(([unseen] if found.unseen_bytes else []) + failed)
+
+
+def _fitting(training_bytes: int | None, inference_bytes: int | None, limit_bytes: int) -> str:
+    if inference_bytes is not None and inference_bytes > limit_bytes:
+        return "nothing"
+    if training_bytes is None or inference_bytes is None:
+        return "unknown"
+    return "training" if training_bytes <= limit_bytes else "inference"
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """The table for people: values with suitable units, and column names without units."""
     found = frame.copy()
     for column in COLUMNS[1:]:
-        found[column] = [_with_unit(size) for size in frame[column]]
+        found[column] = ["?" if pd.isna(size) else _with_unit(size) for size in frame[column]]
     return found.rename(columns={column: column.removesuffix("_bytes").replace("_", " ") for column in COLUMNS})
 
 

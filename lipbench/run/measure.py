@@ -17,7 +17,7 @@ from lipbench import certify, errors, registry, traces
 from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
-from lipbench.meters import gpu, machine, macs, memory
+from lipbench.meters import attempts, gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
 from lipbench.run import cautions, failures
@@ -121,9 +121,11 @@ class _Sitting:
         bad = {*self.failed, *not_ok(found.parts)}
         if part == "memory":
             fitting = [phase for name, phases in GROUPS.items() if name not in bad for phase in phases]
-            return replace(found, memory=memory.measure(self.workload, self.compiled, fitting))
+            measured = memory.measure(self.workload, self.compiled, fitting)
+            return replace(found, memory=measured, warnings=(*found.warnings, *memory.warnings(measured)))
         if part == "macs":
-            return replace(found, macs=macs.measure(self.workload))
+            counted = macs.measure(self.workload)
+            return replace(found, macs=counted, warnings=(*found.warnings, *attempts.warnings("MACs", counted.failures)))
         if part == "certificate":
             certificate, doubts = _certify(self.workload, "training" not in bad)
             return replace(found, certificate=certificate, warnings=(*found.warnings, *doubts))
