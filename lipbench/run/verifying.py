@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 
-from lipbench import certify, errors, external, registry
+from lipbench import certify, errors, external, registry, training
 from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
+from lipbench.run import certifying
 from lipbench.workload import Workload
 
 COLUMNS = (
@@ -51,10 +52,12 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
 
 
 def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
-    """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound.
+    """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights, mode and bound.
 
+    `weights` are 'random' for methods, which is with noise, and 'initial' for external layers and networks, whose own
+    initialisation it is; for both also 'trained': after 100 SGD steps, or a few for external networks.
     `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
-    'unsupported' or 'failed', with a `reason`.
+    'unsupported' or 'failed'. `reason` says why, and what a reader must know of the bounds.
     """
     return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
 
@@ -63,17 +66,17 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
     place = {"method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
              "channels": spec.channels or None, "image_size": spec.image_size,
              "kernel_size": spec.kernel_size or None}  # fmt: skip
-    weights = "random"
+    is_external = external.is_external(spec.method)
+    weights = "initial" if is_external else "random"
     try:
         torch.manual_seed(0)
-        workload = Workload.build(_case(spec, precision), registry.build(spec))
-        each_layer = not isinstance(spec, ExternalNetworkSpec)
-        found = certify.certify(workload.module, workload.x, each_layer=each_layer)
-        yield from _judged({**place, "weights": weights}, found)
+        workload = Workload.build(_case(spec, precision), registry.build(spec), "initial" if is_external else "noise")
+        yield from _judged({**place, "weights": weights}, _certified(workload))
         weights = "trained"
-        if isinstance(spec, LayerSpec):
-            certify.train(workload.module, workload.x)
-            yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
+        if _is_trainable(workload) and (is_external or isinstance(spec, LayerSpec)):
+            remarks = _train(workload)
+            found = _certified(workload)
+            yield from _judged({**place, "weights": weights}, replace(found, remarks=(*remarks, *found.remarks)))
     except errors.UnsupportedError as error:
         yield {**place, "weights": weights, "verdict": "unsupported", "reason": str(error)}
     except errors.LipbenchError:
@@ -81,6 +84,25 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
     except Exception as error:  # an external layer may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         yield {**place, "weights": weights, "verdict": FAILED, "reason": reason}
+
+
+def _is_trainable(workload: Workload) -> bool:
+    return any(parameter.requires_grad for parameter in workload.module.parameters())
+
+
+def _train(workload: Workload) -> tuple[str, ...]:
+    """Train the module of a workload in place: a layer as far as `verify` says, a network for a few steps. Returns remarks."""
+    if isinstance(workload.case.spec, LayerSpec):
+        change = training.train(workload.module, workload.x)
+        return () if change >= training.LEFT else ("the weights did not move in training steps",)
+    workload.leave_initial()
+    return (f"after {training.FEW_STEPS} SGD steps", *workload.remarks)
+
+
+def _certified(workload: Workload) -> Certificate:
+    spec = workload.case.spec
+    each_layer = not isinstance(spec, ExternalNetworkSpec)
+    return certifying.certified(workload.module, workload.x, each_layer=each_layer, remake=lambda: registry.build(spec))
 
 
 def _case(spec: Spec, precision: str) -> Case:
@@ -91,10 +113,11 @@ def _case(spec: Spec, precision: str) -> Case:
 
 
 def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
+    remarks = "; ".join(found.remarks)
     for mode, bounds in (("evaluation", found.evaluation), ("training", found.training)):
         for bound in bounds:
             verdict = "" if mode == "training" else VIOLATES if lipschitz.violates(bound) else "ok"
-            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": ""}
+            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": remarks if verdict else ""}
     if found.growing:
         yield {**place, "mode": "evaluation", "how": "variance over a batch", "verdict": VIOLATES,
                "reason": certify.violation(found)}  # fmt: skip
