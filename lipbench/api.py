@@ -95,9 +95,9 @@ def verify(module: nn.Module, x: Tensor) -> Certificate:
     The module stays as it is: a float64 copy is examined. The first bound of a mode is the one to quote; its `kind` says
     whether it is exact. A layer with Triton kernels is examined in float32, as they compute. Its errors are passed on.
     """
-    from lipbench import certify
+    from lipbench.run import certifying
 
-    return certify.certify(module, x)
+    return certifying.certified(module, x)
 
 
 def complexity(

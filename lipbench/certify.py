@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,8 +20,8 @@ from lipbench.meters import lipschitz, machine
 from lipbench.meters.lipschitz import Map
 from lipbench.networks import ConvolutionalHead, FirstChannels, MaxMin, PadChannels
 from lipbench.quantities import Bound, Certificate
+from lipbench.weights import converted, copied, floating_dtype
 
-TRAINING_STEPS, LEARNING_RATE, MOMENTUM, TRAINING_BATCH = 100, 0.05, 0.9, 8
 VARIANCE_BATCH = 16
 ONE_LIPSCHITZ = (
     MaxMin, PadChannels, FirstChannels, nn.Identity, nn.ReLU, nn.Tanh, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle,
@@ -29,7 +29,13 @@ ONE_LIPSCHITZ = (
 """Parts without parameters, between the layers of a network, that are always 1-Lipschitz."""
 
 
-def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: bool = True) -> Certificate:
+def certify(
+    module: nn.Module,
+    like: Tensor,
+    training: bool = True,
+    each_layer: bool = True,
+    remake: Callable[[], nn.Module] | None = None,
+) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum, from all Fourier blocks where the map is circular, from the dense Jacobian where
@@ -37,8 +43,11 @@ def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: 
     layers: the exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are
     known to be 1-Lipschitz: the product over its layers, and either the worst layer, if `each_layer` claims to be 1-Lipschitz,
     or a lower bound of the whole network, if only the whole does. Everything else: a lower bound.
+
+    `remake` makes a fresh module of the same kind, for modules that `copy.deepcopy` cannot copy. Raises `UnsupportedError` for
+    a module that cannot be copied at all.
     """
-    exact = _exact_copy(module)
+    exact = _exact_copy(module, remake)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
     is_network = isinstance(exact, nn.Sequential) and _is_chain(exact)
     find = _layer_bounds if not is_network else _network_bounds if each_layer else _whole_bounds
@@ -48,13 +57,13 @@ def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: 
         return Certificate(evaluation, find(exact.train(), like) if training else (), growing)
 
 
-def _exact_copy(module: nn.Module) -> nn.Module:
-    exact = copy.deepcopy(module)
+def _exact_copy(module: nn.Module, remake: Callable[[], nn.Module] | None = None) -> nn.Module:
+    exact = copied(module, remake)
     for part in exact.modules():
         if isinstance(part, TwoHalves) and part.precision == "tf32":
             part.precision = "ieee"  # 10 bits of mantissa exceed the tolerance; the certificate is about the parameters
     served = any(isinstance(part, WithKernel) and not part.fallback for part in exact.modules())
-    return exact.float() if served else exact.double()
+    return converted(exact, torch.float32 if served else torch.float64)
 
 
 def violation(certificate: Certificate) -> str:
@@ -121,7 +130,7 @@ def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
 
 def _dtype(module: nn.Module) -> torch.dtype:
     """The dtype in which a copy computes: float64, or float32 where a kernel is used."""
-    return next((parameter.dtype for parameter in module.parameters()), torch.float64)
+    return floating_dtype(module) if any(True for _ in module.parameters()) else torch.float64
 
 
 def _rounding(module: nn.Module) -> float:
@@ -214,27 +223,3 @@ def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:
     images = torch.randn(VARIANCE_BATCH, *like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
     passed = lipschitz.pass_through(network.eval(), dict(_parts(network)), images.to(_dtype(network)))
     return tuple(one.name for one in passed if lipschitz.grows(one))
-
-
-# ---------------------------------------------------------------------------------------------------------------- training
-
-
-def train(module: nn.Module, like: Tensor, seed: int = 0) -> float:
-    """Train a module for 100 SGD steps towards random targets; returns the relative change of its weights.
-
-    The targets are larger than a 1-Lipschitz map can reach, so that training increases the Lipschitz constant wherever the
-    layer allows that.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    before = [parameter.detach().clone() for parameter in module.parameters()]
-    module.train()
-    x = torch.randn(TRAINING_BATCH, *like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
-    target = 3 * torch.randn(x.shape, generator=generator, dtype=like.dtype).to(like.device)
-    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    for _ in range(TRAINING_STEPS):
-        optimizer.zero_grad()
-        output = module(x)
-        (0.5 * (output - target[:, : output.shape[1]]).square().mean()).backward()
-        optimizer.step()
-    moved = sum(float((new.detach() - old).square().sum()) for new, old in zip(module.parameters(), before))
-    return math.sqrt(moved / max(1e-300, sum(float(old.square().sum()) for old in before)))

@@ -305,6 +305,11 @@ def kernel_too_large(title: str, got: int, largest: int) -> UnsupportedError:
     return UnsupportedError(_message(f"{title} has no kernel of this size", got, f"use 1 or {largest}"))
 
 
+def cannot_copy(module: str, why: str) -> UnsupportedError:
+    do = "keep what cannot be copied out of the module's attributes, or give it a __deepcopy__ that works"
+    return UnsupportedError(_message(f"{module} cannot be copied, and only a copy is certified", why, do))
+
+
 def no_triton() -> UnsupportedError:
     return UnsupportedError(_message("kernels need triton", "a Python without it", "install lipbench[triton], on Linux"))
 

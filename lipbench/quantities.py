@@ -39,6 +39,8 @@ CautionKind = Literal[
     "input_copied",  # the layer changes its input in place, and gets a copy
     "uncounted",  # MACs or memory of a phase, or a check of them, could not be counted or measured
     "unseen_memory",  # tensors outlive the forward pass that autograd was not given to save
+    "weights",  # the weights are not those that training steps lead to
+    "state",  # the layer's own state could not be reset between phases
     "other",  # a text that a program of schema 1 or 2 wrote and that matches no rule
 ]  # an older program cannot read a new kind, so a new kind needs a new `store.rounds.SCHEMA`
 """Topic of a warning. Reports select warnings by it, never by the words of the text."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lipbench import building
+from lipbench import building, training
 from lipbench.cases import Case
+from lipbench.external import is_external
 from lipbench.layers.base import TwoHalves
+from lipbench.state import State
+from lipbench.weights import converted
 
-NOISE = 0.1
-"""size of the noise added to the initial weights, relative to their root mean square"""
+Weights = Literal["initial", "trained", "noise"]
+"""initial: the module's own initialisation · trained: after a few SGD steps from there · noise: with noise added to it"""
 LEARNING_RATE = 1e-8
 """small enough that weights stay finite after thousands of updates with the same cotangent"""
 MOMENTUM = 0.9
@@ -48,30 +52,57 @@ class Workload:
         self._images = x.detach()
         self.cotangent = cotangent
         """gradient of the output, from which the backward pass starts"""
-        # In a group, because an optimizer takes an empty group, but not an empty list.
-        self.optimizer = torch.optim.SGD([{"params": [*module.parameters()]}], lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.weights: Weights = "initial"
+        self.remarks: dict[str, Literal["weights", "state"]] = {}
+        """what a reader must know of the weights or of the module's own state, one line each, with the topic"""
         self.output: Tensor | None = None
         self.effective: list[tuple[Tensor, ...]] = []
-        # In host memory, so that it does not count as device memory.
-        self._state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the optimizer and save the state, for the module as it is."""
+        parameters = [one for one in self.module.parameters() if one.is_floating_point() or one.is_complex()]
+        # A group, since the optimizer refuses an empty list.
+        self.optimizer = torch.optim.SGD([{"params": parameters}], lr=LEARNING_RATE, momentum=MOMENTUM)
+        self._state = State(self.module)
 
     @classmethod
-    def build(cls, case: Case, module: nn.Module) -> Workload:
-        """Move a freshly built module to the case's dtype and device, add noise to its initial weights, and make its data.
+    def build(cls, case: Case, module: nn.Module, weights: Weights | None = None) -> Workload:
+        """Move a freshly built module to the case's dtype and device, choose its weights, and make its data.
 
-        All random numbers come from the case's seed and are drawn on the CPU, so that they are the same on every device.
-        A module that changes its input in place gets a copy of it from then on. Raises `LipbenchError` for a module whose
-        output is not one tensor, or that needs a GPU where the case is on a CPU.
+        Without `weights`, those of a method get noise, and those of an external layer a few SGD steps: noise may be what its
+        weights could never be trained to, such as a mask with other values than 0 and 1. All random numbers come from the
+        case's seed and are drawn on the CPU, so that they are the same on every device. A module that changes its input in
+        place gets a copy of it from then on. Raises `LipbenchError` for a module whose output is not one tensor, or that needs
+        a GPU where the case is on a CPU.
         """
+        chosen = weights or usual_weights(case)
         generator = torch.Generator().manual_seed(case.seed)
-        _randomise(module, generator)
+        if chosen == "noise":
+            training.add_noise(module, generator)
         dtype: torch.dtype = getattr(torch, case.dtype)
-        module = module.to(device=case.device, dtype=dtype)
+        module = converted(module, dtype, case.device)
         size = (case.batch_size, *building.input_shape(case.spec, module))
         x = torch.randn(size, generator=generator, dtype=dtype).to(case.device).requires_grad_()
-        shape = _output_shape(case, module.eval(), x)
+        shape = training.first_output_shape(module.eval(), lambda: _first_output(case, module, x))
         cotangent = torch.randn(case.batch_size, *shape, generator=generator, dtype=dtype).to(case.device)
-        return cls(case, module, x, cotangent)
+        workload = cls(case, module, x, cotangent)
+        workload.weights = "initial" if chosen == "trained" else chosen
+        if chosen == "trained":
+            workload.leave_initial()
+        return workload
+
+    def leave_initial(self) -> None:
+        """Train the initial weights for a few SGD steps, so that the module is no longer the map that it started as.
+
+        Where that fails, the weights stay the initial ones, and a remark says so.
+        """
+        reason = training.leave_initial(self.module, self.x, torch.Generator().manual_seed(self.case.seed + 1))
+        if reason:
+            self.remarks[f"{reason}: the weights are those of the initial map"] = "weights"
+        else:
+            self.weights = "trained"
+        self._begin()
 
     @classmethod
     def imagine(cls, case: Case, make: Callable[[], nn.Module]) -> Workload:
@@ -86,7 +117,7 @@ class Workload:
         finally:
             torch.set_default_dtype(usual)
         x = torch.empty((case.batch_size, *building.input_shape(case.spec, module)), dtype=dtype, requires_grad=True)
-        shape = _output_shape(case, module.train(), x)  # in training mode, where power iterations take one step
+        shape = _first_output(case, module.train(), x).shape[1:]  # in training mode, where power iterations take one step
         return cls(case, module, x, torch.empty(case.batch_size, *shape, dtype=dtype))
 
     # ---------------------------------------------------------------------------------------------------------- the stages
@@ -148,11 +179,10 @@ class Workload:
             half.clear_cache()
 
     def restore(self) -> None:
-        """Reset parameters and buffers to their values when the workload was built."""
+        """Reset the module's state to that when the workload was built; remarks name what cannot be reset."""
         self._forget()
-        with torch.no_grad():
-            for name, tensor in self._tensors().items():
-                tensor.copy_(self._state[name])
+        for place in self._state.restore():
+            self.remarks[f"the layer's own state could not be reset between phases: {place}"] = "state"
 
     def groups(self) -> list[Group]:
         """The groups of phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
@@ -201,9 +231,10 @@ class Workload:
         self.x.grad = None
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, with those that are not in the state dict."""
-        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+def usual_weights(case: Case) -> Weights:
+    """The weights that a case is measured with."""
+    return "trained" if is_external(case.spec.method) else "noise"
 
 
 def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:
@@ -217,22 +248,11 @@ def image_size(half: TwoHalves) -> int:
 
 
 @torch.no_grad()
-def _output_shape(case: Case, module: nn.Module, x: Tensor) -> torch.Size:
-    """Shape of the module's output for one of the inputs, without the batch; notices a module that changes its input."""
+def _first_output(case: Case, module: nn.Module, x: Tensor) -> Tensor:
+    """The module's output for one of the inputs; notices a module that changes its input."""
     one = x[:1].clone()
     before = one._version
-    shape = building.output_of(case.spec, module, one).shape[1:]
+    output = building.output_of(case.spec, module, one)
     if one._version != before:
         building.let_it_overwrite(module)
-    return shape
-
-
-@torch.no_grad()
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Add noise to every parameter, since many layers start as the identity and a trained layer never is."""
-    for parameter in module.parameters():
-        scale = parameter.square().mean().sqrt() if parameter.any() else torch.ones(())
-        parameter.add_(NOISE * scale * torch.randn(parameter.shape, generator=generator))
-    for half in module.modules():
-        if isinstance(half, TwoHalves):
-            half.refresh()  # bring power iterations to convergence on the new weights
+    return output

@@ -20,9 +20,9 @@ from lipbench.layers.base import WithKernel
 from lipbench.meters import attempts, gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
-from lipbench.run import cautions, failures
+from lipbench.run import cautions, certifying, failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
-from lipbench.workload import Group, Workload
+from lipbench.workload import Group, Workload, usual_weights
 
 Tell = Callable[[Round, str | None, tuple[str, ...]], object]
 """(the results so far, the part that starts or None, the remaining parts)"""
@@ -51,8 +51,8 @@ def measure(
         raise errors.no_cuda()
     machine.set_precision(case.precision)
     torch.manual_seed(case.seed)
-    workload = Workload.build(case, registry.build(case.spec))
     found = Round("ok", started=started, machine=_described(case))
+    workload = _built(case, found, parts, tell, failed)
     with _compiled(workload, parts) as compiled:
         sitting = _Sitting(workload, compiled, limits, frozenset(failed))
         left = tuple(name for name in PARTS if name in parts and (name in sitting.groups or name not in GROUPS))
@@ -64,11 +64,33 @@ def measure(
             if not _is_usable(case.device):
                 break
         compiler_doubts = _compiler_doubts(workload, compiled) if compiled and found.phases else ()
-    own = (*cautions.unused_sizes(case.spec), *cautions.copied_input(workload), *_fallbacks(workload))
+    own = (*cautions.unused_sizes(case.spec), *cautions.copied_input(workload), *_fallbacks(workload), *_remarks(workload))
     warnings = (*found.warnings, *_warnings(case, found), *compiler_doubts, *own)
     found = replace(found, warnings=tuple(dict.fromkeys(warnings)), duration_s=time.perf_counter() - begin, tuned=_tuned(case))
     tell(found, None, left)
     return found
+
+
+TRAINED_IN = {"training", "step", "macs"}
+"""parts that run a training step in every case; where one failed, the weights are the initial ones"""
+
+
+def _built(case: Case, found: Round, parts: Sequence[str], tell: Tell, failed: Collection[str]) -> Workload:
+    """The workload, with the weights that its case is usually measured with.
+
+    If training steps choose them, `tell` reports the first part that trains as begun: should they end the process, that part
+    failed, and another process, which knows of it, measures the others with the initial weights.
+    """
+    chosen = usual_weights(case)
+    workload = Workload.build(case, registry.build(case.spec), "initial" if chosen == "trained" else chosen)
+    if chosen == "trained" and TRAINED_IN & {*failed}:
+        workload.remarks["training failed: the weights are those of the initial map"] = "weights"
+    elif chosen == "trained":
+        order = [name for name in PARTS if name in parts]
+        doing = next((name for name in order if name in TRAINED_IN), order[0])
+        tell(found, doing, tuple(name for name in order if name != doing))
+        workload.leave_initial()
+    return workload
 
 
 @dataclass(frozen=True)
@@ -221,7 +243,8 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            found = certify.certify(workload.module, workload.x, training, each_layer)
+            remake = certifying.remaker(workload)
+            found = certifying.certified(workload.module, workload.x, training, each_layer, remake)
             return replace(found, claimed=workload.case.spec.claim), tuple(doubts)
         except Exception as error:
             reason = traces.line(error)
@@ -235,6 +258,13 @@ def _claims(case: Case) -> bool:
     """Whether a case must be 1-Lipschitz: methods that claim it, and all external layers and networks."""
     method = registry.methods().get(case.spec.method)
     return method is None or method.lipschitz
+
+
+def _remarks(workload: Workload) -> Iterator[Caution]:
+    """A warning for each thing that a reader must know of the weights and of the module's own state."""
+    cures = {"weights": "train it yourself to judge trained weights", "state": "measure its phases in separate runs"}
+    for text, topic in workload.remarks.items():
+        yield Caution(topic, (), f"{text}; {cures[topic]}")
 
 
 def _fallbacks(workload: Workload) -> Iterator[Caution]:

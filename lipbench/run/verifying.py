@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lipbench import cases, certify, errors, external, registry, traces
+from lipbench import cases, certify, errors, external, registry, traces, training
 from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
+from lipbench.run import certifying
 from lipbench.run.apart import Apart, EndedError
 from lipbench.workload import Workload
 
@@ -60,11 +61,14 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
 
 
 def verify(chosen: Iterable[Spec], precision: str = "ieee", timeout_s: float | None = None) -> pd.DataFrame:
-    """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound.
+    """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights, mode and bound.
 
+    `weights` are 'random' for methods, which is with noise, and 'initial' for external layers and networks, whose own
+    initialisation it is; for both also 'trained': after 100 SGD steps, or a few for external networks.
     `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
-    'unsupported' or 'failed', with a `reason`. Each external layer or network is built and certified in a fresh process, for at
-    most `timeout_s`, by default 300. Raises `LipbenchError` for one that cannot be loaded or called.
+    'unsupported' or 'failed'. `reason` says why, and what a reader must know of the bounds. Each external layer or network is
+    built and certified in a fresh process, for at most `timeout_s`, by default 300. Raises `LipbenchError` for one that cannot
+    be loaded or called.
     """
     rows: list[Row] = []
     chosen = list(chosen)
@@ -86,7 +90,7 @@ def _from_apart(apart: Apart, spec: Spec, precision: str) -> list[Row]:
         why, traceback = str(error), error.traceback
     except (ValueError, TypeError):  # a layer may forge an answer
         why, traceback = "its process gave an answer that is none", ""
-    return [{**_place(spec), "weights": "random", "verdict": FAILED, "reason": why, "traceback": traceback}]
+    return [{**_place(spec), "weights": "initial", "verdict": FAILED, "reason": why, "traceback": traceback}]
 
 
 def answer(question: dict[str, Any]) -> list[Row]:
@@ -116,18 +120,17 @@ def _shown_place(spec: Spec) -> Row:
 
 def _rows(spec: Spec, precision: str) -> Iterator[Row]:
     place = _shown_place(spec)
-    weights = "random"
+    is_external = external.is_external(spec.method)
+    weights = "initial" if is_external else "random"
     try:
         torch.manual_seed(0)
-        workload = Workload.build(_case(spec, precision), registry.build(spec))
-        each_layer = not isinstance(spec, ExternalNetworkSpec)
-        found = certify.certify(workload.module, workload.x, each_layer=each_layer)
-        yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
+        workload = Workload.build(_case(spec, precision), registry.build(spec), "initial" if is_external else "noise")
+        yield from _judged({**place, "weights": weights}, _certified(workload))
         weights = "trained"
-        if isinstance(spec, LayerSpec) and any(one.requires_grad for one in workload.module.parameters()):
-            certify.train(workload.module, workload.x)
-            found = certify.certify(workload.module, workload.x)
-            yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
+        if _is_trainable(workload) and (is_external or isinstance(spec, LayerSpec)):
+            remarks = _train(workload)
+            found = _certified(workload)
+            yield from _judged({**place, "weights": weights}, replace(found, remarks=(*remarks, *found.remarks)))
     except errors.UnsupportedError as error:
         yield {**place, "weights": weights, "verdict": "unsupported", "reason": str(error)}
     except errors.LipbenchError:
@@ -135,6 +138,27 @@ def _rows(spec: Spec, precision: str) -> Iterator[Row]:
     except Exception as error:  # an external layer may raise anything
         reason, traceback = traces.line(error), traces.text(error)
         yield {**place, "weights": weights, "verdict": FAILED, "reason": reason, "traceback": traceback}
+
+
+def _is_trainable(workload: Workload) -> bool:
+    return any(parameter.requires_grad for parameter in workload.module.parameters())
+
+
+def _train(workload: Workload) -> tuple[str, ...]:
+    """Train the module of a workload in place: a layer as far as `verify` says, a network for a few steps. Returns remarks."""
+    if isinstance(workload.case.spec, LayerSpec):
+        change = training.train(workload.module, workload.x)
+        return () if change >= training.LEFT else ("the weights did not move in training steps",)
+    workload.leave_initial()
+    return (f"after {training.FEW_STEPS} SGD steps", *workload.remarks)
+
+
+def _certified(workload: Workload) -> Certificate:
+    spec = workload.case.spec
+    each_layer = not isinstance(spec, ExternalNetworkSpec)
+    remake = certifying.remaker(workload)
+    found = certifying.certified(workload.module, workload.x, each_layer=each_layer, remake=remake)
+    return replace(found, claimed=spec.claim)
 
 
 def _case(spec: Spec, precision: str) -> Case:
@@ -145,10 +169,11 @@ def _case(spec: Spec, precision: str) -> Case:
 
 
 def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
+    remarks = "; ".join(found.remarks)
     for mode, bounds in (("evaluation", found.evaluation), ("training", found.training)):
         for bound in bounds:
             verdict = "" if mode == "training" else VIOLATES if lipschitz.violates(bound) else "ok"
-            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": ""}
+            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": remarks if verdict else ""}
     if found.growing:
         yield {**place, "mode": "evaluation", "how": "variance over a batch", "verdict": VIOLATES,
                "reason": certify.violation(found)}  # fmt: skip
