@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from lipbench import certify, errors, external, registry
-from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
+from lipbench.cases import PAPER, Case, LayerSpec, NetworkSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.workload import Workload
@@ -67,7 +67,7 @@ def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
     try:
         torch.manual_seed(0)
         workload = Workload.build(_case(spec, precision), registry.build(spec))
-        each_layer = not isinstance(spec, ExternalNetworkSpec)
+        each_layer = isinstance(spec, NetworkSpec)
         found = certify.certify(workload.module, workload.x, each_layer=each_layer)
         yield from _judged({**place, "weights": weights}, found)
         weights = "trained"
