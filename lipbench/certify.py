@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lipbench.composition.bound import has_hooks, has_own_forward, upper_bound
+from lipbench.composition.bound import upper_bound
+from lipbench.composition.modules import has_hooks, has_own_forward
 from lipbench.layers.base import TwoHalves, WithKernel
 from lipbench.meters import lipschitz, machine
 from lipbench.meters.lipschitz import Map

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from composed_layers import (
-    AddsItsInput, Centres, Indexed, Listed, Looks, MaxMinOfHalves, Rounds, TwiceInTraining, orthogonal,
+    AddsItsInput,
+    Centres,
+    Indexed,
+    Listed,
+    Looks,
+    MaxMinOfHalves,
+    Rounds,
+    TwiceInTraining,
+    orthogonal,
 )  # fmt: skip
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,7 +90,8 @@ VECTOR: tuple[tuple[Callable[[Tensor], Tensor], float], ...] = (
     (lambda x: functional.avg_pool2d(x, 2), 0.5), (lambda x: functional.interpolate(x, scale_factor=2.0), 2),
     (lambda x: torch.fft.irfft2(2j * torch.fft.rfft2(x)), 2), (lambda x: torch.fft.fft2(x, norm="ortho").abs(), 1),
     (lambda x: torch.cat((x.relu(), x), 1), math.sqrt(2)), (lambda x: torch.cat((x[:, :1].relu(), x[:, 1:]), 1), 1),
-    (lambda x: x + 2 * x.relu(), 3), (lambda x: x.relu() - x, 2), (lambda x: torch.linalg.solve(2 * torch.eye(4).double(), x), 0.5),
+    (lambda x: x + 2 * x.relu(), 3), (lambda x: x.relu() - x, 2),
+    (lambda x: torch.linalg.solve(2 * torch.eye(4).double(), x), 0.5),
 )  # fmt: skip
 
 
@@ -96,7 +105,8 @@ def test_the_bound_of_a_function_of_vectors(function: Callable[[Tensor], Tensor]
     [
         (lambda x: functional.hardshrink(x), "hardshrink"), (lambda x: functional.threshold(x, 0.0, 1.0), "threshold"),
         (lambda x: functional.glu(x, 1), "glu"), (lambda x: functional.layer_norm(x, (4,)), "native_layer_norm"),
-        (lambda x: functional.group_norm(x, 2), "native_group_norm"), (lambda x: x * x, "mul"), (lambda x: 1 / (x + 9), "reciprocal"),
+        (lambda x: functional.group_norm(x, 2), "native_group_norm"), (lambda x: x * x, "mul"),
+        (lambda x: 1 / (x + 9), "reciprocal"),
         (lambda x: x / (x + 9), "div"), (lambda x: x.exp(), "exp"), (lambda x: x * x.gt(0), "mul"), (torch.round, "round"),
         (lambda x: functional.lp_pool2d(x, 3, 2), "finite"), (lambda x: functional.softplus(x, 1, 1), "softplus"),
         (lambda x: x.float().double(), "float32"), (lambda x: x.div(2, rounding_mode="floor"), "div"),

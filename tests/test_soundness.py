@@ -1,4 +1,4 @@
-"""No upper bound is below a dense Jacobian, no lower bound above a proved upper one, over random compositions of known parts."""
+"""Over random compositions of known parts, no upper bound is below a dense Jacobian, and no lower bound above an upper one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A proved upper bound of a module's Lipschitz constant, from the constants of its operations.
 
 The graph of the module is cut at its operations that are not affine. Between the cuts it is affine: an operand u is
-Σ Aᵢ zᵢ + constant, where the zᵢ are the cut values before it: the input, and results of operations. If ‖δzᵢ‖ ≤ Lᵢ ‖δx‖, then for
-any weights wᵢ > 0, by the Cauchy–Schwarz inequality,
+Σ Aᵢ zᵢ + constant, where the zᵢ are the cut values before it: the input, and results of operations. If ‖δzᵢ‖ ≤ Lᵢ ‖δx‖, then
+for any weights wᵢ > 0, by the Cauchy–Schwarz inequality,
 
     ‖δu‖ = ‖Σ (Aᵢ Lᵢ ÷ wᵢ) (wᵢ δzᵢ ÷ Lᵢ)‖ ≤ ‖[A₁ L₁ ÷ w₁ … A_m L_m ÷ w_m]‖ √(Σ wᵢ²) ‖δx‖.
 
@@ -11,8 +11,8 @@ the Aᵢ have different ranges. Weights nᵢ give √(Σ nᵢ²) where the range
 of the three counts. An operation with constant K has results with ‖δz‖ ≤ K ‖δu‖.
 
 A better bound exists where the zᵢ depend on different parts of the input. If every zᵢ is the input, or an operation on operands
-uᵢ = Cᵢ x + constant, then Σ wᵢ² ‖δzᵢ‖² ≤ ‖[wᵢ Kᵢ Cᵢ]‖² ‖δx‖² with the blocks one above the other, where entries of the input that its A
-does not read are left out of its block. This bound is exact for parts of the input that go separate ways.
+uᵢ = Cᵢ x + constant, then Σ wᵢ² ‖δzᵢ‖² ≤ ‖[wᵢ Kᵢ Cᵢ]‖² ‖δx‖² with the blocks one above the other, where entries of the input
+that its A does not read are left out of its block. This bound is exact for parts of the input that go separate ways.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.composition import elementary, linear
-from lipbench.composition.graph import Constant, Graph, Node, Symbol, evaluate, leaves, needed
-from lipbench.composition.tape import Untraceable, trace
-from lipbench.layers.base import LipschitzConv2d, LipschitzLinear, TwoHalves
+from lipbench.composition.graph import Constant, Graph, Node, Symbol, cost, evaluate, needed
+from lipbench.composition.modules import dtype_name, graph_of, point
+from lipbench.composition.tape import UntraceableError
+from lipbench.layers.base import TwoHalves
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound
 
 WORK_LIMIT = 1e11
-"""Largest number of multiply-accumulates and written entries, estimated, of all spectra of a module; about a minute on a core."""
-POINTS = 2
+"""Largest estimated number of multiply-accumulates and written entries of all spectra of a module; about a minute on a core."""
 LayerConstant = Callable[[TwoHalves, Tensor], Bound]
 """(layer, images of its input's shape) → its best bound"""
 
@@ -42,81 +42,30 @@ def upper_bound(module: nn.Module, like: Tensor, layer_constant: LayerConstant) 
     """An upper bound of a module's Lipschitz constant, in its present mode, and "", or None and the reason why there is none.
 
     `like` has the shape of one image, (1, …), in float64. Layers with two halves enter with `layer_constant`, all other
-    modules, and layers without one, with the operations that they apply. The module may be left with changed buffers: give a copy.
+    modules, and layers without one, with the operations that they apply. Buffers of the module
+    may change: give a copy.
     """
     opened: set[nn.Module] = set()
     try:
         while True:
-            graph = _graph(module, like, opened)
+            graph = graph_of(module, like, opened)
             try:
-                largest = _Bounds(graph, layer_constant).lipschitz((graph.result,))
+                largest = _Bounds(graph, layer_constant).constant((graph.result,))
                 break
-            except _NoConstant as found:
+            except _NoConstantError as found:
                 opened.add(found.layer)
-    except Untraceable as reason:
+    except UntraceableError as reason:
         return None, str(reason)
     except Exception as error:  # an external module may raise anything, and may be built in ways that the tape does not know
         return None, " ".join(f"{type(error).__name__}: {error}".split())
     return Bound(largest, None, "upper bound", "composition", lipschitz.image_size(like)), ""
 
 
-class _NoConstant(Exception):
+class _NoConstantError(Exception):
     """A layer with two halves has only a lower bound: its operations must be traced."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
-
-
-# -------------------------------------------------------------------------------------------------------------- the graph
-
-
-@torch.no_grad()
-def _graph(module: nn.Module, like: Tensor, opened: set[nn.Module]) -> Graph:
-    """The graph of a module, where it computes the same as the module does at other points, alone and in a batch."""
-    points = [scale * _point(like, seed) for seed in range(POINTS) for scale in (1e-2, 1.0, 1e2)]
-    module(points[0].clone())  # what the first call sets up belongs to no graph
-    graph = trace(module, _point(like, POINTS), [layer for layer in _leaves(module) if layer not in opened])
-    for point in points:
-        expected = module(point.clone())
-        if expected.dtype != torch.float64:
-            raise Untraceable(f"it computes in {_name(expected.dtype)}")
-        if not bool(expected.isfinite().all()):
-            raise Untraceable("its output is not finite")
-        if not _alike(evaluate([graph.result], {graph.source: point})[0], expected):
-            raise Untraceable("its operations depend on values, or change from call to call")
-    together = module(torch.cat(points[:3]))
-    if not _alike(together, torch.cat([module(point.clone()) for point in points[:3]])):
-        raise Untraceable("its output for one image depends on the other images of the batch")
-    return graph
-
-
-def _leaves(module: nn.Module) -> list[nn.Module]:
-    """Layers with two halves whose forward pass is both halves, one after the other; their hooks run outside it."""
-    return [part for part in module.modules() if isinstance(part, TwoHalves) and has_own_forward(part)]
-
-
-def has_own_forward(layer: TwoHalves) -> bool:
-    """Whether the forward pass of a layer is that of the base class, both halves."""
-    return type(layer).forward in (LipschitzConv2d.forward, LipschitzLinear.forward) and "forward" not in vars(layer)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of a module does more than its forward pass."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _point(like: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two results are the same but for rounding; not if they are not finite."""
-    return one.shape == other.shape and bool((one - other).norm() <= lipschitz.ROUNDING * (other.norm() + 1e-300))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 # ------------------------------------------------------------------------------------------------------------- the bounds
@@ -137,7 +86,7 @@ class _Cut:
         return torch.zeros(1, sum(math.prod(node.shape) for node in self.nodes), dtype=torch.float64)
 
     def given(self, value: Tensor) -> dict[Node, Tensor]:
-        pieces = value.flatten().split([math.prod(node.shape) for node in self.nodes])
+        pieces = torch.split(value.flatten(), [math.prod(node.shape) for node in self.nodes])
         return {node: piece.reshape(node.shape) for node, piece in zip(self.nodes, pieces)}
 
 
@@ -154,12 +103,12 @@ class _Bounds:
                 self._pairs.setdefault(_operands_of(node), {})["max" if "max" in node.name else "min"] = node
         self._work = 0.0
 
-    def lipschitz(self, targets: Sequence[Symbol]) -> float:
+    def constant(self, targets: Sequence[Symbol]) -> float:
         """A bound of the constant of the map from the input to `targets`, taken as one vector."""
         cuts = self._cuts(targets)
         for cut in cuts:  # in order, so that a deep network needs no deep recursion
             if cut not in self._known:
-                self._known[cut] = self._gain(cut) * self.lipschitz(_operands(cut))
+                self._known[cut] = self._gain(cut) * self.constant(_operands(cut))
         maps = [(cut, self._known[cut]) for cut in cuts if self._known[cut] > 0]
         norms = [self._norm(targets, [(cut, scale)]) for cut, scale in maps]
         maps, norms = _without_zeros(maps, norms)
@@ -195,7 +144,7 @@ class _Bounds:
             return torch.cat(parts, dim=1)
 
         nodes = [operand for cut in above for operand in _operands(cut)]
-        first = self._spectrum(_batched(stacked), source.like, _cost(nodes, {self._source}))
+        first = self._spectrum(_batched(stacked), source.like, cost(nodes, {self._source}))
         return first * self._norm(targets, [(cut, 1.0) for cut, _ in maps])
 
     def _read(self, targets: Sequence[Symbol], cut: _Cut) -> Tensor:
@@ -204,11 +153,11 @@ class _Bounds:
         x = cut.like.requires_grad_()
         with torch.enable_grad():
             out = self._affine(targets, [(cut, 1.0)])(x)
-        (gradient,) = torch.autograd.grad(out, x, _point(out, 0))
+        (gradient,) = torch.autograd.grad(out, x, point(out, 0))
         return (gradient != 0).double()
 
     def _cuts(self, targets: Sequence[Symbol]) -> list[_Cut]:
-        """The cut values that `targets` are affine in, in order. Raises `Untraceable` for an operation without a constant."""
+        """The cut values that `targets` are affine in, in order. Raises `UntraceableError` for other operations."""
         found: dict[_Cut, int] = {}
         seen: set[Node] = set()
         waiting = [target for target in targets if isinstance(target, Node)]
@@ -218,7 +167,7 @@ class _Bounds:
                 continue
             seen.add(node)
             if node.dtype not in (torch.float64, torch.complex128):
-                raise Untraceable(_refusal(node))
+                raise UntraceableError(_refusal(node))
             if node is not self._source and linear.is_affine(node) and not self._is_result(node):
                 waiting += node.arguments
             else:
@@ -234,7 +183,7 @@ class _Bounds:
         if node is self._source:
             return _Cut((node,))
         if node.name == "item" and node.args[1] != 0:
-            raise Untraceable(_refusal(node.arguments[0]))
+            raise UntraceableError(_refusal(node.arguments[0]))
         partners = self._pairs.get(_operands_of(node), {}) if node.name in elementary.PAIRS else {}
         return _Cut(tuple(partners[name] for name in sorted(partners)) if partners else (node,))
 
@@ -246,14 +195,14 @@ class _Bounds:
         found = elementary.constant(node)
         is_complex = any(operand.dtype.is_complex for operand in node.arguments)
         if found is None or (is_complex and node.name != "abs"):
-            raise Untraceable(_refusal(node))
+            raise UntraceableError(_refusal(node))
         return found
 
     def _of_layer(self, node: Node) -> float:
         assert isinstance(node.layer, TwoHalves)
         bound = self._layer_constant(node.layer, torch.zeros(node.arguments[0].shape, dtype=torch.float64))
         if bound.kind not in ("exact", "upper bound"):
-            raise _NoConstant(node.layer)
+            raise _NoConstantError(node.layer)
         return bound.largest
 
     # ---------------------------------------------------------------------------------------------------- affine parts
@@ -265,7 +214,7 @@ class _Bounds:
         like = likes[0] if len(maps) == 1 else torch.zeros(1, sum(part.numel() for part in likes), dtype=torch.float64)
         if len(maps) > 1 and all(part.dim() == 4 and part.shape[2:] == likes[0].shape[2:] for part in likes):
             like = torch.cat(likes, dim=1)
-        return self._spectrum(apply, like, _cost(targets, {node for cut, _ in maps for node in cut.nodes}))
+        return self._spectrum(apply, like, cost(targets, {node for cut, _ in maps for node in cut.nodes}))
 
     def _affine(self, targets: Sequence[Symbol], maps: Sequence[tuple[_Cut, float]]) -> lipschitz.Map:
         """The affine map from the scaled cut values, one after the other, to `targets`; other cut values are zero."""
@@ -275,7 +224,7 @@ class _Bounds:
         nodes = needed(targets, set(zeros))
 
         def apply(x: Tensor) -> Tensor:
-            pieces = x.flatten().split([cut.like.numel() for cut, _ in maps])
+            pieces = torch.split(x.flatten(), [cut.like.numel() for cut, _ in maps])
             given = dict(zeros)
             for piece, (cut, scale) in zip(pieces, maps):
                 given |= cut.given(scale * piece)
@@ -283,18 +232,18 @@ class _Bounds:
 
         return _batched(apply)
 
-    def _spectrum(self, apply: lipschitz.Map, like: Tensor, cost: float) -> float:
-        """The largest singular value of an affine map. Raises `Untraceable` where it is not known for certain."""
-        self._work += cost * min(like.numel(), lipschitz.DENSE_LIMIT)
+    def _spectrum(self, apply: lipschitz.Map, like: Tensor, work: float) -> float:
+        """The largest singular value of an affine map. Raises `UntraceableError` where it is not known for certain."""
+        self._work += work * min(like.numel(), lipschitz.DENSE_LIMIT)
         if self._work > WORK_LIMIT:
-            raise Untraceable("not computed: too large")
+            raise UntraceableError("not computed: too large")
         if not lipschitz.is_affine(apply, like):
-            raise Untraceable("a part that should be affine is not")
+            raise UntraceableError("a part that should be affine is not")
         found = lipschitz.exact_singular_values(apply, like)
         if found is None:
             found = lipschitz.extreme_singular_values(apply, like, both=False)
         if found.kind != "exact":
-            raise Untraceable("the norm of a linear part did not converge")
+            raise UntraceableError("the norm of a linear part did not converge")
         return found.largest * (1 + found.residual)
 
 
@@ -322,30 +271,20 @@ def _operands_of(node: Node) -> frozenset[object]:
 
 def _refusal(node: Node) -> str:
     if node.dtype.is_floating_point and node.dtype != torch.float64:
-        return f"it computes in {_name(node.dtype)}"
+        return f"it computes in {dtype_name(node.dtype)}"
     if len(node.arguments) > 1:
         return f"the constant of {node.name} of two tensors that depend on the input is unknown"
     return f"the constant of {node.name} is unknown"
 
 
-def _cost(targets: Sequence[Symbol], known: set[Node]) -> float:
-    """Estimated work of one evaluation: entries written, times the entries of a constant that each is a sum over."""
-    total = 0.0
-    for node in needed(targets, known):
-        factors = [leaf.value for leaf in leaves(node.args) if isinstance(leaf, Constant)]
-        sums = max((factor.numel() / max(1, factor.shape[0]) for factor in factors if factor.dim() > 1), default=1.0)
-        total += math.prod(node.shape) * sums
-    return total
-
-
 def _batched(apply: lipschitz.Map) -> lipschitz.Map:
     """A map of one image as a map of a batch."""
-    return lambda x: torch.cat([apply(image) for image in x.split(1)])
+    return lambda x: torch.cat([apply(image) for image in torch.split(x, 1)])
 
 
 def _broadcast(found: list[Tensor]) -> list[Tensor]:
     """The operands of a maximum, each repeated to the shape of the result."""
-    return found if len(found) == 1 else list(torch.broadcast_tensors(*found))
+    return found if len(found) == 1 else list(torch.broadcast_tensors(*found))  # type: ignore[no-untyped-call]  # torch gives it no types
 
 
 def _joined(found: list[Tensor]) -> Tensor:

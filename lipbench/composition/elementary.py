@@ -39,8 +39,8 @@ def constant(node: Node) -> float | None:
 
 
 PAIRS = ("maximum", "minimum", "fmax", "fmin")
-"""Operations of two tensors. |max(a, b) − max(a', b')| ≤ max(|a − a'|, |b − b'|); (a, b) → (max, min) reorders its arguments, so
-that it is 1-Lipschitz too."""
+"""Operations of two tensors. |max(a, b) − max(a', b')| ≤ max(|a − a'|, |b − b'|); (a, b) → (max, min) reorders its arguments,
+so that it is 1-Lipschitz too."""
 
 
 def _given(node: Node, place: int, name: str, default: Any) -> Any:
@@ -55,7 +55,7 @@ def _numbers(value: Any, count: int) -> list[int]:
 
 
 def _leaky_relu(node: Node) -> float | None:
-    return max(1.0, abs(_given(node, 1, "negative_slope", 0.01)))
+    return max(1.0, abs(float(_given(node, 1, "negative_slope", 0.01))))
 
 
 def _elu(node: Node) -> float | None:
@@ -71,7 +71,7 @@ def _celu(node: Node) -> float | None:
 
 
 def _softplus(node: Node) -> float | None:
-    """log(1 + exp(β x)) ÷ β: slope σ(βx) < 1. Above its threshold PyTorch returns x, with a jump of log(1 + exp(−threshold)) ÷ β."""
+    """log(1 + exp(β x)) ÷ β: slope σ(βx) < 1. Above the threshold t PyTorch returns x, with a jump of log(1 + exp(−t)) ÷ β."""
     beta, threshold = _given(node, 1, "beta", 1), _given(node, 2, "threshold", 20)
     return 1.0 if beta > 0 and math.log1p(math.exp(-threshold)) / beta <= JUMP else None
 
@@ -113,8 +113,8 @@ def _max_pool(node: Node) -> float | None:
     strides = _given(node, 2, "stride", []) or kernel
     rest = (_given(node, 3, "padding", 0), _given(node, 4, "dilation", 1))
     sizes = (_numbers(value, dimensions) for value in (kernel, strides, *rest))
-    ceil = _given(node, 5, "ceil_mode", False)
-    return _windows([_shared(*each, ceil) for each in zip(node.arguments[0].shape[-dimensions:], *sizes)])
+    ceil = bool(_given(node, 5, "ceil_mode", False))
+    return _windows([_shared(*each) for each in zip(node.arguments[0].shape[-dimensions:], *sizes, [ceil] * dimensions)])
 
 
 def _shared(size: int, kernel: int, stride: int, padding: int = 0, dilation: int = 1, ceil: bool = False) -> int:
@@ -143,20 +143,20 @@ def _lp_pool(node: Node) -> float | None:
     power, kernel = _given(node, 1, "norm_type", 0), _given(node, 2, "kernel_size", 1)
     kernels = _numbers(kernel, dimensions)
     strides = _numbers(_given(node, 3, "stride", None) or kernel, dimensions)
-    if _given(node, 4, "ceil_mode", False) or not (power == 1 or power >= 2 and power % 2 == 0):
+    if _given(node, 4, "ceil_mode", False) or not (power == 1 or (power >= 2 and power % 2 == 0)):
         return None
     overlap = _windows([_shared(*each) for each in zip(node.arguments[0].shape[-dimensions:], kernels, strides)])
     return overlap * (math.sqrt(math.prod(kernels)) if power == 1 else 1.0)
 
 
 def _vector_norm(node: Node) -> float | None:
-    """‖·‖_p of n entries: 1 for p ≥ 2, n^(1/p − 1/2) for 1 ≤ p < 2, by the triangle inequality and ‖·‖_p ≤ n^(1/p − 1/2) ‖·‖₂."""
+    """‖·‖_p of n entries: 1 for p ≥ 2, else n^(1/p − 1/2), by the triangle inequality and ‖·‖_p ≤ n^(1/p − 1/2) ‖·‖₂."""
     given = _given(node, 1, "ord" if node.name == "linalg_vector_norm" else "p", 2)
     power = 2.0 if given is None else float(given)
     if power < 1:
         return None
     entries = math.prod(node.arguments[0].shape) / max(1, math.prod(node.shape))
-    return max(1.0, entries ** (1 / power - 0.5))
+    return max(1.0, float(entries ** (1 / power - 0.5)))
 
 
 def _is(value: float) -> Callable[[Node], float | None]:

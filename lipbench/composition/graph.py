@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,3 +94,13 @@ def evaluate(targets: Sequence[Symbol], given: dict[Node, Tensor], nodes: Sequen
         assert node.call is not None
         values[node] = node.call(*replaced(node.args, value), **replaced(node.kwargs, value))
     return [value(target) for target in targets]
+
+
+def cost(targets: Sequence[Symbol], known: set[Node]) -> float:
+    """Estimated work of one evaluation: entries written, times the entries of a constant that each is a sum over."""
+    total = 0.0
+    for node in needed(targets, known):
+        factors = [leaf.value for leaf in leaves(node.args) if isinstance(leaf, Constant)]
+        sums = max((factor.numel() / max(1, factor.shape[0]) for factor in factors if factor.dim() > 1), default=1.0)
+        total += math.prod(node.shape) * sums
+    return total

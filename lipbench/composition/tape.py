@@ -1,7 +1,7 @@
 """The tape: which operations a module applies to its input, found by running it once.
 
-Every operation of PyTorch passes through a dispatch mode, after functions, methods, modules, hooks and parametrizations have been
-resolved into operations of `aten`. So the tape needs no source code, and Python code that does not depend on values may do
+Every operation of PyTorch passes through a dispatch mode, after functions, methods, modules, hooks and parametrizations have
+been resolved into operations of `aten`. So the tape needs no source code, and Python code that does not depend on values may do
 anything. The result is a graph: a node per operation that depends on the input, and constants for everything else. Writes in
 place become new nodes, also those into a part of a tensor.
 """
@@ -9,7 +9,7 @@ place become new nodes, also those into a part of a tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lipbench.composition.graph import Constant, Graph, Node, Symbol, leaves, nodes_in, replaced
+from lipbench.composition.graph import Constant, Node, Symbol, nodes_in, replaced
 
 WHOLE = {
     functional.softsign: "softsign", functional.tanhshrink: "tanhshrink", functional.lp_pool1d: "lp_pool1d",
@@ -33,7 +33,7 @@ SHAPE_ONLY = {
 """Operations whose result does not depend on the values of their first argument."""
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """A module whose operations are unknown or change from call to call; the text says why."""
 
 
@@ -76,11 +76,11 @@ class _Handle:
     version: int
 
 
-class Tape(TorchDispatchMode):
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
     """Records the operations of the module that runs while the mode is active."""
 
     def __init__(self, x: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self._handles: dict[int, _Handle] = {}  # by identity: the handles keep the tensors alive
         self._constants: list[Constant] = []
         self._seen: dict[Any, Symbol] = {}
@@ -96,7 +96,7 @@ class Tape(TorchDispatchMode):
         if self._paused:
             return func(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise Untraceable(f"it uses random numbers ({func.name().removeprefix('aten::')})")
+            raise UntraceableError(f"it uses random numbers ({func.name().removeprefix('aten::')})")
         written = _written(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         name = name.removesuffix("_") if written is not None else name
@@ -107,9 +107,10 @@ class Tape(TorchDispatchMode):
             self._keep_constants(written)
         out = func(*args, **kwargs)
         if isinstance(out, bool | int | float | complex) and nodes_in(symbols):
-            raise Untraceable("its operations may depend on values of its input")
+            raise UntraceableError("its operations may depend on values of its input")
         if written is not None:
-            self._write(written, self._record(name, _on_a_copy(func), *symbols, written))
+            given, named = symbols
+            self._write(written, self._record(name, _on_a_copy(func), given, named, written))
         else:
             self._note(name, func, args, kwargs, symbols, out)
         return out
@@ -215,7 +216,7 @@ class Tape(TorchDispatchMode):
         handle = self._handles[id(tensor)]
         family = handle.family
         if family.outside and isinstance(symbol, Node):
-            raise Untraceable("it writes what depends on its input into its state")
+            raise UntraceableError("it writes what depends on its input into its state")
         if not handle.steps:
             family.symbol = symbol
         else:
@@ -239,17 +240,17 @@ def _item_of(results: Sequence[Any], item: int) -> Any:
 
 
 def _share(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that an operation writes into: its first argument, or none. Raises `Untraceable` for any other argument."""
+    """The tensor that an operation writes into: its first argument, or none. Raises `UntraceableError` for another."""
     names = [place for place, argument in enumerate(func._schema.arguments)
              if argument.alias_info is not None and argument.alias_info.is_write]  # fmt: skip
     if not names:
         return None
     if names != [0] or not isinstance(args[0], Tensor):
-        raise Untraceable(f"{func.name().removeprefix('aten::')} writes into an argument")
+        raise UntraceableError(f"{func.name().removeprefix('aten::')} writes into an argument")
     return args[0]
 
 
@@ -277,7 +278,7 @@ def _write_back(steps: tuple[_Step, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     return call
 
 
-class _Wholes(TorchFunctionMode):
+class Wholes(TorchFunctionMode):
     """Makes one node of each function in `WHOLE`."""
 
     def __init__(self, tape: Tape) -> None:
@@ -290,39 +291,3 @@ class _Wholes(TorchFunctionMode):
         if func in WHOLE:
             return self._tape.whole(WHOLE[func], func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
-
-
-# ----------------------------------------------------------------------------------------------------------------- modules
-
-
-@torch.no_grad()
-def trace(module: nn.Module, x: Tensor, layers: Sequence[nn.Module] = ()) -> Graph:
-    """The graph of `module` at inputs shaped `x`, in its present mode. Each of `layers` becomes one node "layer".
-
-    Raises `Untraceable` where operations, or their number, may depend on values, and what the module raises.
-    """
-    x = x.clone()
-    tape = Tape(x)
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_as_node(tape, layer))
-        stack.enter_context(_Wholes(tape))
-        stack.enter_context(tape)
-        result = module(x)
-    if not isinstance(result, Tensor):
-        raise Untraceable(f"it returns {type(result).__name__}, not a tensor")
-    return Graph(tape.source, tape.symbol(result))
-
-
-@contextmanager
-def _as_node(tape: Tape, layer: nn.Module) -> Iterator[None]:
-    forward = layer.forward
-
-    def call(x: Tensor) -> Any:
-        return tape.whole("layer", forward, (x,), {})
-
-    layer.forward = call  # on the instance; the class keeps its own
-    try:
-        yield
-    finally:
-        del layer.forward
