@@ -185,7 +185,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives i
 
     def _note(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], symbols: Any, out: Any) -> None:
         """Give every tensor of a result its handle: as a view of an argument, or as a tensor of its own."""
-        whole = self._record(name, func, *symbols, out)
+        whole = self._record(name, func, symbols[0], symbols[1], out)
         several = not isinstance(out, Tensor)
         sources = [leaf for leaf in args if isinstance(leaf, Tensor)]
         for item, tensor in enumerate(out if isinstance(out, tuple | list) else (out,)):
