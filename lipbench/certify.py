@@ -15,6 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lipbench.composition.bound import upper_bound
+from lipbench.composition.modules import has_hooks, has_own_forward
 from lipbench.layers.base import TwoHalves, WithKernel
 from lipbench.meters import lipschitz, machine
 from lipbench.meters.lipschitz import Map
@@ -29,32 +31,67 @@ ONE_LIPSCHITZ = (
 """Parts without parameters, between the layers of a network, that are always 1-Lipschitz."""
 
 
+class _OnCopy(nn.Module):
+    """A module that is called on a copy of its input, since its first operation may write into the input."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.clone())  # type: ignore[no-any-return]  # modules return Any
+
+
 def certify(
     module: nn.Module,
     like: Tensor,
     training: bool = True,
-    each_layer: bool = True,
+    each_layer: bool = False,
     remake: Callable[[], nn.Module] | None = None,
 ) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum, from all Fourier blocks where the map is circular, from the dense Jacobian where
     that is small enough (at the given image size or at a smaller one), and from Lanczos steps at the given size. Residual
-    layers: the exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are
-    known to be 1-Lipschitz: the product over its layers, and either the worst layer, if `each_layer` claims to be 1-Lipschitz,
-    or a lower bound of the whole network, if only the whole does. Everything else: a lower bound.
+    layers: the exact constant, with all units active. Everything else: a lower bound, and an upper bound by composition; it
+    stands first where it shows that the module is 1-Lipschitz, and a remark says why there is none.
+
+    `each_layer` says that every layer of a network claims to be 1-Lipschitz, as in the paper's ConvNet. If the network is an
+    `nn.Sequential` of layers and of parts that are known to be 1-Lipschitz, it has the product over its layers, and the worst
+    layer.
 
     `remake` makes a fresh module of the same kind, for modules that `copy.deepcopy` cannot copy. Raises `UnsupportedError` for
     a module that cannot be copied at all.
     """
     exact = _exact_copy(module, remake)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
-    is_network = isinstance(exact, nn.Sequential) and _is_chain(exact)
-    find = _layer_bounds if not is_network else _network_bounds if each_layer else _whole_bounds
+    by_layers = each_layer and isinstance(exact, nn.Sequential) and _is_chain(exact)
+    if not by_layers and not (isinstance(exact, TwoHalves) and _is_chain(exact)):
+        exact = _OnCopy(exact)
     with machine.exact_products():
-        evaluation = find(exact.eval(), like)
-        growing = _growing(exact, like) if is_network and each_layer else ()
-        return Certificate(evaluation, find(exact.train(), like) if training else (), growing)
+        evaluation, remarks = _bounds(exact.eval(), like, by_layers)
+        growing = _growing(exact, like) if by_layers else ()
+        in_training = _bounds(exact.train(), like, by_layers)[0] if training else ()
+        return Certificate(evaluation, in_training, growing, remarks=remarks)
+
+
+def _bounds(module: nn.Module, like: Tensor, by_layers: bool) -> tuple[tuple[Bound, ...], tuple[str, ...]]:
+    """Bounds in the present mode, the one to quote first, and remarks on them."""
+    bounds = _network_bounds(module, like) if by_layers else _layer_bounds(module, like)
+    if bounds[0].kind != "lower bound":
+        return bounds, ()
+    if _dtype(module) != torch.float64:
+        return bounds, ("no upper bound: it computes in float32",)
+    upper, reason = upper_bound(module, like, _layer_constant)
+    if upper is not None and upper.largest < (1 - lipschitz.TOLERANCE) * bounds[0].largest:
+        upper, reason = None, "it is another map than before, since its calls change its state"
+    if upper is None:
+        return bounds, (f"no upper bound: {reason}",)
+    return ((upper, *bounds) if upper.largest <= 1 + lipschitz.TOLERANCE else (*bounds, upper)), ()
+
+
+def _layer_constant(layer: nn.Module, like: Tensor) -> Bound:
+    return _layer_bounds(layer, like, thorough=False)[0]
 
 
 def _exact_copy(module: nn.Module, remake: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -170,13 +207,18 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
 def _is_chain(module: nn.Module) -> bool:
     """Whether a module applies its layers one after the other, with only parts between them that are known to be 1-Lipschitz.
 
-    A subclass of `nn.Sequential` does not count, since its forward pass may do anything.
+    A forward pass of its own may do anything, and so may hooks. Layers are judged by their whole call, except for layers with
+    two halves.
     """
     if isinstance(module, nn.Sequential):
-        return type(module) is nn.Sequential and all(map(_is_chain, module))
-    if isinstance(module, nn.AdaptiveMaxPool2d):
-        return module.output_size == 1
-    return isinstance(module, ONE_LIPSCHITZ) or any(True for _ in module.parameters())
+        own = type(module).forward is nn.Sequential.forward and "forward" not in vars(module)
+        return own and not has_hooks(module) and all(map(_is_chain, module))
+    if isinstance(module, TwoHalves):
+        return has_own_forward(module) and not has_hooks(module)
+    if type(module) in (*ONE_LIPSCHITZ, ConvolutionalHead, nn.AdaptiveMaxPool2d):
+        known = not isinstance(module, nn.AdaptiveMaxPool2d) or module.output_size == 1
+        return known and not has_hooks(module) and all(map(_is_chain, module.children()))
+    return any(True for _ in module.parameters())
 
 
 def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -197,13 +239,6 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
     worst = max(found, key=lambda bound: bound.largest)
     product = _product(found, like)
     return (worst, _lower_bound(network, network, like)) if product is None else (product, worst)
-
-
-def _whole_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
-    """The product over all layers, where all are known exactly, and a lower bound: the norm may grow in one layer and shrink in
-    another."""
-    product = _product(_bounds_of_layers(network, like), like)
-    return (*([] if product is None else [product]), _lower_bound(network, network, like))
 
 
 def _bounds_of_layers(network: nn.Module, like: Tensor) -> list[Bound]:

@@ -138,7 +138,7 @@ def test_a_network_has_the_product_of_its_layers(method: str) -> None:
     spec = NetworkSpec(method, "XS")
     network = registry.build(spec)
     images = torch.zeros(1, 3, 32, 32)
-    certificate = certify.certify(network, images)
+    certificate = certify.certify(network, images, each_layer=True)
     product, worst = certificate.evaluation
     assert (product.kind, product.how, worst.kind) == ("upper bound", "product", "exact")
     assert worst.largest <= 1 + 1e-4
@@ -156,7 +156,7 @@ def test_a_network_with_one_steep_layer_is_caught_twice() -> None:
     block[0] = nn.Conv2d(32, 32, 3, padding=1)
     with torch.no_grad():
         block[0].weight.mul_(10)
-    certificate = certify.certify(network, torch.zeros(1, 3, 32, 32))
+    certificate = certify.certify(network, torch.zeros(1, 3, 32, 32), each_layer=True)
     assert certificate.growing == ("4.0",)
     assert certificate.evaluation[1].largest > 2
     assert certify.violation(certificate)

@@ -24,7 +24,7 @@ def certified(
     module: nn.Module,
     like: Tensor,
     training_mode: bool = True,
-    each_layer: bool = True,
+    each_layer: bool = False,
     remake: Callable[[], nn.Module] | None = None,
 ) -> Certificate:
     """The certificate of a module as it is; if that violates, and only because state has not settled, that of the settled one.

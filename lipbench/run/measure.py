@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import torch
 
 from lipbench import certify, errors, registry, traces
-from lipbench.cases import Case, ExternalNetworkSpec, Limits
+from lipbench.cases import Case, Limits, NetworkSpec
 from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import attempts, gpu, machine, macs, memory
@@ -240,7 +240,7 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     A layer may work in the measured dtype and batch size, but not in float64 on one image.
     """
     doubts: list[Caution] = []
-    each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
+    each_layer = isinstance(workload.case.spec, NetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
             remake = certifying.remaker(workload)

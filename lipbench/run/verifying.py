@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from lipbench import cases, certify, errors, external, registry, traces, training
-from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
+from lipbench.cases import PAPER, Case, LayerSpec, NetworkSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.run import certifying
@@ -155,7 +155,7 @@ def _train(workload: Workload) -> tuple[str, ...]:
 
 def _certified(workload: Workload) -> Certificate:
     spec = workload.case.spec
-    each_layer = not isinstance(spec, ExternalNetworkSpec)
+    each_layer = isinstance(spec, NetworkSpec)
     remake = certifying.remaker(workload)
     found = certifying.certified(workload.module, workload.x, each_layer=each_layer, remake=remake)
     return replace(found, claimed=spec.claim)
