@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pandas as pd
 import pytest
-import samples
 
 from lipbench import registry, theory
 from lipbench.analysis import beside
@@ -46,14 +42,3 @@ def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert list(counted["method"].unique()) == ["standard", "aol"]
     pd.testing.assert_frame_equal(counted, beside.estimate(["standard", "aol"], []).fitted)
-
-
-def test_a_layer_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr(beside, "EXTERNAL_LIMIT_S", 3.0)
-    found = beside.estimate(["faulty_layers:Oversleeps"], [samples.case("faulty_layers:Oversleeps")])
-    assert found.fitted["note"].str.contains("no result within 3 s").all()
-    assert len(found.fitted) == 4
-    assert found.predicted.empty
-    (problem,) = found.problems
-    assert "Oversleeps" in problem

@@ -17,7 +17,7 @@ from lipbench import cases
 from lipbench.analysis.rows import measured_rows
 from lipbench.cases import Case, Limits, NetworkSpec
 from lipbench.errors import LipbenchError
-from lipbench.quantities import Contention
+from lipbench.quantities import Bound, Certificate, Contention
 from lipbench.store import benchmark_json, records
 from lipbench.store.rounds import SCHEMA, Record, Round
 from lipbench.store.run_plan import RunPlan, load_plan, save_plan
@@ -184,10 +184,10 @@ def test_a_plan_is_added_to_and_keeps_how_the_run_began(tmp_path: Path) -> None:
 
 
 def test_what_is_no_field_of_a_plan_stays_in_the_file(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"schema": 1, "note": "mine", "started": "then", "rounds": 2}')
-    save_plan(tmp_path, RunPlan(started="now", rounds=3))
+    (tmp_path / "run.json").write_text('{"schema": 1, "note": "mine", "started": "2026-01-02", "rounds": 2}')
+    save_plan(tmp_path, RunPlan(started="2026-01-03", rounds=3))
     values = json.loads((tmp_path / "run.json").read_text())
-    assert (values["schema"], values["note"], values["started"], values["rounds"]) == (SCHEMA, "mine", "then", 3)
+    assert (values["schema"], values["note"], values["started"], values["rounds"]) == (SCHEMA, "mine", "2026-01-02", 3)
 
 
 def test_the_plan_of_an_older_program_has_defaults_for_what_it_did_not_write() -> None:
@@ -198,9 +198,12 @@ def test_the_plan_of_an_older_program_has_defaults_for_what_it_did_not_write() -
     assert (plan.out, plan.measure, plan.fresh, plan.gpu) == ("", (), "", None)
 
 
+UNBOUNDED = Certificate((Bound(float("nan"), None, "lower bound", "ascent", 8, float("inf")),), ())
+
+
 def test_rounds_are_added_to_what_is_stored(tmp_path: Path) -> None:
     samples.save_run(tmp_path, [RECORD])
-    failed, again = Round("timeout", "slow"), samples.ok({"step": samples.timing(float("nan"))})
+    failed, again = Round("timeout", "slow"), replace(samples.ok({}), certificate=UNBOUNDED)
     longer = records.add_round(tmp_path, replace(RECORD, rounds=()), failed)
     assert longer.rounds == (*RECORD.rounds, failed)
     records.add_round(tmp_path, longer, again, [failed])

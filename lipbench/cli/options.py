@@ -132,6 +132,9 @@ KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel 
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
 NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP)]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
+AllowList = Annotated[
+    Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[
     FormatName | None,

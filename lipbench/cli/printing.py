@@ -72,4 +72,4 @@ def _chosen(format: str | None, output: Path | None, default: str) -> str:
 def name_problems(problems: Iterable[str]) -> None:
     """Print the problems, such as missing cases, on stderr, one line each."""
     for problem in problems:
-        print(f"lipbench: {problem}", file=sys.stderr)
+        print(f"lipbench: {errors.visible(problem)}", file=sys.stderr)

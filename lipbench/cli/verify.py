@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli.options import Format, ImplementationList, MethodList, Numbers, Output, PrecisionName, numbers
+from lipbench.cli.options import AllowList, Format, ImplementationList, MethodList, Numbers, Output, PrecisionName, numbers
 from lipbench.cli.printing import Printer
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def verify(
     kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
     implementation: ImplementationList = None,
     precision: Annotated[PrecisionName, typer.Option(help="Precision of products in Triton kernels.")] = PrecisionName.ieee,
+    allow: AllowList = None,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -37,22 +38,25 @@ def verify(
     from lipbench.run.verifying import Shapes
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",))
-    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision)))
+    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), allow or ()))
 
 
-def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
+def answer(names: Sequence[str], shapes: Shapes, precision: str, allow: Sequence[str] = ()) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
     Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
-    Raises `LipbenchError` for a name that is neither a run nor a layer.
+    Raises `LipbenchError` for a name that is neither a run nor a layer, and for external layers of a run that are neither among
+    `names` nor in `allow`.
     """
     from lipbench.cases import Spec
     from lipbench.run import verifying
+    from lipbench.run.consent import require_consent
     from lipbench.store import records
 
     runs = [Path(name) for name in names if Path(name).is_dir()]
     layers = [name for name in names if not Path(name).is_dir()]
     specs: list[Spec] = [record.case.spec for run in runs for record in records.load_run(run).records]
+    require_consent(specs, [*layers, *allow])
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
     rows = verifying.verify(dict.fromkeys(specs), precision)

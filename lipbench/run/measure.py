@@ -19,8 +19,8 @@ from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
-from lipbench.run import failures
+from lipbench.quantities import ESTIMATED, EXAMINED, GROUPS, PARTS, Caution, Certificate, Estimate, Machine, Timing
+from lipbench.run import estimates, failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload
 
@@ -55,7 +55,7 @@ def measure(
     found = Round("ok", started=started, machine=_described(case))
     with _compiled(workload, parts) as compiled:
         sitting = _Sitting(workload, compiled, limits, frozenset(failed))
-        left = tuple(name for name in PARTS if name in parts and (name in sitting.groups or name not in GROUPS))
+        left = tuple(name for name in (*PARTS, *ESTIMATED) if name in parts and (name in sitting.groups or name not in GROUPS))
         while left:
             doing, *rest = left
             tell(found, doing, tuple(rest))
@@ -123,6 +123,8 @@ class _Sitting:
             return replace(found, memory=memory.measure(self.workload, self.compiled, fitting))
         if part == "macs":
             return replace(found, macs=macs.measure(self.workload))
+        if part in ESTIMATED:
+            return replace(found, estimate=estimates.counted(self.workload.case, part, found.estimate or Estimate()))
         if part == "certificate":
             certificate, doubts = _certify(self.workload, "training" not in bad)
             return replace(found, certificate=certificate, warnings=(*found.warnings, *doubts))
