@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import samples
 
 from lipbench import registry, theory
 from lipbench.analysis import beside
+from lipbench.cases import Case, LayerSpec
 from lipbench.prediction import complexity
+from lipbench.store.rounds import Record
 
 UNSEEN = ({"b": 7, "s": 30, "c": 10, "k": 3}, {"b": 5, "s": 18, "c": 6, "k": 1}, {"b": 3, "s": 42, "c": 26, "k": 5})
 
@@ -34,6 +37,14 @@ def test_shipped_formulas_equal_the_exact_ones(method: str) -> None:
                 row.quantity,
                 sizes,
             )
+
+
+def test_sizes_that_no_tensor_has_are_not_predicted() -> None:
+    vast = [Case(LayerSpec("standard", 10**6, 10**6), 10**6), Case(LayerSpec("cayley", 4, 10**6), 10**6)]
+    step = {"step": samples.timing(0.1)}
+    found = beside.estimate([], [Record(case, 1, (samples.ok(step),)) for case in vast])
+    assert found.predicted.empty
+    assert [case.id in problem for case, problem in zip(vast, found.problems, strict=True)] == [True, True]
 
 
 def test_what_does_not_ship_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

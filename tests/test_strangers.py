@@ -131,7 +131,7 @@ def test_an_allowed_layer_is_resumed_and_its_estimates_are_stored(marker: Path) 
     marker.unlink()
     (marker.parent / "evil.py").unlink()
     found = beside.estimate(["evil:Layer"], [first, second])
-    assert set(found.fitted["fitted"]) == {"1.00 C", "1.00 M", "0"}
+    assert found.fitted.set_index(["half", "quantity"])["fitted"]["input", "macs"] == "1.00 C"
     assert found.problems == ()
     assert set(found.predicted["case"]) == {first.case.id, second.case.id}
     assert not marker.exists()

@@ -16,7 +16,7 @@ from importlib.resources import files
 import pandas as pd
 
 from lipbench import external, registry
-from lipbench.cases import ExternalNetworkSpec
+from lipbench.cases import Case, ExternalNetworkSpec
 from lipbench.prediction import complexity, stored
 from lipbench.prediction import memory as predict
 from lipbench.prediction.complexity import Fitted
@@ -24,6 +24,8 @@ from lipbench.store.rounds import Record
 
 PREDICTION_LIMIT_S = 60.0
 """seconds for the memory of all cases of registered methods"""
+MOST_PRODUCTS = 2**56
+"""multiply-accumulates of a convolution of the same sizes, up to which memory is predicted"""
 NOT_STORED = "measured by an older version, or without its memory and MACs; add them with lipbench profile --resume"
 NONE_RAN = "none of its cases ran"
 
@@ -47,7 +49,10 @@ def estimate(methods: Sequence[str], records: Sequence[Record]) -> Estimates:
     """
     ran = [record for record in records if record.status == "ok" and not record.case.compile]
     ours = [record.case for record in ran if not external.is_external(record.case.spec.method)]
-    peaks, problems = predict.peaks(ours, PREDICTION_LIMIT_S)
+    peaks, problems = predict.peaks([case for case in ours if not _is_vast(case)], PREDICTION_LIMIT_S)
+    problems += [
+        f"memory of {case.id} was not predicted: its sizes are too large to be counted" for case in ours if _is_vast(case)
+    ]
     fitted, predicted = [], peaks.to_numpy().tolist()
     for method in methods:
         if external.is_external(method):
@@ -64,6 +69,12 @@ def estimate(methods: Sequence[str], records: Sequence[Record]) -> Estimates:
         pd.DataFrame(predicted, columns=list(peaks.columns)),
         tuple(problems),
     )
+
+
+def _is_vast(case: Case) -> bool:
+    """Whether a tensor of the case may have more elements than PyTorch can count; a run may state any sizes."""
+    spec = case.spec
+    return case.batch_size * (spec.channels * spec.image_size * spec.kernel_size) ** 2 > MOST_PRODUCTS
 
 
 def _registered(method: str) -> list[complexity.Row]:
