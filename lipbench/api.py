@@ -63,12 +63,16 @@ class Run:
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
 
-        Raises `LipbenchError` for a run without records, and where the file cannot be written.
+        A link, a pipe or a device of the default name is not written to: a run may come from anywhere. Raises `LipbenchError`
+        for a run without records, and where the file cannot be written.
         """
+        from lipbench import errors
         from lipbench.analysis import document
         from lipbench.store.files import write_errors, write_file
 
         output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
+        if not path and (output.is_symlink() or (output.exists() and not output.is_file())):
+            raise errors.not_writable(output, "a file of this name that is no regular one")
         content = document.document(self.stored)
         with write_errors(output):
             write_file(output, content)
@@ -201,6 +205,7 @@ def profile(
     deadline_s: float | None = None,
     measure: Sequence[str] | None = None,
     resume: bool = False,
+    allow: Sequence[str] = (),
     **axes: Any,
 ) -> Run:
     """Measure layers over shapes and store the records in a run directory, by default a new one in `runs/`.
@@ -216,6 +221,8 @@ def profile(
     `kernel_size` is a mere label. The limits are those of `lipbench profile`: `phase_seconds` for each phase, `timeout_s` for a
     round, `deadline_s` for everything.
 
+    A resumed run imports the external layers of its plan only where they are among `layers`, `network` or `allow`.
+
     Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
     """
     from lipbench.run import profiling
@@ -226,7 +233,14 @@ def profile(
         executor = InProcess() if is_live else None
         limits = _of_one_process(limits) if is_live else limits
         options = profiling.Options(
-            _request(names, axes), device, limits, deadline_s, Path(out) if out else None, resume, measure=_several(measure)
+            _request(names, axes),
+            device,
+            limits,
+            deadline_s,
+            Path(out) if out else None,
+            resume,
+            measure=_several(measure),
+            allow=tuple(allow),
         )
         finished = profiling.profile(options, "lipbench.profile(…)", executor=executor)
     return load(finished.directory)

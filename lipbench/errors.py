@@ -3,6 +3,12 @@
 These are errors that the user can fix. The command line prints one as one line and exits with code 2; a traceback is a bug.
 """
 
+import re
+import shlex
+from collections.abc import Sequence
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class LipbenchError(Exception):
     """Wrong use, bad input or a missing part; its text is one line: what is wrong, what was got, what to do."""
@@ -19,8 +25,17 @@ class UnsupportedError(LipbenchError):
     """A layer cannot be built with these sizes, or an implementation is not available here."""
 
 
+def visible(text: str) -> str:
+    """A text with its control characters escaped, so that it does nothing to a terminal and can be encoded.
+
+    Escaped are control characters other than line break and tab, line separators, characters that change the direction of
+    writing, and lone surrogates, which stand for bytes of a file name that are no UTF-8.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def _message(what: str, got: object, do: str) -> str:
-    return " ".join(f"{what}: got {got}; {do}.".split())
+    return visible(" ".join(f"{what}: got {got}; {do}.".split()))
 
 
 def _listing(names: object) -> str:
@@ -154,6 +169,11 @@ def not_importable(name: str, why: str) -> LipbenchError:
         "folder, or file.py:name of an adapter"
     )
     return LipbenchError(_message("cannot load the external layer or network", f"{name!r} ({why})", do))
+
+
+def not_allowed(names: Sequence[str]) -> LipbenchError:
+    do = f"look at this code, and add --allow {shlex.quote(','.join(names))} if it may run on this machine"
+    return LipbenchError(_message("the run names external layers or networks, whose code would be run", ", ".join(names), do))
 
 
 def adapter_needed(name: str, why: str, kind: str, lines: str) -> LipbenchError:

@@ -76,6 +76,12 @@ def absolute(name: str, further: str = "") -> str:
     return f"{place}:{found.name}{_in_brackets(settings.joined(found.settings, further))}"
 
 
+def code(name: str) -> str:
+    """The name with the whole path of its file and without settings: whose code it runs."""
+    found = parse(name)
+    return absolute(f"{found.place}:{found.name}") if is_external(name) else name
+
+
 def _in_brackets(text: str) -> str:
     return f"({text})" if text else ""
 

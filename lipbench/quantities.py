@@ -21,6 +21,10 @@ EXAMINED = ("macs", "certificate")
 PARTS = (*GROUPS, "memory", *EXAMINED)
 """Parts of the measurement of a case. Each part succeeds or fails on its own."""
 
+ESTIMATED = ("formulas", "prediction")
+"""Parts of external layers alone: what a report shows beside a run, counted on fake tensors by the process that measures, so
+that a report imports no external module. If one fails, its reason becomes a note of the `Estimate`."""
+
 CautionKind = Literal[
     "contended",  # other processes used the machine while the phases were timed
     "unsettled",  # the median of the phases had not converged at the time limit
@@ -197,6 +201,46 @@ class Certificate:
     """what a reader must know of these bounds, one line each, as in "two calls on one input differ by 3e-01" """
     claimed: float = 1.0
     """Lipschitz constant that the module claims"""
+
+
+FormulaSymbol = Literal["b", "s", "n", "c", "k", "t", "t1", "t2"]
+"""the symbols of `theory`"""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of a formula: a fraction times powers of symbols times base-2 logarithms of symbols."""
+
+    numerator: int
+    denominator: int
+    exponents: dict[FormulaSymbol, int]
+    logs: tuple[FormulaSymbol, ...] = ()
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A fitted cost formula of one half and quantity of a layer, as in `prediction.complexity.Fitted`."""
+
+    half: Literal["input", "parameters"]
+    quantity: Literal["macs", "memory"]
+    terms: tuple[Term, ...]
+    terms_at_kernel_1: tuple[Term, ...] | None
+    residual: float | None
+    """None where there were no held-out sizes"""
+    points: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a report shows beside the measurements of an external layer, counted on fake tensors."""
+
+    formulas: tuple[Formula, ...] = ()
+    """of the layer, in one record of a run; empty in the others"""
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    """phase → predicted peak of this case, to compare with `Peak.total_bytes`"""
+    notes: dict[str, str] = field(default_factory=dict)
+    """of `ESTIMATED` → why it could not be counted"""
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,18 @@ def test_without_locks_a_claim_is_exclusive_all_the_same(tmp_path: Path, monkeyp
         assert not is_free(tmp_path)
         monkeypatch.undo()
         assert len(holders(tmp_path)) == 1
+
+
+def test_a_claim_that_is_no_file_or_nonsense_blocks_for_a_while_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path, Owner(claims._machine(), 10**17, "", 0.0)).parent
+    os.mkfifo(folder / "pipe.json")
+    (folder / "endless.json").symlink_to("/dev/zero")
+    (folder / "folder.json").mkdir()
+    (folder / "circle.json").symlink_to(folder / "circle.json")
+    assert not any(owner.is_here for owner in holders(tmp_path))
+    assert is_free(tmp_path)
+
+
+def test_a_lock_that_is_a_pipe_waits_for_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    assert is_free(tmp_path)

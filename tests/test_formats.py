@@ -124,3 +124,39 @@ def test_problems_go_to_stderr_and_a_failure_is_code_3(capfd: pytest.CaptureFixt
     code, out, err = run(capfd, *failing, "-o", str(tmp_path / "memory.csv"))
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert (tmp_path / "memory.csv").read_text().startswith("case,")
+
+
+HOSTILE = (
+    "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "a|b\n<b>c</b>", "\x1b[31mred", "\\input{x} % 50 & $", "`x`",
+)  # fmt: skip
+
+
+def test_spreadsheets_compute_no_text_of_a_csv_and_numbers_stay_numbers() -> None:
+    frame = pd.DataFrame({"reason": HOSTILE, "value": -1.5, "mixed": ["-", *range(-len(HOSTILE) + 1, 0)]})
+    content = encoded("csv", frame)
+    assert isinstance(content, bytes)
+    found = pd.read_csv(io.BytesIO(content), dtype={"reason": str}, keep_default_na=False)
+    assert [cell[:2] for cell in found["reason"]][:7] == ["'=", "'+", "'-", "'@", "'\t", r"\r"[:2], "'＝"]
+    assert list(found["reason"])[7:9] == ["a|b; <b>c</b>", r"\x1b[31mred"]
+    assert set(found["value"]) == {-1.5}
+    assert list(found["mixed"])[:2] == ["'-", str(-len(HOSTILE) + 1)]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet", "markdown", "latex", "table"])
+def test_no_text_breaks_a_format_or_acts_on_a_terminal(format: str) -> None:
+    content = encoded(format, pd.DataFrame({"reason": HOSTILE}), HOSTILE)
+    shown = content if isinstance(content, str) else content.decode(errors="ignore")
+    shown.encode()
+    assert "\x1b" not in shown
+    lines = shown.splitlines()
+    if format == "markdown":
+        assert sum(line.startswith("| ") for line in lines) == len(HOSTILE) + 2
+        assert not any("<b>" in line.replace(r"\<", "") for line in lines)
+    if format == "latex":
+        end = lines.index(r"\end{tabular}")
+        assert end == len(HOSTILE) + 5
+        assert all(line.startswith("%") for line in lines[end + 1 :])
+
+
+def encoded(format: str, frame: pd.DataFrame, remarks: tuple[str, ...] = ()) -> str | bytes:
+    return formats.encoded(Answer(frame, remarks=remarks), format)

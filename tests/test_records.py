@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lipbench import cases
 from lipbench.analysis.rows import measured_rows
 from lipbench.cases import Case, Limits, NetworkSpec
 from lipbench.errors import LipbenchError
-from lipbench.quantities import Contention
+from lipbench.quantities import Bound, Certificate, Contention
 from lipbench.store import benchmark_json, records
 from lipbench.store.rounds import SCHEMA, Record, Round
 from lipbench.store.run_plan import RunPlan, load_plan, save_plan
@@ -100,7 +101,19 @@ def test_half_written_records_are_named_and_the_others_read(tmp_path: Path, leng
         {"rounds": [{"status": "ok", "surprise": 1}]},
         {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": ["1"]}}}]},
         {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": [True]}}}]},
+        {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": []}}}]},
+        {"rounds": [{"status": "ok", "phases": {"forward": {"samples_s": [float("nan")]}}}]},
+        {"rounds": [{"status": "ok", "duration_s": -1.0}]},
+        {"rounds": [{"status": "ok", "duration_s": 10**400}]},
+        {"rounds": [{"status": "ok", "started": "yesterday"}]},
+        {"rounds": [{"status": "ok", "reason": "x" * 1_000_001}]},
+        {"rounds": [{"status": "ok", "macs": {"phases": {"step": 2**64}, "by_operation": {}}}]},
         {"rounds": 3},
+        {"rounds": {}},
+        {"examinations": None},
+        {"case": {**cases.to_dict(RECORD.case), "seed": [1]}},
+        {"case": {**cases.to_dict(RECORD.case), "kind": "poem"}},
+        {"case": {**cases.to_dict(RECORD.case), "spec": {"method": "aol", "channels": 10**12, "image_size": 8}}},
         {"rounds_wanted": float("inf")},
         {"case": {}},
         {"case": {**cases.to_dict(RECORD.case), "batch_size": 0}},
@@ -131,6 +144,12 @@ def test_what_lies_among_records_and_is_none_is_named_and_not_fatal(tmp_path: Pa
     (folder / "list.json").write_text("[1, 2]")
     (folder / "nowhere.json").symlink_to(tmp_path / "absent")
     (folder / "notes.txt").write_text("mine")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "endless.json").symlink_to("/dev/zero")
+    with (folder / "vast.json").open("wb") as file:
+        file.truncate(2**31)  # without blocks on the disk
+    (folder / "twice.json").write_text('{"schema": 4, "schema": 4}')
+    (folder / os.fsdecode(b"no text \xff.json")).write_text("{}")
     (folder / "other.json").write_text('{"benchmarks": []}')
     (folder / "picture.png").write_bytes(b"\x89PNG\xff")
     (folder / ".0123456789abcdef.tmp").write_bytes(whole[:100])  # a write cut short is nobody's concern
@@ -138,9 +157,10 @@ def test_what_lies_among_records_and_is_none_is_named_and_not_fatal(tmp_path: Pa
     run = records.load_run(tmp_path)
     assert run.records == (RECORD,)
     why = {
-        "copy of it.json": RECORD.case.id, "deep.json": "recursion", "empty.json": "(empty)", "folder.json": "directory",
-        "list.json": "JSON list", "notes.txt": "Expecting value", "nowhere.json": "No such file", "other.json": "schema",
-        "picture.png": "not text",
+        "copy of it.json": RECORD.case.id, "deep.json": "recursion", "empty.json": "(empty)", "endless.json": "a pipe, device",
+        "folder.json": "directory", "list.json": "JSON list", r"no text \udcff.json": "schema", "notes.txt": "Expecting value",
+        "nowhere.json": "No such file", "other.json": "schema", "picture.png": "not text", "pipe.json": "a pipe, device",
+        "twice.json": "the key 'schema' occurs twice", "vast.json": "2147483648 bytes, more than",
     }  # fmt: skip
     assert len(run.problems) == len(why)
     for problem, (name, reason) in zip(run.problems, why.items()):
@@ -184,10 +204,10 @@ def test_a_plan_is_added_to_and_keeps_how_the_run_began(tmp_path: Path) -> None:
 
 
 def test_what_is_no_field_of_a_plan_stays_in_the_file(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"schema": 1, "note": "mine", "started": "then", "rounds": 2}')
-    save_plan(tmp_path, RunPlan(started="now", rounds=3))
+    (tmp_path / "run.json").write_text('{"schema": 1, "note": "mine", "started": "2026-01-02", "rounds": 2}')
+    save_plan(tmp_path, RunPlan(started="2026-01-03", rounds=3))
     values = json.loads((tmp_path / "run.json").read_text())
-    assert (values["schema"], values["note"], values["started"], values["rounds"]) == (SCHEMA, "mine", "then", 3)
+    assert (values["schema"], values["note"], values["started"], values["rounds"]) == (SCHEMA, "mine", "2026-01-02", 3)
 
 
 def test_the_plan_of_an_older_program_has_defaults_for_what_it_did_not_write() -> None:
@@ -198,9 +218,12 @@ def test_the_plan_of_an_older_program_has_defaults_for_what_it_did_not_write() -
     assert (plan.out, plan.measure, plan.fresh, plan.gpu) == ("", (), "", None)
 
 
+UNBOUNDED = Certificate((Bound(float("nan"), None, "lower bound", "ascent", 8, float("inf")),), ())
+
+
 def test_rounds_are_added_to_what_is_stored(tmp_path: Path) -> None:
     samples.save_run(tmp_path, [RECORD])
-    failed, again = Round("timeout", "slow"), samples.ok({"step": samples.timing(float("nan"))})
+    failed, again = Round("timeout", "slow"), replace(samples.ok({}), certificate=UNBOUNDED)
     longer = records.add_round(tmp_path, replace(RECORD, rounds=()), failed)
     assert longer.rounds == (*RECORD.rounds, failed)
     records.add_round(tmp_path, longer, again, [failed])
@@ -277,3 +300,40 @@ def test_benchmark_files_without_samples_or_cut_short_are_refused(benchmark_file
         benchmark_json.load(tmp_path / "bare.json")
     with pytest.raises(LipbenchError, match=r"half\.json"):
         benchmark_json.load(tmp_path / "half.json")
+
+
+def test_texts_of_a_record_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    """They are escaped when they are read; line breaks stay."""
+    told = replace(RECORD, rounds=(Round("raised", "\x1b]0;title\x07 a\nb \ud800 \u202e \x9b31m"),))
+    found = records.load_run(samples.save_run(tmp_path, [told])).records[0].reason
+    assert found == r"\x1b]0;title\x07 a" + "\n" + r"b \ud800 \u202e \x9b31m"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_plan_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    run = samples.save_run(tmp_path, [RECORD])
+    (run / "run.json").unlink()
+    make(run / "run.json")
+    found = records.load_run(run)
+    assert found.records == (RECORD,)
+    assert "run.json" in found.problems[0]
+    for used in (lambda: save_plan(run, RunPlan()), lambda: load_plan(run), lambda: benchmark_json.load(run / "run.json")):
+        with pytest.raises(LipbenchError, match=r"run\.json"):
+            used()
+
+
+def test_a_problem_names_the_field(tmp_path: Path) -> None:
+    path = records.record_path(samples.save_run(tmp_path, [RECORD]), RECORD.case)
+    values = json.loads(path.read_text())
+    values["rounds"][1]["phases"]["step"]["samples_s"] = []
+    path.write_text(json.dumps(values))
+    assert f"{path} (rounds[1].phases['step'].samples_s is empty)" in records.load_run(tmp_path).problems[0]
+
+
+def test_a_damaged_benchmark_is_named_and_the_others_are_read(benchmark_file: Path, tmp_path: Path) -> None:
+    contents = json.loads(benchmark_file.read_text())
+    contents["benchmarks"][0]["stats"]["data"] = [0.1, -0.1]
+    (tmp_path / "saved.json").write_text(json.dumps(contents))
+    run = benchmark_json.load(tmp_path / "saved.json")
+    assert list(run.records[0].rounds[0].phases or ()) == ["step"]
+    assert "benchmark 0: samples_s[1] is -0.1" in run.problems[1]

@@ -9,10 +9,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from lipbench.store import records
 
 WORKER = Path(__file__).with_name("sharing_worker.py")
-WORKERS, CASES, ROUNDS = 4, 40, 2
+CASES, ROUNDS = 40, 2
 PATIENCE_S = 120
 
 
@@ -53,19 +55,20 @@ def check(run: Path, log: Path) -> None:
     assert not (run / "claims").exists()
 
 
-def test_four_workers_measure_forty_cases_and_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_measure_forty_cases_and_nothing_twice(tmp_path: Path, count: int) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
-    workers = start(run, log, 0.02, WORKERS)
+    workers = start(run, log, 0.02, count)
     said = [worker.communicate(timeout=PATIENCE_S)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * WORKERS
-    assert said == [f"{CASES} cases: {CASES} ok\n"] * WORKERS  # each tells of all, whoever measured it
+    assert [worker.returncode for worker in workers] == [0] * count
+    assert said == [f"{CASES} cases: {CASES} ok\n"] * count  # each tells of all, whoever measured it
     check(run, log)
     begun = lines(log, "begins")
     assert len(begun) == CASES * (ROUNDS + 1)
-    assert len({process for _, what, _, process in begun if what == "round"}) == WORKERS
+    assert len({process for _, what, _, process in begun if what == "round"}) == count
     # Interleaved: second rounds begin when no first one is left to be begun.
     order = [case for _, what, case, _ in begun if what == "round"]
-    assert len(set(order[:CASES])) >= CASES - WORKERS
+    assert len(set(order[:CASES])) >= CASES - count
 
 
 def test_a_killed_worker_blocks_nobody_and_a_live_one_is_waited_for(tmp_path: Path) -> None:

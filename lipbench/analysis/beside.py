@@ -1,7 +1,7 @@
 """Estimates that a report compares with measurements: cost formulas and memory peaks, both from counts on fake tensors.
 
-Registered methods are counted in this process; the formulas of this package's methods ship with it (`fits.json`). An external
-layer or network is counted in a child with a time limit, since its code is not trusted; a failure of the child becomes a note.
+Registered methods are counted in this process; the formulas of this package's methods ship with it (`fits.json`). Nothing of an
+external layer or network is imported or counted here, since a run may come from anywhere: its estimates are in its records.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import pandas as pd
 
-from lipbench import cases, external, registry
+from lipbench import external, registry
 from lipbench.cases import Case, ExternalNetworkSpec
-from lipbench.prediction import complexity
+from lipbench.prediction import complexity, stored
 from lipbench.prediction import memory as predict
 from lipbench.prediction.complexity import Fitted
-from lipbench.run import child, processes
+from lipbench.store.rounds import Record
 
 PREDICTION_LIMIT_S = 60.0
-"""seconds for the memory of all cases of registered methods, and of each external layer or network"""
-EXTERNAL_LIMIT_S = 180.0
-"""seconds for the formulas and the memory of one external layer together"""
+"""seconds for the memory of all cases of registered methods"""
+MOST_PRODUCTS = 2**56
+"""multiply-accumulates of a convolution of the same sizes, up to which memory is predicted"""
+NOT_STORED = "measured by an older version, or without its memory and MACs; add them with lipbench profile --resume"
+NONE_RAN = "none of its cases ran"
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,39 @@ class Estimates:
     """what could not be predicted and why, one line each"""
 
 
-def estimate(methods: Sequence[str], ran: Sequence[Case]) -> Estimates:
-    """Formulas of the methods, and peaks of the cases that `ran`; external layers of which no case ran are not counted."""
-    ours = [case for case in ran if not external.is_external(case.spec.method)]
-    peaks, problems = predict.peaks(ours, PREDICTION_LIMIT_S)
+def estimate(methods: Sequence[str], records: Sequence[Record]) -> Estimates:
+    """Formulas of the methods, and peaks of the cases that ran uncompiled.
+
+    Counts from shapes do not include what a compiled graph frees and fuses.
+    """
+    ran = [record for record in records if record.status == "ok" and not record.case.compile]
+    ours = [record.case for record in ran if not external.is_external(record.case.spec.method)]
+    peaks, problems = predict.peaks([case for case in ours if not _is_vast(case)], PREDICTION_LIMIT_S)
+    problems += [
+        f"memory of {case.id} was not predicted: its sizes are too large to be counted" for case in ours if _is_vast(case)
+    ]
     fitted, predicted = [], peaks.to_numpy().tolist()
     for method in methods:
-        if not external.is_external(method):
+        if external.is_external(method):
+            fitted += _external(method, [record for record in records if record.case.spec.method == method])
+        else:
             fitted += _registered(method)
-            continue
-        answer = _external(method, [case for case in ran if case.spec.method == method])
-        fitted += answer["fitted"]
-        predicted += answer["peaks"]
-        problems += answer["problems"]
+    for record in ran:
+        if external.is_external(record.case.spec.method):
+            rows, missing = _stored_peaks(record)
+            predicted += rows
+            problems += missing
     return Estimates(
         pd.DataFrame(fitted, columns=complexity.COLUMNS).astype({"residual": float}),
         pd.DataFrame(predicted, columns=list(peaks.columns)),
         tuple(problems),
     )
+
+
+def _is_vast(case: Case) -> bool:
+    """Whether a tensor of the case may have more elements than PyTorch can count; a run may state any sizes."""
+    spec = case.spec
+    return case.batch_size * (spec.channels * spec.image_size * spec.kernel_size) ** 2 > MOST_PRODUCTS
 
 
 def _registered(method: str) -> list[complexity.Row]:
@@ -80,35 +96,26 @@ def shipped() -> Mapping[str, tuple[Fitted, ...]]:
 # ------------------------------------------------------------------------------------------------- external layers, networks
 
 
-def _external(layer: str, ran: Sequence[Case]) -> dict[str, Any]:
-    """Rows of both tables, and problems, from a child; if it gives no answer, rows with the reason."""
-    if not ran:
-        return {
-            "fitted": complexity.unknown_rows(layer, "not counted, because none of its cases ran"),
-            "peaks": [],
-            "problems": [],
-        }
-    layers = [] if any(isinstance(case.spec, ExternalNetworkSpec) for case in ran) else [layer]
-    question = {"layers": layers, "cases": [cases.to_dict(case) for case in ran]}
-    ending = processes.ask(__name__, question, EXTERNAL_LIMIT_S)
-    if ending.answer is not None and set(ending.answer) == {"fitted", "peaks", "problems"}:
-        return ending.answer
-    reason = f"no result within {EXTERNAL_LIMIT_S:g} s" if ending.timed_out else ending.reason
-    problem = f"{layer} could not be counted: its process {reason}"
-    return {"fitted": _unknown(layers, problem), "peaks": [], "problems": [problem]}
+def _external(layer: str, records: Sequence[Record]) -> list[complexity.Row]:
+    """The rows of an external layer from its records, or rows with the reason; none for a network."""
+    if all(isinstance(record.case.spec, ExternalNetworkSpec) for record in records):
+        return []
+    formulas = next((record.estimate.formulas for record in records if record.estimate and record.estimate.formulas), ())
+    if formulas:
+        try:
+            return complexity.fitted_rows(stored.from_data(layer, formulas))
+        except ValueError as error:
+            return complexity.unknown_rows(layer, f"not counted: {error}")
+    notes = [record.estimate.notes["formulas"] for record in records if record.estimate and "formulas" in record.estimate.notes]
+    none_ran = not any(record.status == "ok" for record in records)
+    return complexity.unknown_rows(layer, notes[0] if notes else f"not counted: {NONE_RAN if none_ran else NOT_STORED}")
 
 
-def _unknown(layers: Sequence[str], why: str) -> list[complexity.Row]:
-    return [row for layer in layers for row in complexity.unknown_rows(layer, why)]
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Answer in the child. An unknown residual is None, since JSON has no NaN."""
-    fitted = complexity.fitted_table(question["layers"])
-    peaks, problems = predict.peaks([cases.from_dict(case) for case in question["cases"]], PREDICTION_LIMIT_S)
-    rows = fitted.astype(object).where(fitted.notna(), None).to_numpy().tolist()
-    return {"fitted": rows, "peaks": peaks.to_numpy().tolist(), "problems": problems}
-
-
-if __name__ == "__main__":
-    child.serve(_answer)
+def _stored_peaks(record: Record) -> tuple[list[list[object]], list[str]]:
+    """Rows and problems of the case of an external layer or network."""
+    estimate, case = record.estimate, record.case.id
+    if estimate and "prediction" in estimate.notes:
+        return [], [f"memory of {case} was not predicted: {estimate.notes['prediction']}"]
+    if estimate is None or not estimate.peak_bytes:
+        return [], [f"memory of {case} was not predicted: {NOT_STORED}"]
+    return [[case, phase, peak] for phase, peak in estimate.peak_bytes.items()], []

@@ -15,7 +15,7 @@ from lipbench import __version__, errors
 from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
 from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, warning_rows
-from lipbench.cases import CONDITIONS, Case
+from lipbench.cases import CONDITIONS
 from lipbench.prediction import table1
 from lipbench.store.records import Run
 
@@ -25,7 +25,7 @@ def document(run: Run) -> str:
     if not run.records:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = measured_rows(run)
-    estimated = beside.estimate(list(dict.fromkeys(rows["method"])), _predictable(run))
+    estimated = beside.estimate(list(dict.fromkeys(rows["method"])), run.records)
     return html.render(
         Tables(
             title=_title(run),
@@ -48,11 +48,6 @@ def document(run: Run) -> str:
 def conditions() -> list[Condition]:
     """The conditions that have a column, in the form that a report takes."""
     return [Condition(one.column, one.default, one.label, one.short, one.words) for one in CONDITIONS if one.column]
-
-
-def _predictable(run: Run) -> list[Case]:
-    """Cases that ran uncompiled: counts from shapes do not include what a compiled graph frees and fuses."""
-    return [record.case for record in run.records if record.status == "ok" and not record.case.compile]
 
 
 def _title(run: Run) -> str:

@@ -1,18 +1,21 @@
 """Encodes an answer as a table, csv, json, parquet, markdown or latex.
 
 csv, json and parquet contain the unrounded frame. The others, for people, contain the readable table and remarks below it.
+Texts may come from a layer or from a stranger's run, so they are made harmless here: control characters are escaped in every
+format, and a text in csv that a spreadsheet would compute as a formula gets an apostrophe in front.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from lipbench.answer import Answer
 from lipbench.cli import terminal
+from lipbench.errors import visible
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>|~$&#"})
 _LATEX = str.maketrans({
@@ -27,26 +30,44 @@ _LATEX = str.maketrans({
 r"""Characters that LaTeX reads as commands or cannot typeset; `[` and `*` would be arguments of a preceding `\\`."""
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+"""beginnings of a text that spreadsheets compute, https://owasp.org/www-community/attacks/CSV_Injection"""
+
+
 def encoded(answer: Answer, format: str, width: int | None = None) -> str | bytes:
     """Encode an answer: text for people, bytes for programs. `width` is that of the terminal; None without a terminal."""
     if format == "csv":
-        return _csv(answer.frame)
+        return _csv(_with_texts(answer.frame, visible))
     if format == "json":
-        return _json(answer.frame)
+        return _json(_with_texts(answer.frame, visible))
     if format == "parquet":
-        return bytes(answer.frame.to_parquet(index=False))
-    table = answer.frame if answer.readable is None else answer.readable
+        return bytes(_with_texts(answer.frame, visible).to_parquet(index=False))
+    table = _with_texts(answer.frame if answer.readable is None else answer.readable, visible)
+    remarks = [visible(remark).replace("\n", "; ") for remark in answer.remarks]
     if format == "markdown":
-        return _markdown(terminal.cells(table), answer.remarks)
+        return _markdown(terminal.cells(table), remarks)
     if format == "latex":
-        return _latex(terminal.cells(table), answer.remarks)
-    return "\n".join([*terminal.lines(table, width), *([""] if answer.remarks else []), *answer.remarks]) + "\n"
+        return _latex(terminal.cells(table), remarks)
+    return "\n".join([*terminal.lines(table, width), *([""] if remarks else []), *remarks]) + "\n"
+
+
+def _with_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """The frame with every text changed; other values stay."""
+
+    def changed(value: object) -> object:
+        return change(value) if isinstance(value, str) else value
+
+    return frame.assign(**{str(name): frame[name].map(changed) for name in frame.select_dtypes(["object", "string"])})
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """CSV with nested values as JSON, and with texts of several lines joined to one."""
+    """CSV with nested values as JSON, with texts of several lines joined to one, and without formulas of spreadsheets."""
     columns = {str(name): frame[name].map(_in_one_line) for name in frame.select_dtypes(["object", "string"])}
-    return frame.assign(**columns).to_csv(index=False).encode(errors="backslashreplace")
+    return _with_texts(frame.assign(**columns), _as_text).to_csv(index=False).encode(errors="backslashreplace")
+
+
+def _as_text(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _in_one_line(value: object) -> object:

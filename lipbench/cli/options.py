@@ -178,6 +178,9 @@ Claim = Annotated[
     float | None, typer.Option("--lipschitz", metavar="L", help="The constant that external layers claim.  [default: 1]")
 ]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
+AllowList = Annotated[
+    Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[
     FormatName | None,

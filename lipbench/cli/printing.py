@@ -95,7 +95,7 @@ def _chosen(format: str | None, output: Path | None, default: str) -> str:
 def name_problems(problems: Iterable[str]) -> None:
     """Print the problems, such as missing cases, on stderr, one line each."""
     for problem in problems:
-        complain(f"lipbench: {' '.join(problem.split())}")
+        complain(f"lipbench: {errors.visible(problem)}")
 
 
 def print_tracebacks(tracebacks: Iterable[str]) -> None:

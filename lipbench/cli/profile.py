@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lipbench.cli.options import (
+    AllowList,
     BatchSizeList,
     ChannelList,
     Claim,
@@ -69,6 +70,7 @@ def profile(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out; finished cases are not measured again.")
     ] = False,
+    allow: AllowList = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: measure failed cases again.")] = False,
     measure: Annotated[
         Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]")
@@ -103,8 +105,9 @@ def profile(
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(
-        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh)
-    )
+        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh),
+        allow or (),
+    )  # fmt: skip
     try:
         finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
     except profiling.InterruptedRunError as error:

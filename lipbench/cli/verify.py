@@ -10,6 +10,7 @@ import typer
 
 from lipbench.answer import Answer
 from lipbench.cli.options import (
+    AllowList,
     Claim,
     Format,
     ImplementationList,
@@ -46,6 +47,7 @@ def verify(
     precision: Annotated[PrecisionName, typer.Option(help="Precision of products in Triton kernels.")] = PrecisionName.ieee,
     timeout: Timeout = None,
     traceback: Traceback = False,
+    allow: AllowList = None,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -55,18 +57,22 @@ def verify(
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
                     given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
-    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), timeout))
+    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), timeout, allow or ()))
 
 
-def answer(names: Sequence[str], shapes: Shapes, precision: str, timeout_s: float | None = None) -> Answer:
+def answer(
+    names: Sequence[str], shapes: Shapes, precision: str, timeout_s: float | None = None, allow: Sequence[str] = ()
+) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
     Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
-    Raises `LipbenchError` for a name that is neither a run nor a layer.
+    Raises `LipbenchError` for a name that is neither a run nor a layer, and for external layers of a run that are neither among
+    `names` nor in `allow`.
     """
     from lipbench import external
     from lipbench.cases import Spec
     from lipbench.run import verifying
+    from lipbench.run.consent import require_consent
     from lipbench.store import records
 
     runs = [Path(name) for name in names if Path(name).is_dir()]
@@ -74,6 +80,7 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str, timeout_s: floa
     specs: list[Spec] = [record.case.spec for run in runs for record in records.load_run(run).records]
     if not layers:
         external.check_options((), shapes.settings, shapes.claim)
+    require_consent(specs, [*layers, *allow])
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
     rows = verifying.verify(dict.fromkeys(specs), precision, timeout_s)

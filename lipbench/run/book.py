@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lipbench import errors
-from lipbench.cases import Case, Limits
+from lipbench import errors, external
+from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.quantities import EXAMINED
 from lipbench.store import claims, records
 from lipbench.store.files import write_errors
@@ -111,10 +111,23 @@ class Book:
 
     def lacks(self, case: Case) -> tuple[str, ...]:
         """The untimed parts of a case that must still be measured."""
-        wanted = [name for name in self.order.measure if name != TIME]
+        wanted = [*(name for name in self.order.measure if name != TIME), *self._estimates(case)]
         if case in self.problems:
             return ()
         return self.records[case].lacks(wanted, untimed=TIME not in self.order.measure)
+
+    def _estimates(self, case: Case) -> Iterator[str]:
+        """What is counted of an external layer for the report: its formulas once, and the memory of each case."""
+        method = case.spec.method
+        if not external.is_external(method):
+            return
+        if "macs" in self.order.measure:
+            own = [one for one in self.records.values() if one.case.spec.method == method and one.open_groups
+                   and not isinstance(one.case.spec, ExternalNetworkSpec)]  # fmt: skip
+            if own and own[0].case == case and not any("formulas" in one.parts for one in own):
+                yield "formulas"
+        if "memory" in self.order.measure and not case.compile:
+            yield "prediction"
 
     def has_time(self) -> bool:
         """Whether the deadline still allows a new measurement."""

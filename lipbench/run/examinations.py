@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from lipbench.cases import Case, needs_triton
 from lipbench.run.book import Book, Progress
 from lipbench.run.executor import Executor
-from lipbench.store.rounds import Part, not_ok
+from lipbench.store.rounds import Part, not_ok, with_notes
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ def jobs(case: Case, parts: Sequence[str]) -> list[Job]:
 
     Memory is measured where the case is timed, as are MACs on a GPU. MACs of CPU cases and certificates take one CPU thread.
     Weights are drawn on the CPU, so a certificate computed there holds for the same weights. Only Triton kernels must be
-    certified where they run.
+    certified where they run. What a report shows beside an external layer is counted like its memory and like its MACs.
     """
     aside = replace(case, device="cpu", threads=1, compile=False)
     on_cpu = case.device == "cpu"
-    places = {"memory": case, "macs": aside if on_cpu else replace(case, compile=False)}
+    places = {"memory": case, "prediction": case, "formulas": aside, "macs": aside if on_cpu else replace(case, compile=False)}
     places["certificate"] = replace(case, compile=False) if needs_triton(case.spec.implementation) and not on_cpu else aside
     found: dict[Case, list[str]] = {}
     for part in parts:
@@ -81,7 +81,8 @@ def _examine(job: Job, book: Book, executor: Executor, progress: Progress) -> bo
         with book.lock:
             if not book.forgets(one, limits):
                 # Parts that were not started get the status of the whole.
-                one = replace(one, parts={**dict.fromkeys(parts, Part(one.status, one.reason, one.traceback)), **one.parts})
+                whole = dict.fromkeys(parts, Part(one.status, one.reason, one.traceback))
+                one = with_notes(replace(one, parts={**whole, **one.parts}))
                 progress(*book.progress(), job.case, " and ".join(parts), book.failures())
                 book.add(job.case, one, examination=True)
     return True

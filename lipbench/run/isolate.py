@@ -14,7 +14,7 @@ from typing import Any
 from lipbench import cases, errors
 from lipbench.cases import Case, Limits
 from lipbench.cores import usable_cores
-from lipbench.quantities import PARTS
+from lipbench.quantities import ESTIMATED, PARTS
 from lipbench.run import failures
 from lipbench.run.executor import Place, Wanted
 from lipbench.run.processes import Ending, Processes
@@ -84,7 +84,8 @@ def _reported(answer: dict[str, Any] | None) -> tuple[Round, str | None, tuple[s
     if answer is None or set(answer) != {"round", "doing", "left"}:
         return None
     doing, left = answer["doing"], answer["left"]
-    if not (doing is None or doing in PARTS) or not isinstance(left, list) or not set(left) <= set(PARTS):
+    known = (*PARTS, *ESTIMATED)
+    if not (doing is None or doing in known) or not isinstance(left, list) or not all(name in known for name in left):
         return None
     with contextlib.suppress(TypeError, ValueError):
         return round_from_dict(answer["round"]), doing, tuple(left)
@@ -123,6 +124,7 @@ def _joined(one: Round, other: Round) -> Round:
     return summed_up(replace(
         one, parts={**one.parts, **other.parts}, phases=phases or None, memory=one.memory or other.memory,
         macs=one.macs or other.macs, certificate=one.certificate or other.certificate, tuned={**one.tuned, **other.tuned},
+        estimate=one.estimate or other.estimate,
         warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))), machine=one.machine or other.machine,
     ))  # fmt: skip
 

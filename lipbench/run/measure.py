@@ -19,8 +19,8 @@ from lipbench.compiled import CompiledWorkload
 from lipbench.layers.base import WithKernel
 from lipbench.meters import attempts, gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
-from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
-from lipbench.run import cautions, certifying, failures
+from lipbench.quantities import ESTIMATED, EXAMINED, GROUPS, PARTS, Caution, Certificate, Estimate, Machine, Timing
+from lipbench.run import cautions, certifying, estimates, failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload, usual_weights
 
@@ -55,7 +55,7 @@ def measure(
     workload = _built(case, found, parts, tell, failed)
     with _compiled(workload, parts) as compiled:
         sitting = _Sitting(workload, compiled, limits, frozenset(failed))
-        left = tuple(name for name in PARTS if name in parts and (name in sitting.groups or name not in GROUPS))
+        left = tuple(name for name in (*PARTS, *ESTIMATED) if name in parts and (name in sitting.groups or name not in GROUPS))
         while left:
             doing, *rest = left
             tell(found, doing, tuple(rest))
@@ -148,6 +148,8 @@ class _Sitting:
         if part == "macs":
             counted = macs.measure(self.workload)
             return replace(found, macs=counted, warnings=(*found.warnings, *attempts.warnings("MACs", counted.failures)))
+        if part in ESTIMATED:
+            return replace(found, estimate=estimates.counted(self.workload.case, part, found.estimate or Estimate()))
         if part == "certificate":
             certificate, doubts = _certify(self.workload, "training" not in bad)
             return replace(found, certificate=certificate, warnings=(*found.warnings, *doubts))

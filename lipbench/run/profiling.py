@@ -13,6 +13,7 @@ from lipbench import __version__, errors
 from lipbench.cases import PRESETS, Case, ExternalNetworkSpec, Limits, needs_triton
 from lipbench.run import schedule
 from lipbench.run.book import MEASURED, TIME, Order, Progress
+from lipbench.run.consent import require_consent
 from lipbench.run.executor import Executor, Place, Wanted
 from lipbench.run.local import Local
 from lipbench.run.plan import Request, plan
@@ -54,6 +55,8 @@ class Options:
     """of `book.MEASURED`; None: as in the resumed run, or all"""
     fresh: str | None = None
     """`processes.FORK` or `processes.START`; None: the default of this system"""
+    allow: tuple[str, ...] = ()
+    """external layers and networks of the resumed run whose code may run, beside those that the request names"""
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,14 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
     """Measure the requested cases, and store each round in the run directory as soon as it is measured.
 
     `command` is stored in the run; `shown` shows progress; `executor` measures, by default on this machine. Raises
-    `LipbenchError` for wrong use, before anything is written, and at the end if no case could run; `InterruptedRunError` on
-    Ctrl-C.
+    `LipbenchError` for wrong use, and for a resumed run with external layers that the options do not name, before anything is
+    written or loaded; also at the end if no case could run. Raises `InterruptedRunError` on Ctrl-C.
     """
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     standing = _standing_plan(options)
+    if standing:
+        named = (*(options.request.methods or ()), *(options.request.networks or ()), *options.allow)
+        require_consent((case.spec for case in standing.cases), named)
     with ExitStack() as stack:
         executor = executor or stack.enter_context(Local(options.fresh))
         added, place = _added(options, standing, executor)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lipbench import cases, errors
+from lipbench import errors
 from lipbench.cases import Case
-from lipbench.quantities import Caution, Contention, Machine, Macs, Memory, Timing
-from lipbench.store.files import DAMAGED, from_json, load_json
+from lipbench.quantities import Caution, Machine, Macs, Memory, Timing
+from lipbench.store.files import DAMAGED, load_json
 from lipbench.store.records import Run, load_run
 from lipbench.store.rounds import Record, Round, with_parts
 from lipbench.store.run_plan import RunPlan
+from lipbench.store.typed import case_from_json, from_json, said
 
 _SHARED = {"machine": Machine, "memory": Memory, "macs": Macs}
 """what each entry states about its whole case"""
@@ -37,39 +38,62 @@ def from_benchmark_json(path: Path) -> Run:
     a file that pytest-benchmark did not write, or that was saved without samples.
     """
     contents = load_json(path)
-    if not isinstance(contents.get("benchmarks"), list):
+    entries = contents.get("benchmarks")
+    if not isinstance(entries, list):
         raise errors.foreign_json(path, "it has no list of benchmarks")
     phases: dict[Case, dict[str, Timing]] = {}
     shared: dict[Case, dict[str, Any]] = {}
-    foreign = []
-    for entry in contents["benchmarks"]:
+    foreign, damaged = [], []
+    for number, entry in enumerate(entries):
         try:
             info = entry["extra_info"]
             if "case" not in info:
-                foreign.append(str(entry["name"]))
+                foreign.append(from_json(str, entry["name"], "name"))
                 continue
-            case, phase, timing = cases.from_dict(info["case"]), str(info["phase"]), _timing(path, entry)
-            parts = {name: from_json(kind, info[name]) for name, kind in _SHARED.items() if info.get(name) is not None}
+            case, phase, timing = case_from_json(info["case"]), from_json(str, info["phase"], "phase"), _timing(path, entry)
+            parts = {name: from_json(kind, info[name], name) for name, kind in _SHARED.items() if info.get(name) is not None}
         except DAMAGED as error:
-            raise errors.unreadable_file(path, f"{type(error).__name__}: {error}") from error
+            damaged.append(_damaged(path, number, error))
+            continue
         phases.setdefault(case, {})[phase] = timing
         shared.setdefault(case, {}).update(parts)
-    started = str(contents.get("datetime", ""))
+    if damaged and not phases:
+        raise damaged[0]
+    started = _started(contents.get("datetime"))
     records = tuple(
         Record(case, 1, (with_parts(Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case])),))
         for case, found in phases.items()
     )
-    if foreign and not records:
+    if foreign and not records and not damaged:
         raise errors.foreign_json(path, f"none of its {len(foreign)} benchmarks has a case of lipbench")
-    problems = (f"benchmarks without a lipbench case were left out: {', '.join(foreign)}",) if foreign else ()
+    problems = [f"benchmarks without a lipbench case were left out: {', '.join(foreign)}"] if foreign else []
     plan = RunPlan(started=started, command="pytest --benchmark-only", preset="pytest-benchmark", cases=tuple(phases))
-    return Run(path, plan, records, problems)
+    return Run(path, plan, records, (*problems, *map(str, damaged)))
 
 
 def _timing(path: Path, entry: Mapping[str, Any]) -> Timing:
     samples = entry["stats"].get("data")
     if not samples:
         raise errors.no_samples(path)
-    seen = entry["extra_info"].get("contention")
-    contention = None if seen is None else from_json(Contention, seen)
-    return Timing(tuple(map(float, samples)), calls_per_sample=int(entry["stats"].get("iterations", 1)), contention=contention)
+    values = {
+        "samples_s": samples, "calls_per_sample": entry["stats"].get("iterations", 1),
+        "contention": entry["extra_info"].get("contention"),
+    }  # fmt: skip
+    found: Timing = from_json(Timing, values)
+    return found
+
+
+def _damaged(path: Path, number: int, error: Exception) -> errors.LipbenchError:
+    """The problem of one entry."""
+    if isinstance(error, errors.LipbenchError):
+        return error
+    return errors.unreadable_file(path, f"benchmark {number}: {said(error)}")
+
+
+def _started(value: Any) -> str:
+    """The date of the file; "" where it has none, as in files of other programs."""
+    try:
+        found: str = from_json(str, value, "started")
+        return found
+    except (TypeError, ValueError):
+        return ""

@@ -24,9 +24,12 @@ from pathlib import Path
 
 from lipbench import errors
 from lipbench.cases import Case
-from lipbench.store.files import from_json, load_json, locked
+from lipbench.store.files import load_json, locked
+from lipbench.store.typed import from_json
 
 FOLDER = "claims"
+MOST_BYTES = 2**16
+"""size limit of a claim"""
 GRACE_S = 400.0
 """added to the time-out of a round, for a server that starts late and for clocks that differ"""
 
@@ -106,13 +109,13 @@ def _owner(path: Path) -> Owner | None:
     """The owner of the claim in a file; None without a file. An incomplete file is in force for `GRACE_S`: its process is
     still writing it, or died."""
     try:
-        owner: Owner = from_json(Owner, load_json(path))
+        owner: Owner = from_json(Owner, load_json(path, most_bytes=MOST_BYTES))
         return owner
     except (errors.LipbenchError, TypeError, ValueError):
         pass
     try:
         return Owner("", 0, "", path.stat().st_mtime + GRACE_S)
-    except FileNotFoundError:
+    except OSError:  # no file, or a link in a circle
         return None
 
 
@@ -129,7 +132,7 @@ def _machine() -> str:
 def _is_running(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the second: a number that no process can have
         return False
     except PermissionError:  # the process belongs to another user
         pass

@@ -1,4 +1,4 @@
-"""Atomic files: written under another name and renamed, changed under a lock, and read as JSON of a known type."""
+"""Atomic files: written under another name and renamed, changed under a lock, and read where they are regular files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import errno
 import fcntl
 import json
 import os
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,8 @@ Complaint = Callable[[object, str], errors.LipbenchError]
 """(path, why) → the error to raise"""
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, errors.LipbenchError)
 """errors raised by contents that are valid JSON but not what lipbench wrote"""
+MOST_BYTES = 128 * 2**20
+"""size limit of a file that is read"""
 LOCK = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """error codes of file systems without locks"""
@@ -70,13 +70,17 @@ def locked(directory: Path) -> Iterator[None]:
 
     Where the file system does not support locks there is no exclusion; a single writer is not affected.
     """
-    with (directory / LOCK).open("ab") as file:
+    # Opened to read and write without blocking, because a pipe of this name would wait for another process.
+    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
         yield
+    finally:
+        os.close(lock)
 
 
 def is_own_trace(name: str) -> bool:
@@ -87,17 +91,45 @@ def is_own_trace(name: str) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- reading
 
 
-def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict[str, Any]:
-    """Load the object in a JSON file. Raises the `LipbenchError` made by `complaint` where the file holds no complete object,
-    and `NotOursError` where it cannot be opened."""
+def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The contents of a regular file, also behind a link. Raises `OSError` for anything else, and for a file over `most_bytes`.
+
+    Nothing else is opened: a pipe would wait for ever, and a device may give bytes without end or act when it is opened.
+    """
+    _require_regular(path.stat(), most_bytes)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        _require_regular(os.fstat(descriptor), most_bytes)  # again, since the path may have been replaced
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes")
+    return content
+
+
+def _require_regular(found: os.stat_result, most_bytes: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a directory instead of a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, device or socket instead of a file")
+    if found.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"{found.st_size} bytes, more than {most_bytes}")
+
+
+def load_json(path: Path, complaint: Complaint = errors.unreadable_file, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Load the object in a JSON file. Raises the `LipbenchError` made by `complaint` where the file holds no complete object or
+    a key twice, and `NotOursError` where it is no regular file, cannot be opened, or is larger than `most_bytes`."""
     try:
-        text = path.read_text()
+        content = read_regular(path, most_bytes)
     except OSError as error:
         raise errors.unreachable_file(path, error.strerror or str(error)) from error
+    except ValueError as error:  # a path with a null character
+        raise errors.unreachable_file(path, str(error)) from error
+    try:
+        text = content.decode()
     except ValueError as error:
         raise complaint(path, "not text") from error
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise complaint(path, str(error) if text.strip() else "empty") from error
     if not isinstance(values, dict):
@@ -105,46 +137,21 @@ def load_json(path: Path, complaint: Complaint = errors.unreadable_file) -> dict
     return values
 
 
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} occurs twice")
+    return found
+
+
 def load_versioned(path: Path, newest: int, complaint: Complaint) -> dict[str, Any]:
     """Load the object in a JSON file that has a schema version. Raises as `load_json` does; also the error of `complaint`
     without a version, and `NotOursError` for a version after the `newest`."""
     values = load_json(path, complaint)
     schema = values.get("schema")
-    if not isinstance(schema, int):
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise complaint(path, "no schema version")
     if schema > newest:
         raise errors.newer_schema(path, schema, newest)
     return values
-
-
-def from_json(kind: Any, value: Any) -> Any:
-    """Convert JSON values to the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
-
-    Unknown keys and values of another type are errors, so that a damaged file is detected when it is read.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_json(next(one for one in arguments if one is not types.NoneType), value)
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"{value!r} instead of an object")
-        hints = typing.get_type_hints(kind)
-        known = {one.name for one in fields(kind)}
-        if unknown := sorted(set(value) - known):
-            raise ValueError(f"unknown key {unknown[0]!r}")
-        return kind(**{name: from_json(hints[name], entry) for name, entry in value.items()})  # type: ignore[operator]  # a class
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ValueError(f"unknown {value!r}; known are {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        return tuple(from_json(arguments[0], entry) for entry in _expect(list | tuple, value))
-    if origin is dict:
-        return {key: from_json(arguments[1], entry) for key, entry in _expect(dict, value).items()}
-    return _expect(float | int if kind is float else kind, value)
-
-
-def _expect(kind: Any, value: Any) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{value!r} instead of {getattr(kind, '__name__', kind)}")
-    return value

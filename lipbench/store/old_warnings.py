@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lipbench.quantities import PHASES, Caution, CautionKind
-from lipbench.store.files import from_json
+from lipbench.store.typed import from_json
 
 _TEXTS: dict[CautionKind, str] = {
     "contended": r"others used the machine during (?P<phases>[a-z_, ]+); ",
@@ -33,7 +33,7 @@ def with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `TypeError` or `AttributeError` for values that are not a round.
     """
-    texts = from_json(tuple[str, ...], values.get("warnings", ()))
+    texts = from_json(tuple[str, ...], values.get("warnings", ()), "warnings")
     return {**values, "warnings": [asdict(as_caution(text)) for text in texts]}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 from lipbench import cases, errors
 from lipbench.cases import Case
 from lipbench.quantities import EXAMINED
-from lipbench.store.files import DAMAGED, from_json, load_versioned, locked, write_json
+from lipbench.store.files import DAMAGED, load_versioned, locked, write_json
 from lipbench.store.old_warnings import with_kinds
 from lipbench.store.rounds import SCHEMA, STATUSES, Record, Round, with_parts
 from lipbench.store.run_plan import RunPlan, load_plan
+from lipbench.store.typed import case_from_json, from_json, said, short
 
 
 @dataclass(frozen=True)
@@ -171,19 +172,32 @@ def load_record(path: Path) -> Record:
     `NotOursError` for one that is newer than this code or cannot be opened."""
     values = load_versioned(path, SCHEMA, errors.unreadable_record)
     try:
-        case = cases.from_dict(values["case"])
+        case = case_from_json(values["case"])
         rounds, examinations = (
-            tuple(round_from_dict(with_kinds(entry) if values["schema"] < 3 else entry) for entry in entries)
-            for entries in (values["rounds"], values.get("examinations", ()))
+            tuple(_sitting(entry, f"{name}[{number}]", values["schema"]) for number, entry in enumerate(_list(values, name)))
+            for name in ("rounds", "examinations")
         )
         if values["schema"] < 2:
             rounds = tuple(map(with_parts, rounds))
-        record = Record(case, from_json(int, values["rounds_wanted"]), rounds, values["schema"], examinations)
+        wanted = from_json(int, values["rounds_wanted"], "rounds_wanted")
+        record = Record(case, wanted, rounds, values["schema"], examinations)
     except DAMAGED as error:
-        raise errors.unreadable_record(path, f"{type(error).__name__}: {error}") from error
+        raise errors.unreadable_record(path, said(error)) from error
     if path.name != f"{case.id}.json":
         raise errors.unreadable_record(path, f"it holds the record of {case.id}")
     return record
+
+
+def _list(values: Mapping[str, Any], name: str) -> list[Any]:
+    """A list of rounds; there were no examinations in schema 1."""
+    found = values[name] if name == "rounds" else values.get(name, [])
+    if not isinstance(found, list):
+        raise TypeError(f"{name} is no list")
+    return found
+
+
+def _sitting(entry: Any, where: str, schema: int) -> Round:
+    return round_from_dict(with_kinds(entry) if schema < 3 else entry, where)
 
 
 def round_to_dict(one: Round) -> dict[str, Any]:
@@ -191,10 +205,10 @@ def round_to_dict(one: Round) -> dict[str, Any]:
     return asdict(one)
 
 
-def round_from_dict(values: Any) -> Round:
+def round_from_dict(values: Any, where: str = "") -> Round:
     """Convert the values of `round_to_dict` back to a round. Raises `ValueError` or `TypeError` for anything else."""
-    one: Round = from_json(Round, values)
+    one: Round = from_json(Round, values, where)
     for status in (one.status, *(part.status for part in one.parts.values())):
         if status not in STATUSES:
-            raise ValueError(f"unknown status {status!r}")
+            raise ValueError(f"{where} has the unknown status {short(status)}")
     return one

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lipbench.cases import Case
-from lipbench.quantities import GROUPS, Caution, Certificate, Machine, Macs, Memory, Timing
+from lipbench.quantities import ESTIMATED, GROUPS, Caution, Certificate, Estimate, Machine, Macs, Memory, Timing
 
 SCHEMA = 4
 """1: one status per round; the first round has memory, MACs and certificate. 2: one status per part; separate examinations.
@@ -55,6 +55,8 @@ class Round:
     """Triton kernel and sizes → the configuration chosen by tuning"""
     traceback: str = ""
     """of the exception that kept the case from being built; those of parts are with the parts"""
+    estimate: Estimate | None = None
+    """of an examination of an external layer"""
 
 
 def summed_up(one: Round) -> Round:
@@ -69,6 +71,17 @@ def summed_up(one: Round) -> Round:
     reason = one.parts[bad[0]].reason
     is_prefixed = len(bad) < len(one.parts) and bad != ["certificate"]
     return replace(one, status=status, reason=f"{', '.join(bad)}: {reason}" if is_prefixed else reason)
+
+
+def with_notes(one: Round) -> Round:
+    """The round with each failed part of `ESTIMATED` as a note of its estimate: such a failure is not one of the layer."""
+    failed = {name: part for name, part in one.parts.items() if name in ESTIMATED and part.status != "ok"}
+    if not failed:
+        return one
+    estimate = one.estimate or Estimate()
+    notes = {name: part.reason or part.status for name, part in failed.items()}
+    parts = {**one.parts, **dict.fromkeys(failed, Part())}
+    return summed_up(replace(one, parts=parts, estimate=replace(estimate, notes={**estimate.notes, **notes})))
 
 
 def not_ok(parts: Mapping[str, Part]) -> tuple[str, ...]:
@@ -160,6 +173,19 @@ class Record:
     def macs(self) -> Macs | None:
         """From the first round or examination that counted them."""
         return next((one.macs for one in self.sittings if one.macs), None)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """All that the rounds and examinations counted; None where no program has tried."""
+        found = [one.estimate for one in self.sittings if one.estimate]
+        if not found:
+            return None
+        formulas = next((one.formulas for one in found if one.formulas), ())
+        return Estimate(
+            formulas,
+            {phase: peak for one in found for phase, peak in one.peak_bytes.items()},
+            {name: note for one in found for name, note in one.notes.items()},
+        )
 
     @property
     def certificate(self) -> Certificate | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from lipbench import cases, errors
 from lipbench.cases import Case, Limits
-from lipbench.store.files import DAMAGED, from_json, load_versioned, locked, write_json
+from lipbench.store.files import DAMAGED, load_versioned, locked, write_json
 from lipbench.store.rounds import SCHEMA
+from lipbench.store.typed import case_from_json, from_json, said
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def save_plan(directory: Path, plan: RunPlan, *, new: bool = False) -> None:
     (directory / "records").mkdir(parents=True, exist_ok=True)
     file = _file(directory)
     with locked(directory):
-        if file.exists() and new:
+        if os.path.lexists(file) and new:
             raise errors.run_exists(directory)
-        standing, values = (load_plan(directory), _values(file)) if file.exists() else (None, {})
+        standing, values = (load_plan(directory), _values(file)) if os.path.lexists(file) else (None, {})
         merged = standing.resumed(plan) if standing else plan
         written = {**values, "schema": SCHEMA, **asdict(merged), "cases": [cases.to_dict(case) for case in merged.cases]}
         if merged != standing or values["schema"] != SCHEMA:
@@ -72,15 +74,18 @@ def save_plan(directory: Path, plan: RunPlan, *, new: bool = False) -> None:
 def load_plan(directory: Path) -> RunPlan:
     """Load the plan of a run directory. Raises `LipbenchError` where it is missing or cannot be read."""
     file = _file(directory)
-    if not file.exists():
+    if not os.path.lexists(file):
         raise errors.unreadable_plan(file, "no such file")
     values = _values(file)
     kinds = {name: kind for name, kind in get_type_hints(RunPlan).items() if name in values and name != "cases"}
     try:
-        known = {name: from_json(kind, values[name]) for name, kind in kinds.items()}
-        return RunPlan(**known, cases=tuple(cases.from_dict(one) for one in values.get("cases", ())))
+        known = {name: from_json(kind, values[name], name) for name, kind in kinds.items()}
+        planned = values.get("cases", [])
+        if not isinstance(planned, list):
+            raise TypeError("cases is no list")
+        return RunPlan(**known, cases=tuple(case_from_json(one, f"cases[{number}]") for number, one in enumerate(planned)))
     except DAMAGED as error:
-        raise errors.unreadable_plan(file, f"{type(error).__name__}: {error}") from error
+        raise errors.unreadable_plan(file, said(error)) from error
 
 
 def _file(directory: Path) -> Path:
