@@ -44,6 +44,16 @@ class _Cache:
         )
 
 
+def _laid_out(tensor: Tensor) -> Tensor:
+    """The tensor in a layout that every product takes without a copy: contiguous or, for a kernel, also channels-last.
+
+    Decompositions give column-major matrices, and `permute` and `mH` give views of another order, which each call would copy.
+    """
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.resolve_conj().contiguous()
+
+
 class TwoHalves(nn.Module, ABC):
     """A layer whose forward pass is a parameter half followed by an input half (Table 1 of arXiv 2311.16833).
 
@@ -94,7 +104,7 @@ class TwoHalves(nn.Module, ABC):
         if self._cache is None or not self._cache.serves(sources, conditions):
             # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                effective = tuple(tensor.detach() for tensor in self._parameter_half(image_size))
+                effective = tuple(_laid_out(tensor.detach()) for tensor in self._parameter_half(image_size))
             self._cache = _Cache(sources, conditions, effective)
         return self._cache.effective
 
