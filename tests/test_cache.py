@@ -320,7 +320,7 @@ def test_cached_parameters_lie_as_their_products_want_them(variant: Variant) -> 
         assert not tensor.is_conj()
 
 
-@pytest.mark.parametrize("inputs, outputs", [(4, 4), (6, 4), (4, 6)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (6, 4), (4, 6)])
 def test_a_transposed_view_is_cached_as_rows(inputs: int, outputs: int) -> None:
     """Whatever a parameter half returns: here the adjoint of a complex matrix, a view with a pending conjugation."""
 

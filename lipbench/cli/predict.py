@@ -16,10 +16,12 @@ from lipbench.cli.options import (
     ImplementationList,
     KernelSizeList,
     MethodList,
+    Names,
     NetworkList,
     Output,
     PredictedDevice,
     PresetName,
+    names,
     whole,
 )
 from lipbench.cli.printing import Printer
@@ -38,6 +40,7 @@ def predict(
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
     dtype: DtypeList = None,
+    precision: Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")] = None,
     device: Annotated[
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
@@ -53,5 +56,6 @@ def predict(
     axes = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
+        "precision": precision,
     }  # fmt: skip
     printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, **axes))

@@ -25,6 +25,11 @@ def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
     module.refresh()
 
 
+def is_autocast(device: str) -> bool:
+    """Whether autocast is enabled here, on a type of device such as 'cpu'."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 class _Cache:
     """Effective parameters, with the tensors and conditions that they were computed from."""
 
@@ -111,7 +116,7 @@ class TwoHalves(nn.Module, ABC):
     def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
         """`transform_parameters` without autocast: in half precision, the bounds would not hold."""
         device = next(self.parameters()).device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        if not is_autocast(device):
             return self.transform_parameters(image_size)
         with torch.autocast(device, enabled=False):
             return self.transform_parameters(image_size)

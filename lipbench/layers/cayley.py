@@ -31,9 +31,17 @@ def kernel_spectrum(kernel: Tensor, image_size: int) -> Tensor:
     return blocks
 
 
+REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+"""complex dtype → dtype of its two numbers"""
+
+
 def apply_spectrum(x: Tensor, blocks: Tensor) -> Tensor:
-    """Product of every frequency of x (b, i, n, n) with its block of (f, o, i) → (b, o, n, n)."""
+    """Product of every frequency of x (b, i, n, n) with its block of (f, o, i) → (b, o, n, n), in the precision of the blocks.
+
+    Images of another precision, such as autocast's, are converted: no complex number has 16 bits in PyTorch's products.
+    """
     image_size = x.shape[-1]
+    x = x.to(REAL[blocks.dtype])
     # Images are the rows of the product: the order (frequency, image, channel) is nearer to that of x.
     spectrum = torch.fft.rfft2(x).permute(2, 3, 0, 1)
     result = torch.bmm(spectrum.flatten(0, 1), blocks.mT).view(image_size, -1, x.shape[0], blocks.shape[1])

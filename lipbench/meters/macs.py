@@ -97,6 +97,14 @@ class Workload(Protocol):
     def inference(self) -> object: ...
     def first_inference(self) -> object: ...
     def other_batch(self) -> Tensor: ...
+    def apply(self, x: Tensor) -> Tensor: ...
+
+
+def measure_inference(workload: Workload) -> Macs:
+    """MACs of inference alone, for a workload that has no other phase."""
+    workload.prepare_first_inference()
+    found = count(workload.inference)
+    return Macs({"inference": found.total}, {}, found.unsupported, published_phases={"inference": found.published_total})
 
 
 def measure(workload: Workload) -> Macs:
@@ -112,7 +120,7 @@ def measure(workload: Workload) -> Macs:
     counted["inference"] = count(workload.inference)
     workload.prepare_training()
     other = workload.other_batch()
-    forward, other_total = counted["forward"], count(lambda: workload.module(other)).total
+    forward, other_total = counted["forward"], count(lambda: workload.apply(other)).total
     per_image = (forward.total - other_total) / (len(workload.x) - len(other))
     fvcore_total, fvcore_unsupported = count_fvcore(workload.module, (workload.x,))
     step = (counted["forward"], counted["backward"], update)
