@@ -97,7 +97,8 @@ def _changes(
         columns.append((Column(f"{phase.capitalize()}, ÷"), changed))
     for phase in phases:
         columns.append((Column(f"{_BYTES[phase]}, ÷"), [ratio(one.change(phase, "peak_memory_bytes")) for one in found]))
-    columns.append((Column("MACs of inference, ÷"), [ratio(one.change("inference", "macs")) for one in found]))
+    if "step" not in phases:  # autocast changes no counts
+        columns.append((Column("MACs, ÷"), [ratio(one.change("inference", "macs")) for one in found]))
     return table(caption, [one for one in columns if any(cell.sort is not None for cell in one[1])])
 
 
