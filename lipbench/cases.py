@@ -15,7 +15,9 @@ from lipbench.bounds import require_choice, require_claim, require_positive
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
-PRECISIONS = ("ieee", "tf32x3", "tf32")
+AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+"""precision → PyTorch's name of the dtype in which autocast lets operations compute; the weights stay float32"""
+PRECISIONS = ("ieee", "tf32x3", "tf32", *AUTOCAST)
 """only Triton kernels have tf32x3: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
 PAPER, TRITON = "paper", "triton"
@@ -204,6 +206,7 @@ CONDITIONS = (
     Condition("threads", "t{}", "threads", short="{} threads", words="{} threads", affects_memory=False),
     Condition("seed", "seed{}", affects_memory=False),
     Condition("compile", "compiled", "compiled", label="compiled"),
+    Condition("exported", "exported", "exported", label="exported", always_exported=False),
 )
 """All fields of a case except its spec and its batch size. The batch size is a size, like channels and image size: the cost of
 a case grows with it, so it orders cases and belongs to the shapes of presets. A new condition needs an entry here and a field
@@ -223,6 +226,8 @@ class Case:
     seed: int = 0
     compile: bool = False
     """whether `torch.compile` is used; False for records that are older than this field"""
+    exported: bool = False
+    """whether inference is that of the module's exported form, and nothing else is measured"""
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size, threads=self.threads)
@@ -233,6 +238,11 @@ class Case:
     def conditions(self) -> Mapping[Condition, Any]:
         """The value of each condition, in the order of `CONDITIONS`."""
         return {condition: getattr(self, condition.name) for condition in CONDITIONS}
+
+    @property
+    def is_half(self) -> bool:
+        """Whether autocast lets operations compute in half precision; it changes nothing in float64."""
+        return self.precision in AUTOCAST and self.dtype == "float32"
 
     @property
     def id(self) -> str:

@@ -26,6 +26,7 @@ class CompiledWorkload(Workload):
 
     def __init__(self, workload: Workload) -> None:
         vars(self).update(vars(workload))  # shared: copies would count as memory twice
+        self.inference_only = workload.inference_only
         from torch._dynamo.utils import counters  # here, since the import takes a second and only a compiled case needs it
 
         if workload.case.device == "cpu":
@@ -38,9 +39,9 @@ class CompiledWorkload(Workload):
         self.recompiled: dict[str, None] = {}
         """stages during which `torch.compile` compiled again after their first call"""
 
-    def forward(self) -> Tensor:
-        output: Tensor = self._network(self.x)
-        self.output = output
+    def apply(self, x: Tensor) -> Tensor:
+        with self.autocast:
+            output: Tensor = self._network(x)
         return output
 
     def parametrize(self) -> None:
@@ -48,9 +49,7 @@ class CompiledWorkload(Workload):
 
     def inference(self) -> Tensor:
         with torch.inference_mode(), self._caches_outside():
-            output: Tensor = self._network(self._images)
-        self.output = output
-        return output
+            return super().inference()
 
     def groups(self) -> list[Group]:
         return [replace(group, prepare=self._watched(group)) for group in super().groups()]

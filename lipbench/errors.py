@@ -339,6 +339,25 @@ def cannot_compile(line: str) -> LipbenchError:
     return LipbenchError(line)
 
 
+def cache_is_export() -> UnsupportedError:
+    do = "compare its inference, which is timed with the cache full, or leave out --exported"
+    return UnsupportedError(_message("a layer with an evaluation cache needs no exported form", "such a layer", do))
+
+
+def no_export() -> UnsupportedError:
+    do = "write a function export(module) in the adapter's file, or leave out --exported"
+    return UnsupportedError(_message("the module has no exported form", "neither vanilla_export nor parametrizations", do))
+
+
+def export_not_predicted() -> LipbenchError:
+    return LipbenchError(_message("memory is predicted for modules as they are trained", "an exported form", "profile it"))
+
+
+def export_is_no_module(got: str) -> LipbenchError:
+    do = "return the exported nn.Module from export() or vanilla_export()"
+    return LipbenchError(_message("the exported form is not an nn.Module", f"an object of type {got}", do))
+
+
 def no_cxx_compiler() -> UnsupportedError:
     do = "install g++ or clang++, name one in CXX, or profile without --compile"
     return UnsupportedError(_message("torch.compile needs a C++ compiler on a CPU", "a machine without one", do))

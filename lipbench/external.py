@@ -26,6 +26,8 @@ from typing import Any
 
 from lipbench import errors, settings, traces
 
+EXPORT = "export"
+"""name of an adapter's function that gives the exported form of a module"""
 _MODULE_PREFIX = "lipbench_external_"
 """prefix of the module names of files"""
 _WITH_SETTINGS = re.compile(r"(.*?):([^:()]+)\((.*)\)", re.DOTALL)
@@ -156,6 +158,15 @@ def load(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise errors.not_importable(name, f"it is a {type(function).__name__}, which cannot be called")
     return function
+
+
+def load_export(name: str) -> Callable[..., Any] | None:
+    """The function `export` in an adapter's file, beside the one of this name; None where there is none."""
+    found = parse(name)
+    if not (is_external(name) and found.is_file):
+        return None
+    function = getattr(_load_file(found.place), EXPORT, None)
+    return function if callable(function) else None
 
 
 def _see_current_folder() -> None:

@@ -47,8 +47,8 @@ def _refresh(module: nn.Module) -> None:
             half.refresh()
 
 
-def first_output_shape(module: nn.Module, run: Callable[[], Tensor]) -> torch.Size:
-    """Shape of the output, without the batch, from the module's first pass, which `run` makes.
+def first_output(module: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+    """The output of the module's first pass, which `run` makes.
 
     Parameters and modules that this first pass makes stay; other state is restored.
     """
@@ -58,7 +58,7 @@ def first_output_shape(module: nn.Module, run: Callable[[], Tensor]) -> torch.Si
         output = run()
     if state is not None:
         state.restore(keep_new_weights=True)
-    return output.shape[1:]
+    return output
 
 
 def leave_initial(module: nn.Module, x: Tensor, generator: torch.Generator) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lipbench import building, training
-from lipbench.cases import Case
+from lipbench.cases import AUTOCAST, Case
 from lipbench.external import is_external
 from lipbench.layers.base import TwoHalves
 from lipbench.state import State
@@ -42,11 +45,16 @@ class Workload:
     Results are kept until the next `prepare_*()`, so that freeing them is not timed.
     """
 
+    inference_only = False
+    """whether inference is the only phase"""
+
     def __init__(self, case: Case, module: nn.Module, x: Tensor, cotangent: Tensor) -> None:
         self.case = case
         self.module = module
         for half in self.halves:
-            half.precision = case.precision
+            half.precision = "ieee" if case.precision in AUTOCAST else case.precision
+        self.autocast = autocast(case.precision, x.device.type)
+        """context of every forward pass"""
         self.x = x
         """input (b, channels, s, s), or (b, features) and so on, which requires a gradient"""
         self._images = x.detach()
@@ -84,9 +92,9 @@ class Workload:
         module = converted(module, dtype, case.device)
         size = (case.batch_size, *building.input_shape(case.spec, module))
         x = torch.randn(size, generator=generator, dtype=dtype).to(case.device).requires_grad_()
-        shape = training.first_output_shape(module.eval(), lambda: _first_output(case, module, x))
-        cotangent = torch.randn(case.batch_size, *shape, generator=generator, dtype=dtype).to(case.device)
-        workload = cls(case, module, x, cotangent)
+        output = training.first_output(module.eval(), lambda: _first_output(case, module, x))
+        cotangent = torch.randn(case.batch_size, *output.shape[1:], generator=generator, dtype=dtype)
+        workload = cls(case, module, x, cotangent.to(case.device, output.dtype))
         workload.weights = "initial" if chosen == "trained" else chosen
         if chosen == "trained":
             workload.leave_initial()
@@ -117,21 +125,26 @@ class Workload:
         finally:
             torch.set_default_dtype(usual)
         x = torch.empty((case.batch_size, *building.input_shape(case.spec, module)), dtype=dtype, requires_grad=True)
-        shape = _first_output(case, module.train(), x).shape[1:]  # in training mode, where power iterations take one step
-        return cls(case, module, x, torch.empty(case.batch_size, *shape, dtype=dtype))
+        output = _first_output(case, module.train(), x)  # in training mode, where power iterations take one step
+        return cls(case, module, x, torch.empty(case.batch_size, *output.shape[1:], dtype=output.dtype))
 
     # ---------------------------------------------------------------------------------------------------------- the stages
 
     def forward(self) -> Tensor:
         """Forward pass in training mode; the graph is kept."""
         try:
-            output: Tensor = self.module(self.x)
+            self.output = self.apply(self.x)
         except RuntimeError as error:
             if _IN_PLACE not in str(error) or building.overwrites(self.module):
                 raise
             building.let_it_overwrite(self.module)  # a module that changes its input in training mode alone
-            output = self.module(self.x)
-        self.output = output
+            self.output = self.apply(self.x)
+        return self.output
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The module's output for any input, in the mode that it is in and in the case's precision."""
+        with self.autocast:
+            output: Tensor = self.module(x)
         return output
 
     def backward(self) -> None:
@@ -146,15 +159,14 @@ class Workload:
         self.optimizer.step()
 
     def parametrize(self) -> None:
-        """The parameter halves alone; the graph is kept. Does nothing for a module without halves."""
+        """The parameter halves alone, without autocast; the graph is kept. Does nothing for a module without halves."""
         self.effective = parameter_halves(self.halves)
 
     def inference(self) -> Tensor:
         """Forward pass in evaluation mode, without a graph."""
         with torch.inference_mode():
-            output: Tensor = self.module(self._images)
-        self.output = output
-        return output
+            self.output = self.apply(self._images)
+        return self.output
 
     def first_inference(self) -> Tensor:
         """The same, after `prepare_first_inference()` has emptied the caches."""
@@ -186,13 +198,16 @@ class Workload:
 
     def groups(self) -> list[Group]:
         """The groups of phases, in order; call `restore()` before each group. A module without halves has two phases fewer."""
+        inference = Group("inference", {"inference": self.inference}, self.prepare_inference, loop=True)
+        if self.inference_only:
+            return [inference]
         groups = [
             Group("training", {"forward": self.forward, "backward": self.backward}, self.prepare_training),
             Group("step", {"step": self.step}, self.prepare_training),
         ]
         if self.has_halves:
             groups.append(Group("parametrize", {"parametrize": self.parametrize}, self.prepare_training))
-        groups.append(Group("inference", {"inference": self.inference}, self.prepare_inference, loop=True))
+        groups.append(inference)
         if self.has_halves:
             groups.append(Group("first_inference", {"first_inference": self.first_inference}, self.prepare_first_inference))
         return groups
@@ -218,6 +233,23 @@ class Workload:
         """Whether the module has the phases `parametrize` and `first_inference`."""
         return bool(self.halves)
 
+    def computes_in_half(self) -> bool:
+        """Whether an operation of the forward pass, in training or in evaluation mode, gives numbers of 16 bits; True where an
+        error hides the answer."""
+        seen = _HalfPrecision()  # type: ignore[no-untyped-call]  # nor this
+        try:
+            with seen:
+                if not self.inference_only:
+                    self.prepare_training()
+                    self.forward()
+                self.prepare_inference()
+                self.inference()
+        except Exception:  # an external module may raise anything; then the failed phases say so
+            return True
+        finally:
+            self.restore()
+        return seen.found
+
     def other_batch(self) -> Tensor:
         """An input of another batch size, b // 2, or 2 if b is 1, for fits of a line in the batch size."""
         size = len(self.x)
@@ -237,6 +269,25 @@ def usual_weights(case: Case) -> Weights:
     return "trained" if is_external(case.spec.method) else "noise"
 
 
+class _HalfPrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """Notes whether an operation gives a tensor of 16-bit floats."""
+
+    found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        dtypes = {one.dtype for one in tree_leaves(result) if isinstance(one, Tensor)}
+        self.found |= not dtypes.isdisjoint((torch.bfloat16, torch.float16))
+        return result
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    """The context of a forward pass on a device: autocast for `bf16` and `fp16`, none for other precisions; reusable."""
+    if precision not in AUTOCAST:
+        return nullcontext()
+    return torch.autocast(device, getattr(torch, AUTOCAST[precision]))
+
+
 def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:
     """Compute the effective parameters of each half."""
     return [half.transform_parameters(image_size(half)) for half in halves]
@@ -252,7 +303,8 @@ def _first_output(case: Case, module: nn.Module, x: Tensor) -> Tensor:
     """The module's output for one of the inputs; notices a module that changes its input."""
     one = x[:1].clone()
     before = one._version
-    output = building.output_of(case.spec, module, one)
+    with autocast(case.precision, x.device.type):
+        output = building.output_of(case.spec, module, one)
     if one._version != before:
         building.let_it_overwrite(module)
     return output

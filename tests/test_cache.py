@@ -13,6 +13,7 @@ from evaluation import afresh, evaluate, in_place, input_gradient, seeded
 from torch import Tensor, nn
 
 from lipbench.layers.base import TwoHalves
+from lipbench.layers.cpl import CPLConv2d
 
 pytestmark = pytest.mark.heads
 
@@ -303,3 +304,44 @@ def test_write_through_data_is_the_documented_exception() -> None:
         assert layer(x).max() == 18
         layer.clear_cache()
         assert layer(x).max() == 2
+
+
+# Layout
+
+
+def test_cached_parameters_lie_as_their_products_want_them(variant: Variant) -> None:
+    """Contiguous, without a pending conjugation, and without the rest of a larger tensor behind them."""
+    layer = variant.build()
+    x = variant.image(layer)
+    evaluate(layer, x)
+    assert layer._cache is not None
+    for tensor in layer._cache.effective:
+        assert tensor.is_contiguous()
+        assert not tensor.is_conj()
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (6, 4), (4, 6)])
+def test_a_transposed_view_is_cached_as_rows(inputs: int, outputs: int) -> None:
+    """Whatever a parameter half returns: here the adjoint of a complex matrix, a view with a pending conjugation."""
+
+    class Adjoint(Scaled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(inputs, outputs, dtype=torch.complex128))
+
+        def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+            return (self.weight.mH,)
+
+    layer = Adjoint().eval()
+    with torch.no_grad():
+        (cached,) = layer.effective_parameters(1)
+    assert cached.is_contiguous()
+    assert not cached.is_conj()
+    assert torch.equal(cached, layer.weight.detach().mH)
+
+
+def test_channels_last_kernels_stay_channels_last() -> None:
+    layer = CPLConv2d(4, 4, 3, 6).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # untyped
+    with torch.no_grad():
+        kernel, _ = layer.effective_parameters(6)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)

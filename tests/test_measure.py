@@ -15,6 +15,7 @@ from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
 from lipbench.meters import machine
 from lipbench.quantities import GROUPS, PARTS, PHASES
+from lipbench.run import doubts
 from lipbench.run import measure as conductor
 from lipbench.store.rounds import Part, Round
 from lipbench.workload import Workload
@@ -323,5 +324,5 @@ def test_an_interpreted_round_says_so(monkeypatch: pytest.MonkeyPatch, implement
     found = machine.describe("cpu", 1)
     assert found.flags["triton"] == "interpreter"
     it = Case(LayerSpec("aol", 4, 6, implementation=implementation), 2, threads=torch.get_num_threads())
-    warnings = list(conductor._warnings(it, Round("ok", machine=found, phases={"forward": samples.timing(1.0)})))
+    warnings = list(doubts.warnings(it, Round("ok", machine=found, phases={"forward": samples.timing(1.0)})))
     assert ("interpreted" in [one.kind for one in warnings]) == said

@@ -107,7 +107,7 @@ def test_caches_of_two_halves_are_emptied() -> None:
 @pytest.mark.parametrize("layer", ALL)
 def test_a_certificate_changes_nothing(layer: Any) -> None:
     module = made(layer)
-    training.first_output_shape(module, lambda: module.eval()(images()))
+    training.first_output(module, lambda: module.eval()(images()))
     module.train()(images())
     before = values(module)
     certify.certify(module, images(), remake=lambda: made(layer))
@@ -154,7 +154,7 @@ def test_a_module_that_cannot_be_copied_is_named() -> None:
 @pytest.mark.parametrize("layer", ALL)
 def test_the_state_is_as_before_after_training(layer: Any) -> None:
     module = made(layer)
-    training.first_output_shape(module, lambda: module.eval()(images()))
+    training.first_output(module, lambda: module.eval()(images()))
     state, before = State(module), values(module)
     assert not state.is_changed()
     training.train(module, images())

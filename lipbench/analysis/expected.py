@@ -10,7 +10,7 @@ from fractions import Fraction
 import sympy
 
 from lipbench import networks, registry, theory
-from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, NetworkSpec
+from lipbench.cases import AUTOCAST, Case, ExternalNetworkSpec, LayerSpec, NetworkSpec
 from lipbench.layers.base import Method
 from lipbench.theory import HALVES, Complexity
 
@@ -21,7 +21,8 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     `theory_*` are the exact costs of the case's implementation; `published_*` are the leading terms of Table 1, where a complex
     number counts as one. MACs exist for forward, parametrize and inference; exact ones also for backward and step (an update
     has none). Elements are those kept for the backward pass, for forward and step. A network's MACs are the sum over its
-    layers; no formula covers what its activations keep, so its elements are NaN.
+    layers; no formula covers what its activations keep, so its elements are NaN. None covers autocast, where the
+    numbers kept have two sizes.
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
@@ -54,7 +55,7 @@ def _numbers(convention: str, case: Case, phase: str, method: Method, complexity
     ]
     if terms and all(expression is not None for expression, _ in terms):
         found[f"{convention}_macs"] = round(math.fsum(_evaluate(expression, sizes, iterations) for expression, sizes in terms))
-    if phase in _MEMORY_PHASES and isinstance(case.spec, LayerSpec):
+    if phase in _MEMORY_PHASES and isinstance(case.spec, LayerSpec) and case.precision not in AUTOCAST:
         elements = complexity.input.memory + complexity.parameters.memory
         found[f"{convention}_memory_elements"] = round(_evaluate(elements, _sizes(case, case.spec), iterations))
     return found

@@ -16,6 +16,7 @@ from lipbench.cli.options import (
     ImplementationList,
     KernelSizeList,
     MethodList,
+    Names,
     NetworkList,
     Output,
     PredictedDevice,
@@ -24,6 +25,7 @@ from lipbench.cli.options import (
     Timeout,
     Traceback,
     given_settings,
+    names,
     whole,
 )
 from lipbench.cli.printing import Printer
@@ -40,6 +42,7 @@ def predict(
     network: NetworkList = None,
     dtype: DtypeList = None,
     with_: Settings = None,
+    precision: Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")] = None,
     device: Annotated[
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
@@ -60,5 +63,6 @@ def predict(
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
         "settings": given_settings(with_),
+        "precision": precision,
     }  # fmt: skip
     printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, **axes))

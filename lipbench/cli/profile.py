@@ -48,9 +48,13 @@ def profile(
     lipschitz: Claim = None,
     dtype: DtypeList = None,
     precision: Annotated[
-        Names | None, names("--precision", "ieee, tf32 or tf32x3 (Triton kernels only), with commas.  [default: ieee]")
+        Names | None,
+        names("--precision", "ieee, tf32, tf32x3 (Triton kernels only), bf16, fp16 (autocast).  [default: ieee]"),
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Measure each case also with torch.compile.")] = False,
+    exported: Annotated[
+        bool, typer.Option("--exported", help="Measure inference also of external modules in their exported form.")
+    ] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
     threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
     timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
@@ -101,6 +105,7 @@ def profile(
             precision=precision,
             threads=None if threads is None else (threads,),
             compile=(False, True) if compile else None,
+            exported=(False, True) if exported else None,
         ),
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)

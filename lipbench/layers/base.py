@@ -25,6 +25,11 @@ def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
     module.refresh()
 
 
+def is_autocast(device: str) -> bool:
+    """Whether autocast is enabled here, on a type of device such as 'cpu'."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 class _Cache:
     """Effective parameters, with the tensors and conditions that they were computed from."""
 
@@ -42,6 +47,16 @@ class _Cache:
             and len(self.sources) == len(sources)
             and all(a is b and a._version == version for a, b, version in zip(self.sources, sources, self.versions))
         )
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """The tensor in a layout that every product takes without a copy: contiguous or, for a kernel, also channels-last.
+
+    Decompositions give column-major matrices, and `permute` and `mH` give views of another order, which each call would copy.
+    """
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.resolve_conj().contiguous()
 
 
 class TwoHalves(nn.Module, ABC):
@@ -94,14 +109,14 @@ class TwoHalves(nn.Module, ABC):
         if self._cache is None or not self._cache.serves(sources, conditions):
             # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                effective = tuple(tensor.detach() for tensor in self._parameter_half(image_size))
+                effective = tuple(_laid_out(tensor.detach()) for tensor in self._parameter_half(image_size))
             self._cache = _Cache(sources, conditions, effective)
         return self._cache.effective
 
     def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
         """`transform_parameters` without autocast: in half precision, the bounds would not hold."""
         device = next(self.parameters()).device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        if not is_autocast(device):
             return self.transform_parameters(image_size)
         with torch.autocast(device, enabled=False):
             return self.transform_parameters(image_size)

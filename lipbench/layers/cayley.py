@@ -31,12 +31,21 @@ def kernel_spectrum(kernel: Tensor, image_size: int) -> Tensor:
     return blocks
 
 
+REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+"""complex dtype → dtype of its two numbers"""
+
+
 def apply_spectrum(x: Tensor, blocks: Tensor) -> Tensor:
-    """Product of every frequency of x (b, i, n, n) with its block of (f, o, i) → (b, o, n, n)."""
+    """Product of every frequency of x (b, i, n, n) with its block of (f, o, i) → (b, o, n, n), in the precision of the blocks.
+
+    Images of another precision, such as autocast's, are converted: no complex number has 16 bits in PyTorch's products.
+    """
     image_size = x.shape[-1]
-    spectrum = torch.fft.rfft2(x).permute(2, 3, 1, 0)
-    result = torch.bmm(blocks, spectrum.flatten(0, 1)).view(image_size, -1, blocks.shape[1], x.shape[0])
-    output: Tensor = torch.fft.irfft2(result.permute(3, 2, 0, 1), s=(image_size, image_size))
+    x = x.to(REAL[blocks.dtype])
+    # Images are the rows of the product: the order (frequency, image, channel) is nearer to that of x.
+    spectrum = torch.fft.rfft2(x).permute(2, 3, 0, 1)
+    result = torch.bmm(spectrum.flatten(0, 1), blocks.mT).view(image_size, -1, x.shape[0], blocks.shape[1])
+    output: Tensor = torch.fft.irfft2(result.permute(2, 3, 0, 1), s=(image_size, image_size))
     return output
 
 
@@ -53,7 +62,9 @@ def cayley_transform(weight: Tensor) -> Tensor:
     if rows > columns:
         skew = skew + torch.bmm(lower.mH, lower)
     identity = torch.eye(columns, dtype=weight.dtype, device=weight.device)
-    inverse = torch.linalg.inv_ex(identity + skew).inverse  # inv() would wait for the device, to check for errors
+    # inv_ex(), since inv() would wait for the device to check for errors. LAPACK's result is column-major, and products of the
+    # input half want rows: the inverse of the transpose is the transpose of the inverse.
+    inverse = torch.linalg.inv_ex((identity + skew).mT).inverse.mT
     square = 2 * inverse - identity
     return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverse)), dim=1)
 

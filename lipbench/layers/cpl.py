@@ -45,8 +45,8 @@ class CPLConv2d(LipschitzConv2d):
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
         self.register_buffer("u", torch.randn(1, in_channels, image_size, image_size))
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight, padding=self.kernel_size // 2)
+    def _convolve(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.conv2d(x, self.weight, bias, padding=self.kernel_size // 2)
 
     def _convolve_transposed(self, x: Tensor) -> Tensor:
         return functional.conv_transpose2d(x, self.weight, padding=self.kernel_size // 2)
@@ -110,8 +110,7 @@ class CPLConv2d(LipschitzConv2d):
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         _, step = effective
-        activation = functional.relu(self._convolve(x) + self.bias[:, None, None])
-        return x - step * self._convolve_transposed(activation)
+        return x - step * self._convolve_transposed(functional.relu(self._convolve(x, self.bias)))
 
     def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
         _, step = effective

@@ -25,7 +25,8 @@ def sandwich(weight: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
     outputs = weight.shape[1]
     rows = cayley_transform(weight)
     gain = math.sqrt(2) * psi.exp()
-    return rows[:, :, outputs:] * (2 / gain)[:, None], rows[:, :, :outputs].mH * gain
+    inner = rows[:, :, outputs:] * (2 / gain)[:, None]  # column-major, as `rows` is; products of the input half want rows
+    return inner.contiguous(), rows[:, :, :outputs].mH * gain
 
 
 class SandwichConv2d(LipschitzConv2d):

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel, refresh_loaded, refresh_steps
+from lipbench.layers.base import (
+    Implementation,
+    LipschitzConv2d,
+    Method,
+    WithKernel,
+    is_autocast,
+    refresh_loaded,
+    refresh_steps,
+)
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -113,6 +121,12 @@ class SOCConv2d(LipschitzConv2d):
 
 class TritonSOCConv2d(WithKernel, SOCConv2d):
     """The same function; one kernel computes a term of the series and adds it, in one pass over the image."""
+
+    @property
+    def fallback(self) -> str:
+        if is_autocast(self.weight.device.type):
+            return "its kernel takes float32 images, and autocast gives it images in half precision"
+        return super().fallback
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
         if self.fallback:

@@ -141,6 +141,14 @@ class Workload(Protocol):
     def inference(self) -> object: ...
     def first_inference(self) -> object: ...
     def other_batch(self) -> Tensor: ...
+    def apply(self, x: Tensor) -> Tensor: ...
+
+
+def measure_inference(workload: Workload) -> Macs:
+    """MACs of inference alone, for a workload that has no other phase."""
+    workload.prepare_first_inference()
+    found = count(workload.inference)
+    return Macs({"inference": found.total}, {}, found.unsupported, published_phases={"inference": found.published_total})
 
 
 def measure(workload: Workload) -> Macs:
@@ -181,7 +189,7 @@ def _line(workload: Workload, total: int) -> tuple[float, float]:
     """Slope and intercept of the training forward pass in the batch size."""
     workload.prepare_training()
     other, size = workload.other_batch(), len(workload.x)
-    slope = (total - count(lambda: workload.module(other)).total) / (size - len(other))
+    slope = (total - count(lambda: workload.apply(other)).total) / (size - len(other))
     return slope, total - slope * size
 
 

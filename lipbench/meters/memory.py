@@ -45,6 +45,7 @@ class Workload(Protocol):
     def inference(self) -> object: ...
     def first_inference(self) -> object: ...
     def other_batch(self) -> Tensor: ...
+    def apply(self, x: Tensor) -> Tensor: ...
 
 
 def measure(workload: Workload, running: Workload | None = None, phases: Collection[str] | None = None) -> Memory:
@@ -167,7 +168,7 @@ def _saved_per_image(workload: Workload, saved: int) -> float | None:
     """Slope of saved bytes between the case's batch size and another; None where the other does not fit into memory."""
     other = workload.other_batch()
     try:
-        saved_of_other = saved_bytes(lambda: workload.module(other))
+        saved_of_other = saved_bytes(lambda: workload.apply(other))
     except torch.OutOfMemoryError:
         return None  # can happen with two images, where the case has one
     return (saved - saved_of_other) / (len(workload.x) - len(other))

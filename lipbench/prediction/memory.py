@@ -43,11 +43,13 @@ def memory(case: Case) -> Memory:
 def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFrame, list[str]]:
     """One row per case and phase: case (id), phase, predicted_peak_bytes, to compare with `Peak.total_bytes`.
 
-    Also returns one line per case that cannot be predicted, and one for the cases left after `limit_s` seconds.
+    Exported forms are left out. Also returns one line per case that cannot be predicted, and one for the cases left after
+    `limit_s` seconds.
     """
     rows: list[dict[str, object]] = []
     problems = []
     begin = time.monotonic()
+    cases = [case for case in cases if not case.exported]
     for number, case in enumerate(cases):
         if time.monotonic() - begin > limit_s:
             problems.append(
@@ -74,6 +76,8 @@ def _imagined(case: Case) -> Iterator[Workload]:
 
     Exceptions of an external layer become `LipbenchError`.
     """
+    if case.exported:
+        raise errors.export_not_predicted()
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode:

@@ -23,3 +23,10 @@ def copied_input(workload: Workload) -> Iterator[Caution]:
     if building.overwrites(workload.module):
         text = "the layer changes its input in place, so every call gets a copy of it, with the time and memory of copying"
         yield Caution("input_copied", (), text)
+
+
+def remarks(workload: Workload) -> Iterator[Caution]:
+    """A warning for each thing that a reader must know of the weights and of the module's own state."""
+    cures = {"weights": "train it yourself to judge trained weights", "state": "measure its phases in separate runs"}
+    for text, topic in workload.remarks.items():
+        yield Caution(topic, (), f"{text}; {cures[topic]}")

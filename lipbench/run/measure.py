@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,21 +12,20 @@ from datetime import UTC, datetime
 
 import torch
 
-from lipbench import certify, errors, registry, traces
+from lipbench import certify, errors, external, registry, traces
 from lipbench.cases import Case, Limits, NetworkSpec
 from lipbench.compiled import CompiledWorkload
+from lipbench.exported import ExportedWorkload
 from lipbench.layers.base import WithKernel
-from lipbench.meters import attempts, gpu, machine, macs, memory
+from lipbench.meters import attempts, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import ESTIMATED, EXAMINED, GROUPS, PARTS, Caution, Certificate, Estimate, Machine, Timing
-from lipbench.run import cautions, certifying, estimates, failures
+from lipbench.run import cautions, certifying, doubts, estimates, failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload, usual_weights
 
 Tell = Callable[[Round, str | None, tuple[str, ...]], object]
 """(the results so far, the part that starts or None, the remaining parts)"""
-COMPILED_ACCURACY = {"float32": 1e-3, "float64": 1e-6}
-"""largest relative difference, in norm, between compiled and uncompiled output without a warning"""
 
 
 def measure(
@@ -63,9 +61,11 @@ def measure(
             left = tuple(name for name in rest if name not in found.parts)
             if not _is_usable(case.device):
                 break
-        compiler_doubts = _compiler_doubts(workload, compiled) if compiled and found.phases else ()
-    own = (*cautions.unused_sizes(case.spec), *cautions.copied_input(workload), *_fallbacks(workload), *_remarks(workload))
-    warnings = (*found.warnings, *_warnings(case, found), *compiler_doubts, *own)
+        compiler_doubts = doubts.compiler_doubts(workload, compiled) if compiled and found.phases else ()
+    own_doubts = (*doubts.precision_doubts(workload), *doubts.export_doubts(workload)) if found.phases else ()
+    called = (*cautions.unused_sizes(case.spec), *cautions.copied_input(workload), *cautions.remarks(workload))
+    seen = (*doubts.warnings(case, found), *compiler_doubts, *own_doubts, *doubts.fallbacks(workload), *called)
+    warnings = (*found.warnings, *seen)
     found = replace(found, warnings=tuple(dict.fromkeys(warnings)), duration_s=time.perf_counter() - begin, tuned=_tuned(case))
     tell(found, None, left)
     return found
@@ -86,11 +86,11 @@ def _built(case: Case, found: Round, parts: Sequence[str], tell: Tell, failed: C
     if chosen == "trained" and TRAINED_IN & {*failed}:
         workload.remarks["training failed: the weights are those of the initial map"] = "weights"
     elif chosen == "trained":
-        order = [name for name in PARTS if name in parts]
+        order = [name for name in (*PARTS, *ESTIMATED) if name in parts]
         doing = next((name for name in order if name in TRAINED_IN), order[0])
         tell(found, doing, tuple(name for name in order if name != doing))
         workload.leave_initial()
-    return workload
+    return ExportedWorkload(workload, external.load_export(case.spec.method)) if case.exported else workload
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,19 @@ class _Sitting:
         part = parts[0]
         bad = {*self.failed, *not_ok(found.parts)}
         if part == "memory":
-            fitting = [phase for name, phases in GROUPS.items() if name not in bad for phase in phases]
+            run = self.groups if self.workload.inference_only else GROUPS
+            fitting = [phase for name in run if name not in bad for phase in GROUPS[name]]
             measured = memory.measure(self.workload, self.compiled, fitting)
             return replace(found, memory=measured, warnings=(*found.warnings, *memory.warnings(measured)))
         if part == "macs":
-            counted = macs.measure(self.workload)
+            meter = macs.measure_inference if self.workload.inference_only else macs.measure
+            counted = meter(self.workload)
             return replace(found, macs=counted, warnings=(*found.warnings, *attempts.warnings("MACs", counted.failures)))
         if part in ESTIMATED:
             return replace(found, estimate=estimates.counted(self.workload.case, part, found.estimate or Estimate()))
         if part == "certificate":
-            certificate, doubts = _certify(self.workload, "training" not in bad)
-            return replace(found, certificate=certificate, warnings=(*found.warnings, *doubts))
+            certificate, missing = _certify(self.workload, "training" not in bad and not self.workload.inference_only)
+            return replace(found, certificate=certificate, warnings=(*found.warnings, *missing))
         timings = time_group(self.running, self.groups[part], self.limits, with_step="step" in parts[1:])
         return replace(found, phases={**(found.phases or {}), **timings})
 
@@ -241,88 +243,30 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
 
     A layer may work in the measured dtype and batch size, but not in float64 on one image.
     """
-    doubts: list[Caution] = []
+    missing: list[Caution] = []
     each_layer = isinstance(workload.case.spec, NetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            remake = certifying.remaker(workload)
+            remake = None if workload.inference_only else certifying.remaker(workload)
             found = certifying.certified(workload.module, workload.x, training, each_layer, remake)
-            return replace(found, claimed=workload.case.spec.claim), tuple(doubts)
+            remarks = (*found.remarks, *_computed_in(workload))
+            return replace(found, claimed=workload.case.spec.claim, remarks=remarks), tuple(missing)
         except Exception as error:
-            reason = traces.line(error)
-            missing = " ".join(("no certificate could be found", what)).strip()
-            text = f"{missing} ({reason}); let the layer run in float64 on a single image"
-            doubts.append(Caution("no_certificate", (), text))
-    return None, tuple(doubts[-1:])
+            lost = " ".join(("no certificate could be found", what)).strip()
+            text = f"{lost} ({traces.line(error)}); let the layer run in float64 on a single image"
+            missing.append(Caution("no_certificate", (), text))
+    return None, tuple(missing[-1:])
+
+
+def _computed_in(workload: Workload) -> Iterator[str]:
+    """A remark where a certificate was computed in another precision than the times: its parameters are the same."""
+    if workload.case.is_half:
+        uses_kernel = any(isinstance(half, WithKernel) and not half.fallback for half in workload.halves)
+        dtype = "float32" if uses_kernel else "float64"
+        yield f"certified in {dtype}; measured in {workload.case.precision}, whose rounding is not part of it"
 
 
 def _claims(case: Case) -> bool:
     """Whether a case must be 1-Lipschitz: methods that claim it, and all external layers and networks."""
     method = registry.methods().get(case.spec.method)
     return method is None or method.lipschitz
-
-
-def _remarks(workload: Workload) -> Iterator[Caution]:
-    """A warning for each thing that a reader must know of the weights and of the module's own state."""
-    cures = {"weights": "train it yourself to judge trained weights", "state": "measure its phases in separate runs"}
-    for text, topic in workload.remarks.items():
-        yield Caution(topic, (), f"{text}; {cures[topic]}")
-
-
-def _fallbacks(workload: Workload) -> Iterator[Caution]:
-    """A warning for each reason why layers did not use their kernel."""
-    reasons = Counter(half.fallback for half in workload.halves if isinstance(half, WithKernel) and half.fallback)
-    for reason, layers in reasons.items():
-        text = f"fallback to paper in {layers} {'layer' if layers == 1 else 'layers'}: {reason}"
-        yield Caution("fallback", (), text)
-
-
-def _compiler_doubts(workload: Workload, compiled: CompiledWorkload) -> tuple[Caution, ...]:
-    try:
-        return tuple(_compiler_warnings(workload, compiled))
-    except Exception as error:  # such as a lack of memory for the comparison: the results stay
-        reason = traces.line(error)
-        text = f"the compiled output could not be compared with the uncompiled one ({reason}); use a smaller batch"
-        return (Caution("uncompared", (), text),)
-
-
-def _compiler_warnings(workload: Workload, compiled: CompiledWorkload) -> Iterator[Caution]:
-    """Warnings where uncompiled code or compilation may have been timed, or the compiled output differs."""
-    for reason in compiled.graph_breaks():
-        yield Caution("graph_break", (), f"graph break in torch.compile: {reason}")
-    if again := tuple(compiled.recompiled):
-        text = f"torch.compile recompiled {', '.join(again)} after the first call; set TORCH_LOGS=recompiles to see why"
-        yield Caution("recompiled", again, text)
-    outputs = []
-    for one in (workload, compiled):
-        workload.restore()
-        one.prepare_training()
-        outputs.append(one.forward().detach().double())
-        one.prepare_training()
-    workload.restore()
-    difference = float(torch.linalg.vector_norm(outputs[1] - outputs[0]) / torch.linalg.vector_norm(outputs[0]))
-    if not difference <= COMPILED_ACCURACY[workload.case.dtype]:
-        text = f"the compiled output differs from the uncompiled one by {difference:.1e} of its norm; do not use it"
-        yield Caution("inexact", (), text)
-
-
-def _warnings(case: Case, found: Round) -> Iterator[Caution]:
-    """Warnings that make these timings doubtful, each with what to do."""
-    if not found.phases:
-        return
-    phases, flags = found.phases, found.machine.flags if found.machine else {}
-    if registry.needs_triton(case.spec) and flags.get("triton") == "interpreter":
-        text = "interpreted, not a timing: Triton kernels ran in their interpreter; measure on a GPU, without TRITON_INTERPRET"
-        yield Caution("interpreted", (), text)
-    elif case.device == "cpu" and case.precision != "ieee":
-        yield Caution("precision", (), f"precision {case.precision} has no effect on a CPU; compare with ieee")
-    if (threads := torch.get_num_threads()) != case.threads:
-        text = f"torch runs {threads} threads instead of {case.threads}; set OMP_NUM_THREADS before torch is imported"
-        yield Caution("threads", (), text)
-    if contended := tuple(name for name, timing in phases.items() if timing.contention and timing.contention.contended):
-        text = f"other processes used the machine during {', '.join(contended)}; measure again when it is idle"
-        yield Caution("contended", contended, text)
-    yield from gpu.clock_warnings({phase: timing.contention for phase, timing in phases.items()})
-    if unsettled := tuple(phase for phase, timing in phases.items() if not timing.converged):
-        text = f"the median of {', '.join(unsettled)} had not converged at the time limit; raise --phase-seconds"
-        yield Caution("unsettled", unsettled, text)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from lipbench_reports.cells import CONTENDED, COUNTS, RESIDUAL, Cell, Column, Table, alike, heads, mathml, table
 from lipbench_reports.measurements import PHASE_TITLES, capitalized
+from lipbench_reports.pairs import HALF
 from lipbench_reports.prepared import CaseRows, Prepared
 from lipbench_reports.tables import COMPLEXITY, EXPONENTS, as_text, typed, with_columns
 
@@ -80,7 +81,7 @@ def elements(ready: Prepared, formulas: Formulas, caption: str) -> Table | None:
     found, inputs, parameters = [], [], []
     for case in _layers(ready):
         training = case.rows[case.rows["phase"].isin(["forward", "step"])].sort_values("phase")
-        if training.empty:
+        if training.empty or training["precision"].iloc[0] in HALF:  # autocast keeps numbers of two sizes
             continue
         size = ELEMENT_BYTES.get(str(training["dtype"].iloc[0]), math.nan)
         theory = (_first(training, "published_memory_elements"), _first(training, "theory_memory_elements"))

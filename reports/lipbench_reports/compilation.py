@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, heads, numbers, ratio, table
 from lipbench_reports.costs import common_shapes
-from lipbench_reports.measurements import doubt
+from lipbench_reports.pairs import Pair, pairs
 from lipbench_reports.prepared import Prepared
 
 TRAINING = ("forward", "backward", "step")
@@ -24,64 +23,9 @@ WORTH_SAYING = 0.10
 """Smaller changes are not mentioned: the rounds of one case may differ by as much without a warning."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One case, uncompiled ("as written") and compiled."""
-
-    series: str
-    """key of the uncompiled series"""
-    shape: str
-    written: pd.DataFrame
-    """its rows by phase"""
-    compiled: pd.DataFrame
-
-    def values(self, phase: str, column: str) -> tuple[float, float]:
-        """The value as written and the value compiled; NaN where it was not measured."""
-        return _value(self.written, phase, column), _value(self.compiled, phase, column)
-
-    def change(self, phase: str, column: str) -> float:
-        """Compiled ÷ as written."""
-        written, compiled = self.values(phase, column)
-        return compiled / written if written > 0 else math.nan
-
-    def mark(self, phase: str) -> str:
-        """The mark of a doubt about either time."""
-        entries = pd.concat([rows[rows.index == phase] for rows in (self.written, self.compiled)])
-        return next((mark for _, entry in entries.iterrows() if (mark := doubt(entry))), "")
-
-    def compile_s(self, phases: Sequence[str]) -> float:
-        """Seconds spent compiling for these phases."""
-        found = self.compiled.loc[self.compiled.index.isin(phases), "compile_s"].dropna()
-        return math.nan if found.empty else float(found.sum())
-
-    def steps_to_pay(self) -> float:
-        """Training steps after which compiling has saved more time than it cost; infinite where it saves none."""
-        written, compiled = self.values("step", "median_s")
-        seconds = self.compile_s(TRAINING)
-        if not math.isfinite(written + compiled + seconds):
-            return math.nan
-        return math.ceil(seconds / (written - compiled)) if compiled < written else math.inf
-
-
-def pairs(ready: Prepared) -> list[Pair]:
-    """The cases that gave numbers both uncompiled and compiled, in the order of the rows."""
-    cases = {(case.series, case.shape): case.rows.drop_duplicates("phase").set_index("phase") for case in ready.cases}
-    twins = {
-        one.key: other.key
-        for one in ready.series
-        for other in ready.series
-        if one != other and {**one.columns, "compiled": True} == other.columns
-    }
-    return [
-        Pair(key, shape, written, cases[twins[key], shape])
-        for (key, shape), written in cases.items()
-        if (twins.get(key), shape) in cases
-    ]
-
-
 def changes(ready: Prepared) -> Table | None:
     """Times, peaks and compile times, one row per case that was measured both ways; None if there is none."""
-    found = pairs(ready)
+    found = pairs(ready, "compiled", False, True)
     if not found:
         return None
     columns = heads([(one.series, one.shape) for one in found], ready.labels)
@@ -96,18 +40,13 @@ def changes(ready: Prepared) -> Table | None:
             (Column(f"{title}, ÷"), [ratio(one.change(phase, "median_s"), mark) for one, mark in zip(found, marks)]),
         ]
     columns += [
-        numbers("Compiling, training", [one.compile_s(TRAINING) for one in found], TIMES[:1]),
-        numbers("Compiling, inference", [one.compile_s(EVALUATION) for one in found], TIMES[:1]),
-        (Column("Pays after", "steps"), [_steps(one.steps_to_pay(), one.mark("step")) for one in found]),
+        numbers("Compiling, training", [_compile_s(one, TRAINING) for one in found], TIMES[:1]),
+        numbers("Compiling, inference", [_compile_s(one, EVALUATION) for one in found], TIMES[:1]),
+        (Column("Pays after", "steps"), [_steps(_steps_to_pay(one), one.mark("step")) for one in found]),
     ]
     for phase, column, title in BYTES_CHANGED:
         columns.append((Column(f"{title}, ÷"), [ratio(one.change(phase, column)) for one in found]))
     return table("What torch.compile changes", [one for one in columns if any(cell.sort is not None for cell in one[1])])
-
-
-def _value(rows: pd.DataFrame, phase: str, column: str) -> float:
-    values = rows.loc[rows.index == phase, column]
-    return math.nan if values.empty else float(values.iloc[0])
 
 
 def _steps(steps: float, mark: str) -> Cell:
@@ -135,7 +74,7 @@ def verdict(ready: Prepared) -> list[str]:
     """Sentences on how compiling changed the time of a training step and of inference."""
     sentences = []
     rows = ready.rows
-    watched = pairs(ready.narrowed(rows[~rows["unwatched"]]))
+    watched = pairs(ready.narrowed(rows[~rows["unwatched"]]), "compiled", False, True)
     for phase, deed in (("step", "a training step"), ("inference", "inference")):
         means = _mean_changes(watched, phase, ready.labels)
         if len(means) > 1 and means[-1][0] / means[0][0] > 1 + WORTH_SAYING:
@@ -146,3 +85,18 @@ def verdict(ready: Prepared) -> list[str]:
             sentences.append(f"Compiled by torch.compile, {deed} takes {means[0][0]:.3g} times as long as uncompiled.")
     without = int(ready.failures["compiled"].sum())
     return [*sentences, *([f"{without} compiled cases gave no numbers."] if without > 1 else [])]
+
+
+def _compile_s(one: Pair, phases: Sequence[str]) -> float:
+    """Seconds spent compiling for these phases."""
+    found = one.changed.loc[one.changed.index.isin(phases), "compile_s"].dropna()
+    return math.nan if found.empty else float(found.sum())
+
+
+def _steps_to_pay(one: Pair) -> float:
+    """Training steps after which compiling has saved more time than it cost; infinite where it saves none."""
+    written, compiled = one.values("step", "median_s")
+    seconds = _compile_s(one, TRAINING)
+    if not math.isfinite(written + compiled + seconds):
+        return math.nan
+    return math.ceil(seconds / (written - compiled)) if compiled < written else math.inf

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipbench_reports import against_theory, agreement, certificates, compilation, figures, findings, measurements, provenance
+from lipbench_reports import (
+    against_theory,
+    agreement,
+    certificates,
+    compilation,
+    figures,
+    findings,
+    measurements,
+    pairs,
+    provenance,
+)
 from lipbench_reports.cells import MARKS, TIMES, with_unit
 from lipbench_reports.costs import ALIKE, Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
@@ -96,6 +106,8 @@ def _results(ready: Prepared, found: Costs) -> dict[str, object]:
         "fitted": [table for quantity in ("macs", "memory") if (table := agreement.formulas(ready, formulas, quantity))],
         "held": measurements.held(ready),
         "exponents": against_theory.exponents(ready),
+        "half_precision": pairs.half_precision(ready),
+        "exports": pairs.exports(ready),
         "compiled": compilation.changes(at_shape),
         "all_compiled": compilation.changes(ready) if several else None,
         "shares": measurements.shares(at_shape),
