@@ -3,15 +3,15 @@
 Nothing heavy is imported before a function runs. Where a function takes a layer, it may be given as
 
 - a name of `methods()`, or an external name (`package.module:name`, `file.py:name`), as on the command line;
-- a callable that returns an `nn.Module`. It is called as `layer(channels, channels, kernel_size)`, with `image_size=` where it
-  has a parameter of that name, or as `layer(channels, image_size, kernel_size)` where its parameters have exactly these names;
+- a callable that returns an `nn.Module`. Channels, kernel size and image size go to the parameters whose names mean them;
+  `settings`, such as `{"stride": 2}` or "stride=2", are further arguments;
 - a module that exists already, which is copied. Then the sizes say for which input it was made.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Sizes = int | Sequence[int] | None
 """one size, several, or those by default"""
+Settings = str | Mapping[str, object]
+"""further arguments of external layers, by name or as text"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def complexity(
     image_size: Sizes = None,
     kernel_size: Sizes = None,
     batch_size: Sizes = None,
+    settings: Settings = "",
 ) -> Answer:
     """Formulas of what layers cost, in the form of Table 1 of arXiv 2311.16833, from counts on fake tensors; nothing is timed.
 
@@ -117,7 +120,11 @@ def complexity(
     given = complexity.given({symbol: _several(value) for symbol, value in sizes.items()})
     rows: list[complexity.Fitted] = []
     for layer in layers:
-        with _named(layer) as (name, is_live):  # a live layer may be another one under the same name, so it is not cached
+        with _named(layer, settings) as (
+            name,
+            is_live,
+        ):
+            # A live layer may be another one under the same name, so it is not cached.
             rows += complexity.fit_layer.__wrapped__(name, given) if is_live else complexity.fit_layer(name, given)
     notes = complexity.remarks(rows)
     remarks = (*notes, *([""] if notes else []), *complexity.LEGEND)
@@ -165,8 +172,10 @@ def profile(
 
     `axes` are what to measure, each one value or several: `preset`, `implementation`, `channels`, `image_size`, `kernel_size`,
     `batch_size`, `network`, and the conditions of a case: `dtype`, `precision`, `threads`, `compile`. Without sizes, those of
-    the preset `quick`. A module has one size of each, and its `kernel_size` is a mere label. The limits are those of
-    `lipbench profile`: `phase_seconds` for each phase, `timeout_s` for a round, `deadline_s` for everything.
+    the preset `quick`. For external layers
+    also `settings`, further arguments, and `lipschitz`, the constant that they claim. A module has one size of each, and its
+    `kernel_size` is a mere label. The limits are those of `lipbench profile`: `phase_seconds` for each phase, `timeout_s` for a
+    round, `deadline_s` for everything.
 
     Raises `LipbenchError` for wrong use, before anything is written, and afterwards if not a single case could run.
     """
@@ -208,12 +217,19 @@ def _request(names: Sequence[str], axes: dict[str, Any]) -> Request:
     from lipbench import errors
     from lipbench.run.plan import Request, conditions
 
-    known = ("preset", *_AXES, *_CONDITIONS)
+    known = ("preset", "settings", "lipschitz", *_AXES, *_CONDITIONS)
     if unknown := [name for name in axes if name not in known]:
         raise errors.unknown_choice("argument", unknown[0], known)
     chosen: dict[str, Any] = {field: _several(axes[name]) for name, field in _AXES.items() if name in axes}
     asked = {name: _several(axes[name]) for name in _CONDITIONS if name in axes}
-    return Request(preset=axes.get("preset"), methods=tuple(names) or None, **chosen, conditions=conditions(**asked))
+    chosen |= {"preset": axes.get("preset"), "settings": _text(axes.get("settings", "")), "claim": axes.get("lipschitz", 1.0)}
+    return Request(methods=tuple(names) or None, **chosen, conditions=conditions(**asked))
+
+
+def _text(given: Settings) -> str:
+    from lipbench import settings
+
+    return settings.joined(given) if isinstance(given, str) else settings.write(given)
 
 
 def _several(value: Any) -> tuple[Any, ...] | None:
@@ -224,17 +240,19 @@ def _several(value: Any) -> tuple[Any, ...] | None:
 
 
 @contextlib.contextmanager
-def _named(layer: Layer) -> Iterator[tuple[str, bool]]:
-    """A name under which the layer can be built in this block, and whether only this process can build it."""
-    from lipbench import calling
+def _named(layer: Layer, settings: Settings = "") -> Iterator[tuple[str, bool]]:
+    """A name, with settings, under which the layer can be built in this block, and whether only this process can build it."""
+    from lipbench import calling, external
 
+    text = _text(settings)
     if isinstance(layer, str):
-        yield layer, False
+        external.check_options([layer], text, 1.0)
+        yield external.absolute(layer, text), False
     elif name := calling.importable_name(layer):
-        yield name, False
+        yield external.absolute(name, text), False
     else:
         with calling.in_this_process(layer) as name:
-            yield name, True
+            yield external.absolute(name, text), True
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lipbench import errors, external
+from lipbench.bounds import require_choice, require_claim, require_positive
 
 PAPER_METHODS = ("standard", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 DTYPES = ("float32", "float64")
@@ -29,15 +30,8 @@ COLOURS = 3
 """Channels of the images that networks take."""
 
 
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise errors.not_positive(name.replace("_", " "), value)
-
-
-def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise errors.unknown_choice(option, value, known)
+def _claimed(claim: float) -> str:
+    return "" if claim == 1 else f"-L{claim!r}"
 
 
 def needs_triton(implementation: str) -> bool:
@@ -52,7 +46,7 @@ def needs_triton(implementation: str) -> bool:
 class LayerSpec:
     """One convolution, `channels` → `channels` on `image_size` × `image_size` images, kernel `kernel_size` × `kernel_size`.
 
-    `method` is a name of the registry, or an external one: `package.module:name`, or `file.py:name` with the file's whole path.
+    `method` is a name of the registry, or an external one, as `external.absolute` gives it.
     """
 
     method: str
@@ -60,11 +54,14 @@ class LayerSpec:
     image_size: int
     kernel_size: int = 3
     implementation: str = PAPER
+    claim: float = 1.0
+    """the Lipschitz constant that an external layer claims"""
 
     def __post_init__(self) -> None:
-        _require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
+        require_positive(channels=self.channels, image_size=self.image_size, kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)
+        require_claim(self.claim)
 
     @property
     def input_channels(self) -> int:
@@ -73,7 +70,8 @@ class LayerSpec:
 
     @property
     def slug(self) -> str:
-        return f"{external.slug(self.method)}-{self.implementation}-c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+        sizes = f"c{self.channels}-s{self.image_size}-k{self.kernel_size}"
+        return f"{external.slug(self.method)}-{self.implementation}-{sizes}{_claimed(self.claim)}"
 
 
 @dataclass(frozen=True, order=True)
@@ -85,12 +83,14 @@ class NetworkSpec:
     image_size: int = 32
     kernel_size: int = 3
     implementation: str = PAPER
+    claim: ClassVar[float] = 1.0
+    """each layer of the network must be 1-Lipschitz"""
 
     def __post_init__(self) -> None:
-        _require_choice("network size", self.size, tuple(WIDTHS))
+        require_choice("network size", self.size, tuple(WIDTHS))
         if self.image_size not in (32, 64):
             raise errors.unknown_choice("network image size", self.image_size, (32, 64))
-        _require_positive(kernel_size=self.kernel_size)
+        require_positive(kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)
 
@@ -120,9 +120,12 @@ class ExternalNetworkSpec:
     method: str
     image_size: int = 32
     classes: int = CLASSES
+    claim: float = 1.0
+    """the Lipschitz constant that the network claims"""
 
     def __post_init__(self) -> None:
-        _require_positive(image_size=self.image_size, classes=self.classes)
+        require_positive(image_size=self.image_size, classes=self.classes)
+        require_claim(self.claim)
 
     @property
     def implementation(self) -> str:
@@ -145,7 +148,7 @@ class ExternalNetworkSpec:
 
     @property
     def slug(self) -> str:
-        return f"{external.slug(self.method)}-network-s{self.image_size}"
+        return f"{external.slug(self.method)}-network-s{self.image_size}{_claimed(self.claim)}"
 
 
 Spec = LayerSpec | NetworkSpec | ExternalNetworkSpec
@@ -222,10 +225,10 @@ class Case:
     """whether `torch.compile` is used; False for records that are older than this field"""
 
     def __post_init__(self) -> None:
-        _require_positive(batch_size=self.batch_size, threads=self.threads)
+        require_positive(batch_size=self.batch_size, threads=self.threads)
         for condition, value in self.conditions().items():
             if condition.choices:
-                _require_choice(condition.name, value, condition.choices)
+                require_choice(condition.name, value, condition.choices)
 
     def conditions(self) -> Mapping[Condition, Any]:
         """The value of each condition, in the order of `CONDITIONS`."""

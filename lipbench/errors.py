@@ -47,6 +47,21 @@ def unknown_verb(got: str, known: object) -> LipbenchError:
     return LipbenchError(_message("unknown command", repr(got), f"choose from {_listing(known)}, or see lipbench --help"))
 
 
+def too_large(option: str, got: object, largest: object) -> LipbenchError:
+    return LipbenchError(_message(f"{option} must be at most {largest}", repr(got), "give a smaller number"))
+
+
+def no_constant(got: object, largest: float) -> LipbenchError:
+    what = f"a Lipschitz constant must be greater than 0 and at most {largest:g}"
+    return LipbenchError(_message(what, repr(got), "give a positive number, such as 0.97"))
+
+
+def too_large_to_count(case: str, why: str) -> LipbenchError:
+    return LipbenchError(
+        _message("the tensors of this case are too large to be counted", f"{case} ({why})", "use smaller sizes")
+    )
+
+
 def not_positive(option: str, got: object) -> LipbenchError:
     return LipbenchError(_message(f"{option} must be a whole number of at least 1", repr(got), "give a positive whole number"))
 
@@ -138,11 +153,40 @@ def not_importable(name: str, why: str) -> LipbenchError:
     return LipbenchError(_message("cannot load the external layer or network", f"{name!r} ({why})", do))
 
 
-def adapter_needed(name: str, call: str, why: str, kind: str, lines: str) -> LipbenchError:
-    """The only message of several lines: the lines after the first are the adapter file to write."""
+def adapter_needed(name: str, why: str, kind: str, lines: str) -> LipbenchError:
+    """The lines after the first are the adapter file to write."""
     option = "--method" if kind == "layer" else "--network"
-    do = f"write an adapter as below, say adapter.py, check what it passes on, and give {option} adapter.py:{kind}"
-    return LipbenchError(_message(f"cannot call an external {kind} as ({call})", f"{name!r} ({why})", do) + f"\n\n{lines}")
+    do = (
+        f"give it with --with NAME=VALUE, or write an adapter as below, say adapter.py, check what it passes on, and give "
+        f"{option} adapter.py:{kind}"
+    )
+    return LipbenchError(_message(f"cannot tell the arguments of an external {kind}", f"{name!r} ({why})", do) + f"\n\n{lines}")
+
+
+def wrapper_needed(name: str, what: str, got: str, forward: str, kind: str, lines: str) -> LipbenchError:
+    """The lines after the first are the adapter file to write."""
+    do = f"wrap it in a module whose forward(x) returns {forward}, as in the adapter below, and check what it passes on"
+    return LipbenchError(_message(f"the forward pass of an external {kind} {what}", f"{name!r} ({got})", do) + f"\n\n{lines}")
+
+
+def unknown_setting(name: str, got: str, known: object) -> LipbenchError:
+    do = f"choose from {_listing(known)}" if known else "leave --with out, since it takes no arguments"
+    return LipbenchError(_message(f"an external layer or network has no parameter {got!r}", repr(name), do))
+
+
+def not_settings(got: str) -> LipbenchError:
+    do = "give for example --with stride=2,bias=False; values are numbers, True, False, None, quoted text, and tuples of these"
+    return LipbenchError(_message("--with takes NAME=VALUE, each name once", repr(got), do))
+
+
+def only_external(option: str) -> LipbenchError:
+    do = f"leave {option} out, or name a layer as package.module:name or file.py:name"
+    return LipbenchError(_message(f"{option} applies to external layers and networks alone", "none of them", do))
+
+
+def needs_cuda(name: str, why: str) -> LipbenchError:
+    do = "run it with --device cuda on a machine with a GPU"
+    return LipbenchError(_message("an external layer or network needs a CUDA device", f"{name!r} on a CPU ({why})", do))
 
 
 def not_a_module(name: str, got: str) -> LipbenchError:
@@ -154,6 +198,11 @@ def not_a_module(name: str, got: str) -> LipbenchError:
 def unreadable_file(path: object, why: str) -> LipbenchError:
     do = "remove it, and run the command that wrote it again"
     return LipbenchError(_message("not a readable file", f"{path} ({why})", do))
+
+
+def foreign_json(path: object, why: str) -> LipbenchError:
+    do = "give a run directory, or the JSON that pytest bench --benchmark-json wrote"
+    return LipbenchError(_message("not a benchmark file of lipbench", f"{path} ({why})", do))
 
 
 def no_samples(path: object) -> LipbenchError:

@@ -1,9 +1,9 @@
 """External layers and networks: the meaning of a name, and how its callable is loaded; `calling` calls it.
 
-There are two kinds of external names. `package.module:name` is any callable that can be imported, also from the current folder;
-as a layer it is called as `name(channels, channels, kernel_size)`, with `image_size=` if it has a parameter of that name.
-`file.py:name` is an adapter, a function in a file, called as `name(channels, image_size, kernel_size)`. As a network, both are
-called as `name(image_size, classes)`. If the part before the colon ends in `.py`, it is a file.
+There are two kinds of external names. `package.module:name` is any callable that can be imported, also from the current folder.
+`file.py:name` is a callable in a file, such as an adapter, a function of (channels, image_size, kernel_size). If the part
+before the colon ends in `.py`, it is a file. `calling` says which arguments they get. A name may end in further arguments, as
+in `package.module:name(bias=False, stride=2)`: two such names with different arguments are two layers.
 
 Nothing here imports torch: the process that plans reads names too, but loads none of them.
 """
@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lipbench import errors
+from lipbench import errors, settings
 
 _MODULE_PREFIX = "lipbench_external_"
 """prefix of the module names of files"""
+_WITH_SETTINGS = re.compile(r"(.*?):([^:()]+)\((.*)\)", re.DOTALL)
+_SLUG_CHARACTERS = 40
 
 
 # --------------------------------------------------------------------------------------------------------------- the names
@@ -34,12 +37,14 @@ _MODULE_PREFIX = "lipbench_external_"
 
 @dataclass(frozen=True)
 class External:
-    """The two parts of an external name."""
+    """The parts of an external name."""
 
     place: str
     """dotted name of a module, or path of a file"""
     name: str
     """name of the callable; dotted, if it is an attribute of a class"""
+    settings: str = ""
+    """further arguments, as text of `settings.write`"""
 
     @property
     def is_file(self) -> bool:
@@ -53,20 +58,40 @@ def is_external(name: str) -> bool:
 
 def parse(name: str) -> External:
     """The parts of an external name."""
-    place, _, found = name.rpartition(":")
-    return External(place, found)
+    if found := _WITH_SETTINGS.fullmatch(name):
+        return External(*found.groups())
+    place, _, plain = name.rpartition(":")
+    return External(place, plain)
 
 
-def absolute(name: str) -> str:
-    """The name with the whole path of its file, so that it means the same in every process and folder."""
+def absolute(name: str, further: str = "") -> str:
+    """The name with the whole path of its file and all its settings, also `further` ones, so that it means the same everywhere.
+
+    Raises `LipbenchError` for settings that cannot be read.
+    """
+    if not is_external(name):
+        return name
     found = parse(name)
-    return f"{os.path.abspath(found.place)}:{found.name}" if is_external(name) and found.is_file else name
+    place = os.path.abspath(found.place) if found.is_file else found.place
+    return f"{place}:{found.name}{_in_brackets(settings.joined(found.settings, further))}"
+
+
+def _in_brackets(text: str) -> str:
+    return f"({text})" if text else ""
+
+
+def check_options(names: Iterable[str], further: str, claim: float) -> None:
+    """Raises `LipbenchError` for settings or a claimed constant where no name is external: other layers have neither."""
+    given = [option for option, value in (("--with", further), ("--lipschitz", claim != 1)) if value]
+    if given and not any(map(is_external, names)):
+        raise errors.only_external(given[0])
 
 
 def title(name: str) -> str:
-    """Title in tables: `name` for a package, `file.py:name` for a file. Nothing is loaded."""
+    """Title in tables: `name` for a package, `file.py:name` for a file, with the settings. Nothing is loaded."""
     found = parse(name)
-    return f"{Path(found.place).name}:{found.name}" if found.is_file else found.name
+    plain = f"{Path(found.place).name}:{found.name}" if found.is_file else found.name
+    return plain + _in_brackets(found.settings)
 
 
 def titles(names: Iterable[str]) -> dict[str, str]:
@@ -77,11 +102,17 @@ def titles(names: Iterable[str]) -> dict[str, str]:
 
 
 def slug(name: str) -> str:
-    """The name for case ids; for a file, with a hash of its path, since files in other folders may have the same name."""
-    found = parse(name)
-    if not (is_external(name) and found.is_file):
+    """The name for case ids; for a file, with a hash of its path, since files in other folders may have the same name.
+
+    Settings are cut, with a hash of all of them.
+    """
+    if not is_external(name):
         return name
-    return f"{Path(found.place).name}-{found.name}-{_digest(found.place)}"
+    found = parse(name)
+    plain = f"{found.place}:{found.name}"
+    if found.is_file:
+        plain = f"{Path(found.place).name}-{found.name}-{_digest(found.place)}"
+    return f"{plain}-{found.settings[:_SLUG_CHARACTERS]}-{_digest(found.settings)}" if found.settings else plain
 
 
 def _digest(path: str) -> str:

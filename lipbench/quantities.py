@@ -35,6 +35,8 @@ CautionKind = Literal[
     "inexact",  # the compiled output differs from the uncompiled one
     "uncompared",  # the compiled output could not be compared with the uncompiled one
     "fallback",  # layers computed without their kernel
+    "unused_size",  # the layer does not take a size of the case
+    "input_copied",  # the layer changes its input in place, and gets a copy
     "other",  # a text that a program of schema 1 or 2 wrote and that matches no rule
 ]  # an older program cannot read a new kind, so a new kind needs a new `store.rounds.SCHEMA`
 """Topic of a warning. Reports select warnings by it, never by the words of the text."""

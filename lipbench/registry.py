@@ -7,10 +7,11 @@ from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from lipbench import calling, cases, errors, external, networks
+from lipbench import building, calling, cases, errors, external, networks
 from lipbench.cases import ExternalNetworkSpec, LayerSpec, NetworkSpec, Spec
 from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
 from lipbench.layers.base import Implementation, Method
+from lipbench.parameters import KERNEL
 
 METHODS: dict[str, Method] = {
     "standard": standard.METHOD,
@@ -63,7 +64,7 @@ def check_name(name: str) -> None:
     """Raises `LipbenchError` for an unknown method, and for an external layer that cannot be loaded or called."""
     if external.is_external(name):
         _check_not_a_module(name)
-        calling.check_layer(name)
+        calling.layer(name)
     else:
         find(name)
 
@@ -71,7 +72,7 @@ def check_name(name: str) -> None:
 def check_network_name(name: str) -> None:
     """Raises `LipbenchError` for an external network that cannot be loaded or called."""
     _check_not_a_module(name)
-    calling.check_network(name)
+    calling.network(name)
 
 
 def _check_not_a_module(name: str) -> None:
@@ -87,7 +88,7 @@ def title(name: str) -> str:
 def build(spec: Spec) -> nn.Module:
     """The layer or network of a spec, freshly initialised. Raises `UnsupportedError` where the method cannot take the sizes."""
     if isinstance(spec, ExternalNetworkSpec):
-        return _made(spec.method, calling.make_network(spec.method, spec.image_size, spec.classes))
+        return building.build(calling.network(spec.method), building.sizes(spec))
     return build_network(spec) if isinstance(spec, NetworkSpec) else build_layer(spec)
 
 
@@ -107,19 +108,24 @@ def build_network(spec: NetworkSpec) -> nn.Module:
 def build_layer(spec: LayerSpec) -> nn.Module:
     """The layer that a spec describes, freshly initialised: (b, channels, s, s) → (b, channels, s, s).
 
-    `external` describes how an external layer is called. Raises `UnsupportedError` where the method cannot take the sizes, and
-    `LipbenchError` for an external layer that is not an `nn.Module`.
+    A fully connected layer, or one whose adapter says so, takes inputs of another shape: its attribute `input_shape`, without
+    the batch. Raises `UnsupportedError` where the method cannot take the sizes, and `LipbenchError` for an external layer that
+    cannot be called or is not an `nn.Module` of one tensor.
     """
     if external.is_external(spec.method):
-        return _made(spec.method, calling.make_layer(spec.method, spec.channels, spec.image_size, spec.kernel_size))
+        return building.build(calling.layer(spec.method), building.sizes(spec))
     layer = implementation(spec.method, spec.implementation).layer
     return layer(spec.channels, spec.channels, spec.kernel_size, spec.image_size)
 
 
-def _made(name: str, module: object) -> nn.Module:
-    if not isinstance(module, nn.Module):
-        raise errors.not_a_module(name, type(module).__name__)
-    return module
+def shown_sizes(spec: Spec) -> dict[str, int | None]:
+    """Channels, image size and kernel size of a spec; None for those that its layer or network does not have or take."""
+    found = {"channels": spec.channels or None, "image_size": spec.image_size, "kernel_size": spec.kernel_size or None}
+    if isinstance(spec, LayerSpec) and external.is_external(spec.method):
+        call = calling.layer(spec.method)
+        found["kernel_size"] = spec.kernel_size if call.takes(KERNEL) else None
+        found["image_size"] = None if call.counts_features else spec.image_size
+    return found
 
 
 def implementation(method: str, name: str) -> Implementation:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lipbench import building
 from lipbench.cases import Case
 from lipbench.layers.base import TwoHalves
 
@@ -16,6 +17,7 @@ NOISE = 0.1
 LEARNING_RATE = 1e-8
 """small enough that weights stay finite after thousands of updates with the same cotangent"""
 MOMENTUM = 0.9
+_IN_PLACE = "leaf Variable that requires grad is being used in an in-place operation"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class Workload:
         for half in self.halves:
             half.precision = case.precision
         self.x = x
-        """input (b, channels, s, s), which requires a gradient"""
+        """input (b, channels, s, s), or (b, features) and so on, which requires a gradient"""
         self._images = x.detach()
         self.cotangent = cotangent
         """gradient of the output, from which the backward pass starts"""
-        self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        # In a group, because an optimizer takes an empty group, but not an empty list.
+        self.optimizer = torch.optim.SGD([{"params": [*module.parameters()]}], lr=LEARNING_RATE, momentum=MOMENTUM)
         self.output: Tensor | None = None
         self.effective: list[tuple[Tensor, ...]] = []
         # In host memory, so that it does not count as device memory.
@@ -57,14 +60,16 @@ class Workload:
         """Move a freshly built module to the case's dtype and device, add noise to its initial weights, and make its data.
 
         All random numbers come from the case's seed and are drawn on the CPU, so that they are the same on every device.
+        A module that changes its input in place gets a copy of it from then on. Raises `LipbenchError` for a module whose
+        output is not one tensor, or that needs a GPU where the case is on a CPU.
         """
         generator = torch.Generator().manual_seed(case.seed)
         _randomise(module, generator)
         dtype: torch.dtype = getattr(torch, case.dtype)
         module = module.to(device=case.device, dtype=dtype)
-        x = torch.randn(_input_shape(case), generator=generator, dtype=dtype).to(case.device).requires_grad_()
-        with torch.no_grad():
-            shape = module.eval()(x[:1]).shape[1:]
+        size = (case.batch_size, *building.input_shape(case.spec, module))
+        x = torch.randn(size, generator=generator, dtype=dtype).to(case.device).requires_grad_()
+        shape = _output_shape(case, module.eval(), x)
         cotangent = torch.randn(case.batch_size, *shape, generator=generator, dtype=dtype).to(case.device)
         return cls(case, module, x, cotangent)
 
@@ -80,16 +85,21 @@ class Workload:
             module = make()
         finally:
             torch.set_default_dtype(usual)
-        x = torch.empty(_input_shape(case), dtype=dtype, requires_grad=True)
-        with torch.no_grad():
-            shape = module.train()(x[:1]).shape[1:]  # in training mode, where power iterations take one step
+        x = torch.empty((case.batch_size, *building.input_shape(case.spec, module)), dtype=dtype, requires_grad=True)
+        shape = _output_shape(case, module.train(), x)  # in training mode, where power iterations take one step
         return cls(case, module, x, torch.empty(case.batch_size, *shape, dtype=dtype))
 
     # ---------------------------------------------------------------------------------------------------------- the stages
 
     def forward(self) -> Tensor:
         """Forward pass in training mode; the graph is kept."""
-        output: Tensor = self.module(self.x)
+        try:
+            output: Tensor = self.module(self.x)
+        except RuntimeError as error:
+            if _IN_PLACE not in str(error) or building.overwrites(self.module):
+                raise
+            building.let_it_overwrite(self.module)  # a module that changes its input in training mode alone
+            output = self.module(self.x)
         self.output = output
         return output
 
@@ -205,9 +215,15 @@ def image_size(half: TwoHalves) -> int:
     return getattr(half, "image_size", 1)
 
 
-def _input_shape(case: Case) -> tuple[int, int, int, int]:
-    spec = case.spec
-    return case.batch_size, spec.input_channels, spec.image_size, spec.image_size
+@torch.no_grad()
+def _output_shape(case: Case, module: nn.Module, x: Tensor) -> torch.Size:
+    """Shape of the module's output for one of the inputs, without the batch; notices a module that changes its input."""
+    one = x[:1].clone()
+    before = one._version
+    shape = building.output_of(case.spec, module, one).shape[1:]
+    if one._version != before:
+        building.let_it_overwrite(module)
+    return shape
 
 
 @torch.no_grad()

@@ -52,20 +52,10 @@ class NeedsStride(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
 
-class KeywordOnly(nn.Conv2d):
-    def __init__(self, *, in_channels, out_channels, kernel_size):
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-
 class SizeFirst(nn.Conv2d):
     def __init__(self, input_size, cin, cout, kernel_size=3, stride=1):
         assert len(input_size) == 4
         super().__init__(cin, cout, kernel_size, stride, padding=kernel_size // 2)
-
-
-class ThirdIsStride(nn.Conv2d):
-    def __init__(self, in_planes, planes, stride=1):
-        super().__init__(in_planes, planes, 3, stride, padding=1)
 
 
 class SecondIsFactor(nn.Conv2d):
@@ -74,7 +64,8 @@ class SecondIsFactor(nn.Conv2d):
 
 
 class Net(nn.Sequential):
-    def __init__(self, in_channels, num_classes):
+    def __init__(self, in_channels, num_classes, depth):
+        assert depth == 1
         super().__init__(nn.Conv2d(in_channels, num_classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
 ADAPTER = """
@@ -211,7 +202,7 @@ def pasted(message: str, path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["NeedsStride", "KeywordOnly", "SizeFirst", "ThirdIsStride", "SecondIsFactor"])
+@pytest.mark.parametrize("name", ["NeedsStride", "SizeFirst", "SecondIsFactor"])
 def test_the_adapter_that_an_error_shows_works(package: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.LipbenchError, match="write an adapter as below, say") as caught:
         registry.check_name(f"{package}:{name}")
@@ -221,10 +212,7 @@ def test_the_adapter_that_an_error_shows_works(package: str, tmp_path: Path, nam
 
 
 def test_a_class_in_a_file_does_not_get_the_image_size_for_its_output_channels(package: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.LipbenchError, match="its parameter out_channels is not the image size") as caught:
-        built(f"{tmp_path / package}.py:own")
-    layer = built(f"{pasted(str(caught.value), tmp_path / 'shown.py')}:layer")
-    assert layer(torch.zeros(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+    assert built(f"{tmp_path / package}.py:own")(torch.zeros(1, 4, 8, 8)).shape == (1, 4, 8, 8)
 
 
 def test_the_network_that_an_error_shows_works(package: str, tmp_path: Path) -> None:

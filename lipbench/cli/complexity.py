@@ -7,12 +7,24 @@ from typing import Annotated
 import typer
 
 from lipbench import api
-from lipbench.cli.options import LAYERS_HELP, Format, ImageSizeList, KernelSizeList, Numbers, Output, numbers, split
+from lipbench.cli.options import (
+    LAYERS_HELP,
+    Format,
+    ImageSizeList,
+    KernelSizeList,
+    Numbers,
+    Output,
+    Settings,
+    given_settings,
+    numbers,
+    split,
+)
 from lipbench.cli.printing import Printer
 
 
 def complexity(
     name: Annotated[str, typer.Argument(metavar="NAME", help=LAYERS_HELP)],
+    with_: Settings = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
     kernel_size: KernelSizeList = None,
@@ -26,4 +38,4 @@ def complexity(
     """
     printer = Printer(format, output)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
-    printer.print(api.complexity(*split("NAME", name, str), **sizes))
+    printer.print(api.complexity(*split("NAME", name, str), settings=given_settings(with_), **sizes))

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from lipbench import errors
+from lipbench import errors, settings
+from lipbench.bounds import LARGEST
 
 
 class DeviceName(StrEnum):
@@ -74,7 +75,11 @@ def numbers(option: str, text: str) -> Any:
     """An option of type `Numbers` that takes comma-separated integers. It raises `LipbenchError` for anything else."""
 
     def parse(given: str) -> Numbers:
-        return Numbers(split(option, given, int))
+        found = Numbers(split(option, given, int))
+        largest = LARGEST[option.removeprefix("--").replace("-", "_")]
+        if found and max(found) > largest:
+            raise errors.too_large(option, max(found), largest)
+        return found
 
     return typer.Option(option, parser=parse, metavar="LIST", help=text)
 
@@ -84,7 +89,7 @@ Value = TypeVar("Value", int, str)
 
 def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
     """The distinct values of a comma-separated list. Raises `LipbenchError` for anything else."""
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in _parts(text)]
     try:
         if not all(parts):
             raise ValueError
@@ -93,12 +98,28 @@ def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
         raise errors.not_in_list(option, text, "whole numbers" if kind is int else "names") from None
 
 
-def whole(option: str, metavar: str, text: str) -> Any:
-    """An option that takes an integer of at least 1. It raises `LipbenchError` for anything else."""
+def _parts(text: str) -> list[str]:
+    """What stands between the commas that are in no brackets: a name may end in settings, as in `module:Layer(a=1, b=2)`."""
+    found, depth = [""], 0
+    for letter in text:
+        depth = max(0, depth + (letter == "(") - (letter == ")"))
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
+def whole(option: str, metavar: str, text: str, kind: str) -> Any:
+    """An option that takes an integer of at least 1 and at most `bounds.LARGEST[kind]`. It raises `LipbenchError` for anything
+    else."""
 
     def parse(given: str) -> int:
-        if not given.isdecimal() or int(given) < 1:
+        largest = LARGEST[kind]
+        if not given.isdecimal() or (len(given) < 100 and int(given) < 1):
             raise errors.not_positive(option, given)
+        if len(given) >= 100 or int(given) > largest:
+            raise errors.too_large(option, given[:100], largest)
         return int(given)
 
     return typer.Option(option, parser=parse, metavar=metavar, help=text)
@@ -114,9 +135,16 @@ def seconds(option: str, text: str) -> Any:
             value = math.nan
         if not 0 < value < math.inf:
             raise errors.not_positive_number(option, repr(given))
+        if value > LARGEST["seconds"]:
+            raise errors.too_large(option, given, LARGEST["seconds"])
         return value
 
     return typer.Option(option, parser=parse, metavar="S", help=text)
+
+
+def given_settings(given: list[str] | None) -> str:
+    """The text of all `--with` options. Raises `LipbenchError` for what cannot be read."""
+    return settings.joined(*(given or ()))
 
 
 # ---------------------------------------------------------------------------------------------- options that several verbs have
@@ -131,6 +159,13 @@ ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of sq
 KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
 NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="NAME=VALUE", help="Further arguments of external layers, with commas or repeated."),
+]
+Claim = Annotated[
+    float | None, typer.Option("--lipschitz", metavar="L", help="The constant that external layers claim.  [default: 1]")
+]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[

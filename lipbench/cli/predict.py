@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,12 +20,11 @@ from lipbench.cli.options import (
     Output,
     PredictedDevice,
     PresetName,
+    Settings,
+    given_settings,
     whole,
 )
 from lipbench.cli.printing import Printer
-
-if TYPE_CHECKING:
-    pass
 
 
 def predict(
@@ -38,10 +37,13 @@ def predict(
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
     dtype: DtypeList = None,
+    with_: Settings = None,
     device: Annotated[
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
-    memory: Annotated[int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.")] = None,
+    memory: Annotated[
+        int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.", "bytes")
+    ] = None,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -53,5 +55,6 @@ def predict(
     axes = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
+        "settings": given_settings(with_),
     }  # fmt: skip
     printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, **axes))

@@ -12,6 +12,7 @@ import typer
 from lipbench.cli.options import (
     BatchSizeList,
     ChannelList,
+    Claim,
     DeviceName,
     DtypeList,
     Freshness,
@@ -22,6 +23,8 @@ from lipbench.cli.options import (
     Names,
     NetworkList,
     PresetName,
+    Settings,
+    given_settings,
     names,
     seconds,
     whole,
@@ -38,18 +41,22 @@ def profile(
     kernel_size: KernelSizeList = None,
     batch_size: BatchSizeList = None,
     network: NetworkList = None,
+    with_: Settings = None,
+    lipschitz: Claim = None,
     dtype: DtypeList = None,
     precision: Annotated[
         Names | None, names("--precision", "ieee, tf32 or tf32x3 (Triton kernels only), with commas.  [default: ieee]")
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Measure each case also with torch.compile.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
-    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]")] = None,
+    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
     timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
     memory_limit: Annotated[
-        int | None, whole("--memory-limit", "BYTES", "Limit of address space; on a GPU, of its memory.")
+        int | None, whole("--memory-limit", "BYTES", "Limit of address space; on a GPU, of its memory.", "bytes")
     ] = None,
-    rounds: Annotated[int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]")] = None,
+    rounds: Annotated[
+        int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]", "rounds")
+    ] = None,
     phase_seconds: Annotated[
         float | None, seconds("--phase-seconds", "Sampling time of a phase.  [default: the preset's]")
     ] = None,
@@ -82,6 +89,8 @@ def profile(
         kernel_sizes=kernel_size,
         batch_sizes=batch_size,
         networks=network,
+        settings=given_settings(with_),
+        claim=1.0 if lipschitz is None else lipschitz,
         conditions=conditions(
             dtype=dtype,
             precision=precision,

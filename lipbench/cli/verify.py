@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli.options import Format, ImplementationList, MethodList, Numbers, Output, PrecisionName, numbers
+from lipbench.cli.options import (
+    Claim,
+    Format,
+    ImplementationList,
+    MethodList,
+    Numbers,
+    Output,
+    PrecisionName,
+    Settings,
+    given_settings,
+    numbers,
+)
 from lipbench.cli.printing import Printer
 
 if TYPE_CHECKING:
@@ -24,6 +35,8 @@ def verify(
         typer.Argument(metavar="[METHOD|RUN|package.module:name|file.py:name]...", help="All methods if left out."),
     ] = None,
     method: MethodList = None,
+    with_: Settings = None,
+    lipschitz: Claim = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels, with commas.  [default: 16]")] = None,
     image_size: Annotated[Numbers | None, numbers("--image-size", "Heights of images, with commas.  [default: 8]")] = None,
     kernel_size: Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.  [default: 1,3]")] = None,
@@ -36,7 +49,8 @@ def verify(
     printer = Printer(format, output)
     from lipbench.run.verifying import Shapes
 
-    shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",))
+    shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
+                    given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
     printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision)))
 
 
@@ -46,6 +60,7 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
     Without names, certifies all methods that claim to be 1-Lipschitz. Fails if a constant is too large or a layer raises.
     Raises `LipbenchError` for a name that is neither a run nor a layer.
     """
+    from lipbench import external
     from lipbench.cases import Spec
     from lipbench.run import verifying
     from lipbench.store import records
@@ -53,6 +68,8 @@ def answer(names: Sequence[str], shapes: Shapes, precision: str) -> Answer:
     runs = [Path(name) for name in names if Path(name).is_dir()]
     layers = [name for name in names if not Path(name).is_dir()]
     specs: list[Spec] = [record.case.spec for run in runs for record in records.load_run(run).records]
+    if not layers:
+        external.check_options((), shapes.settings, shapes.claim)
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
     rows = verifying.verify(dict.fromkeys(specs), precision)

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch._subclasses import fake_tensor
 
-from lipbench import errors, registry
+from lipbench import building, errors, origin
 from lipbench.cases import LayerSpec
 from lipbench.errors import LipbenchError
 from lipbench.meters import macs, memory
+from lipbench.prediction import fakes
 
 DEFAULTS: dict[str, tuple[int, ...]] = {
     "b": (2, 4, 8),
@@ -71,6 +72,8 @@ class Counter:
             except _DATA_DEPENDENT as error:
                 raise errors.needs_values(self.method, _first_line(error)) from error
             except Exception as error:  # an external layer may raise anything
+                if isinstance(error, LipbenchError) and not isinstance(error, errors.UnsupportedError):
+                    raise
                 if any(word in str(error) for word in _FAKE_WORDS):
                     raise errors.needs_values(self.method, _first_line(error)) from error
                 self.refused[key] = _first_line(error)
@@ -88,15 +91,17 @@ class Counter:
             layer.__dict__["iterations"] = t
         counted: list[macs.Counted] = []
         with self._mode, torch.enable_grad(), _silence():
-            x = torch.empty(b, c, s, s, requires_grad=True)
-            elements = memory.saved_elements(lambda: counted.append(macs.count(lambda: layer(x))))
+            spec = LayerSpec(self.method, c, s, k)
+            x = torch.empty(b, *building.input_shape(spec, layer), requires_grad=True)
+            given = x.clone()  # which the layer may change in place; its graph keeps nothing
+            elements = memory.saved_elements(lambda: counted.append(macs.count(lambda: building.output_of(spec, layer, given))))
         self.uncounted |= set(counted[0].unsupported)
         return counted[0].total, elements
 
     def _layer(self, s: int, c: int, k: int) -> nn.Module:
         if (s, c, k) not in self._layers:
-            with self._mode, _silence():
-                self._layers[s, c, k] = registry.build_layer(LayerSpec(self.method, c, s, k)).train()
+            with _silence():
+                self._layers[s, c, k] = fakes.build(LayerSpec(self.method, c, s, k), self._mode).train()
         return self._layers[s, c, k]
 
 
@@ -112,8 +117,8 @@ def _silence() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-    return f"{type(error).__name__}: {line}" if line and not isinstance(error, LipbenchError) else line or type(error).__name__
+    line = str(error).partition("\n")[0] if isinstance(error, LipbenchError) else origin.described(error)
+    return line.rstrip(".")
 
 
 # ------------------------------------------------------------------------------------------------------------ what to vary

@@ -11,14 +11,17 @@ from dataclasses import replace
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import errors, registry
+from lipbench import errors, origin, registry
 from lipbench.cases import Case
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
+from lipbench.prediction import fakes
 from lipbench.quantities import Memory, Peak
 from lipbench.workload import Workload
 
 SOURCE = "fake tensors"
+_TOO_LARGE = ("overflow", "too large", "numel")
+"""words of an error for tensors with more bytes than 64 bits can count"""
 COLUMNS = ["case", "parameters_bytes", "saved_bytes", "training_peak_bytes", "inference_peak_bytes"]
 
 
@@ -67,15 +70,18 @@ def _imagined(case: Case) -> Iterator[Workload]:
     Exceptions of an external layer become `LipbenchError`.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield Workload.imagine(case, lambda: registry.build(case.spec))
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode:
+            yield Workload.imagine(case, lambda: fakes.build(case.spec, mode))
     except errors.LipbenchError:
         raise
     except Exception as error:
+        why = origin.described(error)
+        if any(word in why.lower() for word in _TOO_LARGE):
+            raise errors.too_large_to_count(case.id, why) from error
         if case.spec.method in registry.METHODS:
             raise  # a bug in a layer of this package
-        why = next(iter(str(error).splitlines()), "")
-        raise errors.needs_values(case.spec.method, f"{type(error).__name__}: {why}") from error
+        raise errors.needs_values(case.spec.method, why) from error
 
 
 def _peaks(workload: Workload) -> dict[str, Peak]:

@@ -20,7 +20,7 @@ from lipbench.layers.base import WithKernel
 from lipbench.meters import gpu, machine, macs, memory
 from lipbench.meters import time as time_meter
 from lipbench.quantities import EXAMINED, GROUPS, PARTS, Caution, Certificate, Machine, Timing
-from lipbench.run import failures
+from lipbench.run import cautions, failures
 from lipbench.store.rounds import Part, Round, not_ok, summed_up
 from lipbench.workload import Group, Workload
 
@@ -64,7 +64,8 @@ def measure(
             if not _is_usable(case.device):
                 break
         compiler_doubts = _compiler_doubts(workload, compiled) if compiled and found.phases else ()
-    warnings = (*found.warnings, *_warnings(case, found), *compiler_doubts, *_fallbacks(workload))
+    own = (*cautions.unused_sizes(case.spec), *cautions.copied_input(workload), *_fallbacks(workload))
+    warnings = (*found.warnings, *_warnings(case, found), *compiler_doubts, *own)
     found = replace(found, warnings=tuple(dict.fromkeys(warnings)), duration_s=time.perf_counter() - begin, tuned=_tuned(case))
     tell(found, None, left)
     return found
@@ -218,11 +219,12 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            return certify.certify(workload.module, workload.x, training, each_layer), tuple(doubts)
+            found = certify.certify(workload.module, workload.x, training, each_layer)
+            return replace(found, claimed=workload.case.spec.claim), tuple(doubts)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            found = " ".join(("no certificate could be found", what)).strip()
-            text = f"{found} ({reason}); let the layer run in float64 on a single image"
+            missing = " ".join(("no certificate could be found", what)).strip()
+            text = f"{missing} ({reason}); let the layer run in float64 on a single image"
             doubts.append(Caution("no_certificate", (), text))
     return None, tuple(doubts[-1:])
 

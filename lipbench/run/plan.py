@@ -33,6 +33,10 @@ class Request:
     kernel_sizes: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
     networks: tuple[str, ...] | None = None
+    settings: str = ""
+    """further arguments of external layers and networks"""
+    claim: float = 1.0
+    """the Lipschitz constant that external layers and networks claim"""
     conditions: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """values of conditions by their names in `cases.CONDITIONS`, without the device; made by `conditions`"""
 
@@ -49,7 +53,7 @@ class Request:
     @property
     def method_names(self) -> tuple[str, ...]:
         """Names of the requested methods, or of the paper's; files of external layers as absolute paths."""
-        return tuple(map(external.absolute, self.methods or PAPER_METHODS))
+        return tuple(external.absolute(name, self.settings) for name in self.methods or PAPER_METHODS)
 
     @property
     def network_sizes(self) -> tuple[str, ...] | None:
@@ -59,7 +63,7 @@ class Request:
     @property
     def external_networks(self) -> tuple[str, ...]:
         """Names of the requested external networks; files as absolute paths."""
-        return tuple(external.absolute(name) for name in self.networks or () if external.is_external(name))
+        return tuple(external.absolute(name, self.settings) for name in self.networks or () if external.is_external(name))
 
     @property
     def implementation_names(self) -> tuple[str, ...]:
@@ -80,6 +84,7 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
     """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
+    external.check_options((*request.method_names, *request.external_networks), request.settings, request.claim)
     batch_sizes = request.batch_sizes or (PRESETS[request.preset_name].batch_size,)
     asked = {"threads": (cores,), **request.conditions, "device": (device,)}
     axes = {one: [(one.name, value) for value in asked.pop(one.name, (one.default,))] for one in CONDITIONS}
@@ -107,7 +112,7 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
 def _external_networks(request: Request) -> Iterator[ExternalNetworkSpec]:
     """Specs of the external networks. They come after all methods, since they are not built from a method."""
     for image_size, name in itertools.product(request.image_sizes or (32,), request.external_networks):
-        yield ExternalNetworkSpec(name, image_size)
+        yield ExternalNetworkSpec(name, image_size, claim=request.claim)
 
 
 def _specs(request: Request, method: str, implementation: str) -> list[Spec]:
@@ -121,7 +126,8 @@ def _specs(request: Request, method: str, implementation: str) -> list[Spec]:
     found: list[Spec] = []
     if request.networks is None or request.channels is not None:
         shapes = preset.layer_shapes if as_preset else _product(request, preset.layer_shapes)
-        found += [LayerSpec(method, *shape, implementation) for shape in shapes]
+        claim = request.claim if external.is_external(method) else 1.0
+        found += [LayerSpec(method, *shape, implementation, claim) for shape in shapes]
     sizes = (preset.network_sizes if as_preset else ()) if request.network_sizes is None else request.network_sizes
     for size, image, kernel in itertools.product(sizes, request.image_sizes or (32,), request.kernel_sizes or (3,)):
         found.append(NetworkSpec(method, size, image, kernel, implementation))

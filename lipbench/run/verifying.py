@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 
-from lipbench import certify, errors, external, registry
+from lipbench import certify, errors, external, origin, registry
 from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
@@ -31,6 +31,10 @@ class Shapes:
     image_sizes: Sequence[int] = (8,)
     kernel_sizes: Sequence[int] = (1, 3)
     implementations: Sequence[str] = (PAPER,)
+    settings: str = ""
+    """further arguments of external layers"""
+    claim: float = 1.0
+    """the Lipschitz constant that external layers claim"""
 
 
 def claiming_methods(implementations: Sequence[str]) -> list[str]:
@@ -41,13 +45,22 @@ def claiming_methods(implementations: Sequence[str]) -> list[str]:
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
     """Every method at every shape, method by method. Raises `LipbenchError` for an unknown name or implementation."""
-    names = list(map(external.absolute, methods))
+    names = [external.absolute(name, shapes.settings) for name in methods]
+    external.check_options(names, shapes.settings, shapes.claim)
     for name in names:
         registry.check_name(name)
         for implementation in () if external.is_external(name) else shapes.implementations:
             registry.implementation(name, implementation)
     sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes, shapes.implementations))
-    return [LayerSpec(name, *size) for name in names for size in sizes]
+    return _distinct(
+        LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0) for name in names for size in sizes
+    )
+
+
+def _distinct(found: Iterable[LayerSpec]) -> list[LayerSpec]:
+    """The specs without those that differ only in a size that their layer does not take."""
+    seen = {(spec.method, spec.implementation, *registry.shown_sizes(spec).values()): spec for spec in reversed(list(found))}
+    return list(reversed(seen.values()))
 
 
 def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
@@ -61,26 +74,25 @@ def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
 
 def _rows(spec: Spec, precision: str) -> Iterator[dict[str, object]]:
     place = {"method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
-             "channels": spec.channels or None, "image_size": spec.image_size,
-             "kernel_size": spec.kernel_size or None}  # fmt: skip
+             **registry.shown_sizes(spec)}  # fmt: skip
     weights = "random"
     try:
         torch.manual_seed(0)
         workload = Workload.build(_case(spec, precision), registry.build(spec))
         each_layer = not isinstance(spec, ExternalNetworkSpec)
         found = certify.certify(workload.module, workload.x, each_layer=each_layer)
-        yield from _judged({**place, "weights": weights}, found)
+        yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
         weights = "trained"
-        if isinstance(spec, LayerSpec):
+        if isinstance(spec, LayerSpec) and any(one.requires_grad for one in workload.module.parameters()):
             certify.train(workload.module, workload.x)
-            yield from _judged({**place, "weights": weights}, certify.certify(workload.module, workload.x))
+            found = certify.certify(workload.module, workload.x)
+            yield from _judged({**place, "weights": weights}, replace(found, claimed=spec.claim))
     except errors.UnsupportedError as error:
         yield {**place, "weights": weights, "verdict": "unsupported", "reason": str(error)}
     except errors.LipbenchError:
         raise
     except Exception as error:  # an external layer may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        yield {**place, "weights": weights, "verdict": FAILED, "reason": reason}
+        yield {**place, "weights": weights, "verdict": FAILED, "reason": origin.described(error)}
 
 
 def _case(spec: Spec, precision: str) -> Case:

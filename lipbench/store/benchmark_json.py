@@ -38,7 +38,7 @@ def from_benchmark_json(path: Path) -> Run:
     """
     contents = load_json(path)
     if not isinstance(contents.get("benchmarks"), list):
-        raise errors.unreadable_file(path, "not a pytest-benchmark file")
+        raise errors.foreign_json(path, "it has no list of benchmarks")
     phases: dict[Case, dict[str, Timing]] = {}
     shared: dict[Case, dict[str, Any]] = {}
     foreign = []
@@ -59,6 +59,8 @@ def from_benchmark_json(path: Path) -> Run:
         Record(case, 1, (with_parts(Round("ok", "", (ONE_PROCESS,), started, phases=found, **shared[case])),))
         for case, found in phases.items()
     )
+    if foreign and not records:
+        raise errors.foreign_json(path, f"none of its {len(foreign)} benchmarks has a case of lipbench")
     problems = (f"benchmarks without a lipbench case were left out: {', '.join(foreign)}",) if foreign else ()
     plan = RunPlan(started=started, command="pytest --benchmark-only", preset="pytest-benchmark", cases=tuple(phases))
     return Run(path, plan, records, problems)
