@@ -334,6 +334,10 @@ def no_triton() -> UnsupportedError:
     return UnsupportedError(_message("kernels need triton", "a Python without it", "install lipbench[triton], on Linux"))
 
 
+def no_peers() -> LipbenchError:
+    return LipbenchError(_message("peers are layers of other packages", "none of these packages", "install lipbench[peers]"))
+
+
 def cannot_compile(line: str) -> LipbenchError:
     """`line` is a message of `lipbench_kernels.resources`, and says what is wrong, what was got and what to do."""
     return LipbenchError(line)
