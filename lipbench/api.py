@@ -129,7 +129,7 @@ def complexity(
     given = complexity.given({symbol: _several(value) for symbol, value in sizes.items()})
     parts = []
     with Apart(timeout_s) as apart:
-        for layer in layers:
+        for layer in _expanded(layers):
             with _named(layer, settings) as (name, is_live):  # a live one may be another under the same name: it is not cached
                 if _is_foreign(layer):
                     parts.append(_from_apart(apart, LayerSpec(name, 1, 1, 1), {"layer": name, "given": given}, name))
@@ -282,6 +282,13 @@ def _text(given: Settings) -> str:
     from lipbench import settings
 
     return settings.joined(given) if isinstance(given, str) else settings.write(given)
+
+
+def _expanded(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, with the names of all installed peers in place of "peers"."""
+    from lipbench import adapters
+
+    return [one for layer in layers for one in (adapters.expand([layer]) if isinstance(layer, str) else [layer])]
 
 
 def _several(value: Any) -> tuple[Any, ...] | None:

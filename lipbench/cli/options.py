@@ -161,7 +161,7 @@ def path(option: str, metavar: str, text: str, *short: str) -> Any:
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
-LAYERS_HELP = "Methods, or external layers as package.module:name or file.py:name, with commas."
+LAYERS_HELP = "Methods, external layers as package.module:name or file.py:name, or peers, with commas."
 NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
 MethodList = Annotated[Names | None, names("--method", LAYERS_HELP)]
 ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]

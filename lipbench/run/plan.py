@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lipbench import errors, external
+from lipbench import adapters, errors, external
 from lipbench.cases import (
     CONDITIONS,
     PAPER,
@@ -52,8 +52,9 @@ class Request:
 
     @property
     def method_names(self) -> tuple[str, ...]:
-        """Names of the requested methods, or of the paper's; files of external layers as absolute paths."""
-        return tuple(external.absolute(name, self.settings) for name in self.methods or PAPER_METHODS)
+        """Names of the requested methods, or of the paper's; files of external layers as absolute paths, and "peers" as the
+        installed peers."""
+        return tuple(external.absolute(name, self.settings) for name in adapters.expand(self.methods or PAPER_METHODS))
 
     @property
     def network_sizes(self) -> tuple[str, ...] | None:

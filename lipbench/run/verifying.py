@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lipbench import cases, certify, errors, external, registry, traces, training
+from lipbench import adapters, cases, certify, errors, external, registry, traces, training
 from lipbench.cases import PAPER, Case, LayerSpec, NetworkSpec, Spec, network_of
 from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
@@ -51,7 +51,7 @@ def claiming_methods(implementations: Sequence[str]) -> list[str]:
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
     """Every method at every shape, method by method. Raises `LipbenchError` for an unknown name or implementation."""
-    names = [external.absolute(name, shapes.settings) for name in methods]
+    names = [external.absolute(name, shapes.settings) for name in adapters.expand(methods)]
     external.check_options(names, shapes.settings, shapes.claim)
     for name in (name for name in names if not external.is_external(name)):
         for implementation in shapes.implementations:
