@@ -119,6 +119,21 @@ def seconds(option: str, text: str) -> Any:
     return typer.Option(option, parser=parse, metavar="S", help=text)
 
 
+def share(option: str, text: str) -> Any:
+    """An option that takes a share such as 5%, up to 100 %, as a factor. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str) -> float:
+        try:
+            value = float(given.removesuffix("%")) / 100
+        except ValueError:
+            value = math.nan
+        if not (given.endswith("%") and 0 < value <= 1):
+            raise errors.not_a_share(option, given)
+        return value
+
+    return typer.Option(option, parser=parse, metavar="P%", help=text)
+
+
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]

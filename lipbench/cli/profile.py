@@ -24,6 +24,7 @@ from lipbench.cli.options import (
     PresetName,
     names,
     seconds,
+    share,
     whole,
 )
 from lipbench.cli.printing import FAILED
@@ -61,6 +62,15 @@ def profile(
         bool, typer.Option("--resume", help="Resume the run in --out; finished cases are not measured again.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: measure failed cases again.")] = False,
+    retries: Annotated[
+        int | None, whole("--retries", "N", "Repeat up to N rounds of a case in which others used the machine.  [default: 2]")
+    ] = None,
+    retry_contended: Annotated[
+        bool, typer.Option("--retry-contended", help="With --resume: repeat rounds that are still contended, N more.")
+    ] = False,
+    target: Annotated[
+        float | None, share("--target", "Add rounds until every 95 % interval is within ± this, as in 5%.")
+    ] = None,
     measure: Annotated[
         Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]")
     ] = None,
@@ -91,8 +101,9 @@ def profile(
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(
-        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh)
-    )
+        request, str(device), limits, deadline, out, resume, retry_failed, measure,
+        profiling.RETRIES if retries is None else retries, retry_contended, target, None if fresh is None else str(fresh),
+    )  # fmt: skip
     try:
         finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
     except profiling.InterruptedRunError as error:
@@ -100,5 +111,7 @@ def profile(
         raise
     print(finished.directory)
     print(progress.summary(finished.outcome))
+    if target is not None:
+        print(progress.reached(finished.outcome, target))
     if finished.failed:
         raise typer.Exit(FAILED)
