@@ -86,6 +86,27 @@ def load(path: str | Path) -> Run:
     return Run(benchmark_json.load(Path(path)))
 
 
+def compare(
+    base: str | Path,
+    head: str | Path,
+    *,
+    slower: float = 0.05,
+    memory: float = 0.05,
+    fail_on: Sequence[str] = (),
+    any_machine: bool = False,
+) -> Answer:
+    """What changed from one stored run to another, for the cases that both have.
+
+    The frame has a row per case, phase and quantity (time, memory, MACs), with a verdict. `slower` and `memory` are the
+    relative changes up to which times and peaks count as the same. The answer `failed` if a case fails in `head` alone, or by
+    what `fail_on` names: "slower", "memory". Raises `LipbenchError` for runs without common cases, and for runs of two machines
+    unless `any_machine`.
+    """
+    from lipbench.analysis import changes
+
+    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine)
+
+
 def methods() -> pd.DataFrame:
     """One row per method: name, title, source, what it claims, its implementations and iterations."""
     from lipbench.prediction import table1

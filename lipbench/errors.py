@@ -280,7 +280,9 @@ def resume_without_cases() -> LipbenchError:
 
 
 def retry_without_resume() -> LipbenchError:
-    return LipbenchError(_message("only an existing run can be retried", "--retry-failed without --resume", "add --resume"))
+    return LipbenchError(
+        _message("only an existing run can be retried", "--retry-failed or --retry-contended without --resume", "add --resume")
+    )
 
 
 def nothing_can_run(cases: int, reason: str) -> LipbenchError:
@@ -336,6 +338,24 @@ def no_triton() -> UnsupportedError:
 
 def no_peers() -> LipbenchError:
     return LipbenchError(_message("peers are layers of other packages", "none of these packages", "install lipbench[peers]"))
+
+
+def not_a_share(option: str, text: str) -> LipbenchError:
+    return LipbenchError(_message(f"{option} takes a share up to 100%", repr(text), "write it like 5%"))
+
+
+def not_a_gate(text: str) -> LipbenchError:
+    return LipbenchError(_message("--fail-on takes slower and memory with a share", repr(text), "write slower:5%,memory:1%"))
+
+
+def nothing_in_common(base: object, head: object) -> LipbenchError:
+    return LipbenchError(_message("compared runs need common cases", f"none in {base} and {head}", "measure the same cases"))
+
+
+def two_machines(base: str, head: str) -> LipbenchError:
+    return LipbenchError(
+        _message("compared runs come from one machine", f"{base} and {head}", "measure again, or give --any-machine")
+    )
 
 
 def cannot_compile(line: str) -> LipbenchError:

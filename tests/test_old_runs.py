@@ -1,4 +1,7 @@
-"""Runs of older schemas: their export is that of the program that wrote them, and their warnings have a kind."""
+"""Runs of older schemas: their export stays the same, and their warnings have a kind.
+
+The exports were written anew when times became geometric means over quiet rounds, with intervals.
+"""
 
 from __future__ import annotations
 

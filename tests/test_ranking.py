@@ -22,7 +22,7 @@ def with_ratios(**ratios: Sequence[float]) -> pd.DataFrame:
         for channels, factor in zip(CHANNELS, factors):
             case = rows[(rows["method"] == method) & (rows["channels"] == channels) & (rows["phase"] != "parametrize")]
             times = [standard[channels, phase] * factor for phase in case["phase"]]
-            found.append(case.assign(median_s=times, p20_s=times, p80_s=times))
+            found.append(case.assign(median_s=times, low_s=times, high_s=times))
     return pd.concat(found, ignore_index=True)
 
 

@@ -82,7 +82,7 @@ def test_failures_and_doubts_are_told(document: str) -> None:
     assert "MemoryError: cannot allocate 12.3 GiB" in text
     assert "no answer within 300 s" in text
     assert "Out of memory: LOT (64 ch, 32²" in text
-    for doubt in ("Contended", "Rounds differ by more than 10 %", "Not converged", "two operations have no formula"):
+    for doubt in ("Contended", "Not converged", "two operations have no formula"):
         assert doubt in text
     assert "≠" in text
     assert "†" in text

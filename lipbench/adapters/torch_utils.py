@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -13,11 +15,12 @@ class _ReshapedKernel(nn.Module):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        self.matrix = parametrizations.orthogonal(nn.Linear(channels * kernel_size**2, channels))
+        self.matrix = nn.Linear(channels * kernel_size**2, channels)
+        parametrizations.orthogonal(self.matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         k, p = self.kernel_size, self.kernel_size // 2
-        weight = self.matrix.weight.unflatten(1, (-1, k, k)) / k
+        weight = self.matrix.weight.reshape(len(self.matrix.weight), -1, k, k) / k
         padded = functional.pad(x, (p, p, p, p), mode="circular") if p else x
         return functional.conv2d(padded, weight, self.matrix.bias)
 
@@ -35,6 +38,6 @@ def torch_spectral_norm(channels: int, kernel_size: int) -> nn.Module:
 
     The reshaped kernel has norm 1, so the convolution is 1-Lipschitz for k = 1, and up to k-Lipschitz in general.
     """
-    mode = "circular" if kernel_size > 1 else "zeros"
+    mode: Literal["circular", "zeros"] = "circular" if kernel_size > 1 else "zeros"
     convolution = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, padding_mode=mode)
     return parametrizations.spectral_norm(convolution)

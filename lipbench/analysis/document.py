@@ -14,7 +14,7 @@ from lipbench_reports.tables import Condition, Tables
 from lipbench import __version__, errors
 from lipbench.analysis import beside
 from lipbench.analysis.exponents import exponents
-from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, warning_rows
+from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, round_rows, warning_rows
 from lipbench.cases import CONDITIONS
 from lipbench.prediction import table1
 from lipbench.store.records import Run
@@ -39,6 +39,7 @@ def document(run: Run) -> str:
             run=_provenance(run, estimated.problems),
             certificates=certificate_rows(run),
             warnings=warning_rows(run),
+            rounds=round_rows(run),
             fitted=estimated.fitted,
             predicted=estimated.predicted,
         )

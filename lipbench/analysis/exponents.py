@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from lipbench_reports.intervals import used
 
 from lipbench.analysis.expected import leading_exponent
-from lipbench.analysis.statistics import power_law, round_medians_s, timings_by_phase
+from lipbench.analysis.statistics import levels, power_law, timings_by_phase
 from lipbench.cases import CONDITIONS
 from lipbench.store.records import Run
 
@@ -31,7 +32,7 @@ def exponents(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     of the exact formula, `leading_exponent` the exponent of Table 1.
     """
     medians = {
-        (record.case.id, phase): round_medians_s(timings)
+        (record.case.id, phase): [one.median_s for one in used(levels(timings))]
         for record in run.records
         for phase, timings in timings_by_phase(record).items()
     }

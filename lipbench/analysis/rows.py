@@ -10,7 +10,7 @@ import pandas as pd
 
 from lipbench import external, registry
 from lipbench.analysis.expected import expected
-from lipbench.analysis.statistics import in_order, time_columns, timings_by_phase
+from lipbench.analysis.statistics import in_order, levels, time_columns, timings_by_phase
 from lipbench.cases import CONDITIONS, network_of
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Caution, Certificate
 from lipbench.store.records import Run
@@ -20,7 +20,8 @@ COLUMNS = {
     "method": "str", "title": "str", "implementation": "str", "network": "str", "channels": "Int64", "image_size": "Int64",
     "kernel_size": "Int64", "batch_size": "Int64", **{one.column: one.kind for one in CONDITIONS if one.column},
     "interpreted": "boolean", "phase": "str", "status": "str", "reason": "str", "median_s": "float64",
-    "p20_s": "float64", "p80_s": "float64", "samples": "Int64", "rounds": "Int64", "round_spread": "float64",
+    "low_s": "float64", "high_s": "float64", "samples": "Int64", "rounds": "Int64", "quiet_rounds": "Int64",
+    "round_spread": "float64",
     "contended": "boolean", "foreign_share": "float64", "gpu_clock_share": "float64", "gpu_clock_limited_by": "str",
     "converged": "boolean", "outliers": "Int64", "timer_cost_s": "float64",
     "host_median_s": "float64", "launch_bound": "boolean", "peak_memory_bytes": "Int64", "peak_above_baseline_bytes": "Int64",
@@ -39,6 +40,8 @@ CERTIFICATE_COLUMNS = (
     "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
 )  # fmt: skip
 """mode: evaluation or training; growing: layers of a network that increase the variance over a batch; else as in `Bound`"""
+ROUND_COLUMNS = ("case", "phase", "round", "median_s", "quiet")
+"""round: its number in the record, from 0; median_s: of the round's samples; quiet: no other process was busy"""
 WARNING_COLUMNS = ("case", "kind", "phases", "text")
 """phases: those that the warning is about, separated by commas; kind and text as in `Caution`"""
 
@@ -46,14 +49,16 @@ WARNING_COLUMNS = ("case", "kind", "phases", "text")
 def measured_rows(run: Run) -> pd.DataFrame:
     """One row per case and phase, in `COLUMNS`; some conditions' columns are omitted where all cases have the default.
 
-    A failed phase has a status and a reason instead of times. A row with phase "" stands for a case that failed as a whole, is
-    not 1-Lipschitz or has not run yet, and for failed parts of a case that are not phases.
+    A failed phase has a status and a reason instead of times. A row with phase "" stands for a case that failed as a whole or
+    has not run yet, and for failed parts of a case that are not phases, such as a certificate that shows a violation.
 
-    Replicates are processes, so median, p20 and p80 are each the median over rounds of that quantile of the round's samples.
-    `round_spread` is the largest median of a round divided by the smallest, minus 1. Units are SI, named in the column. Memory
-    is in bytes as allocated; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`, which no
-    peak includes, are known on CUDA only. Values are missing if no measured phase creates them, such as gradients where
-    training did not fit.
+    Replicates are processes, so `median_s` is the geometric mean of the medians of the quiet rounds, and `low_s` and `high_s`
+    are its 95 % interval over these rounds, by Student's t on logarithms. A round is quiet if no other process was busy; if no
+    round was quiet, the phase is `contended` and all its rounds are used. `converged`: the interval is within 5 %.
+    `round_spread` is the largest median of a used round divided by the smallest, minus 1. Units are SI, named in the column.
+    Memory is in bytes as allocated; `saved_*` belong to the training phases. `reserved_*`, `process_*` and `workspace_bytes`,
+    which no peak includes, are known on CUDA only. Values are missing if no measured phase creates them, such as gradients
+    where training did not fit.
     `foreign_share`, `gpu_clock_share` and `timer_cost_s` are the worst of all rounds; `gpu_clock_limited_by` lists all reasons
     that the GPU gave for a lower clock. `warnings` has one line per warning.
     `certificate` is the Lipschitz constant to quote for evaluation mode, of the kind `certificate_kind`; NaN where none was
@@ -76,8 +81,8 @@ def measured_rows(run: Run) -> pd.DataFrame:
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
     conditions = _conditions(record)
     timings = timings_by_phase(record)
-    broken = record.parts.get("certificate", Part())
-    if broken.status == "not_lipschitz" or record.is_broken or not timings:
+    if record.is_broken or not timings:
+        broken = record.parts.get("certificate", Part())
         ending = broken if broken.status == "not_lipschitz" else Part(record.status if record.sittings else "", record.reason)
         yield {**conditions, "phase": "", "status": ending.status, "reason": ending.reason, "rounds": len(record.rounds)}
         return
@@ -91,6 +96,15 @@ def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
         yield {**row, **_memory(record, phase), **_macs(record, phase), **expected(record.case, phase)}
     if "" in failures:
         yield {**conditions, "phase": "", **failures[""], "rounds": len(record.rounds)}
+
+
+def round_rows(run: Run) -> pd.DataFrame:
+    """One row per case, phase and round, in `ROUND_COLUMNS`; rounds of one number were measured after one another."""
+    found = [
+        {"case": record.case.id, "phase": phase, "round": level.round, "median_s": level.median_s, "quiet": level.quiet}
+        for record in run.records for phase, timings in timings_by_phase(record).items() for level in levels(timings)
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=list(ROUND_COLUMNS))
 
 
 def _failures(record: Record) -> dict[str, dict[str, str]]:

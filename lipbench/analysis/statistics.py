@@ -1,13 +1,14 @@
-"""Statistics of the rounds of a case: quantiles of the samples, and power laws."""
+"""Statistics of the rounds of a case: times with intervals over rounds, and power laws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lipbench_reports.intervals import CONFIDENCE, Level, of_rounds, used
 from scipy import stats
 
 from lipbench.cases import Case
@@ -19,15 +20,15 @@ OUTLIER_RANGES = 1.5
 LAUNCH_BOUND_SHARE = 0.9
 """Host time ÷ total time from which a phase is launch-bound: apart from its last kernel and the host's head start, a GPU that
 waits for the host takes hardly longer than the host."""
-CONFIDENCE = 0.95
-"""confidence level of the interval of a power law"""
+TARGET = 0.05
+"""Half width of the 95 % interval over rounds, relative to the time, up to which a phase has converged"""
 
 
-def timings_by_phase(record: Record) -> dict[str, list[Timing]]:
-    """The timings of all rounds by phase, in the order of `PHASES`, then phases with other names."""
-    present = [one.phases for one in record.rounds if one.phases]
-    order = in_order(name for phases in present for name in phases)
-    return {name: [phases[name] for phases in present if name in phases] for name in order}
+def timings_by_phase(record: Record) -> dict[str, dict[int, Timing]]:
+    """The timings by phase and number of the round, in the order of `PHASES`, then phases with other names."""
+    present = [(number, one.phases) for number, one in enumerate(record.rounds) if one.phases]
+    order = in_order(name for _, phases in present for name in phases)
+    return {name: {number: phases[name] for number, phases in present if name in phases} for name in order}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -36,33 +37,41 @@ def in_order(names: Iterable[str]) -> list[str]:
     return [*(name for name in PHASES if name in found), *(name for name in found if name not in PHASES)]
 
 
-def round_medians_s(timings: Sequence[Timing]) -> list[float]:
-    """The median of each round, in seconds."""
-    return [float(np.median(timing.samples_s)) for timing in timings]
+def levels(timings: Mapping[int, Timing]) -> list[Level]:
+    """The median of each round, by the number of the round. A round without a record of contention counts as quiet."""
+    return [
+        Level(number, float(np.median(timing.samples_s)), not (timing.contention and timing.contention.contended))
+        for number, timing in timings.items()
+    ]
 
 
-def time_columns(timings: Sequence[Timing], case: Case) -> dict[str, Any]:
-    quantiles = np.array([np.quantile(timing.samples_s, (0.2, 0.5, 0.8)) for timing in timings])
-    p20, median, p80 = np.median(quantiles, axis=0)
-    host = [float(np.median(timing.host_s)) for timing in timings if timing.host_s]
-    contentions = [timing.contention for timing in timings if timing.contention is not None]
+def time_columns(timings: Mapping[int, Timing], case: Case) -> dict[str, Any]:
+    """The columns of `rows.COLUMNS` that describe the times of one phase."""
+    found = levels(timings)
+    chosen = used(found)
+    time = of_rounds(found)
+    mine = [timings[one.round] for one in chosen]
+    medians = [one.median_s for one in chosen]
+    host = [float(np.median(timing.host_s)) for timing in mine if timing.host_s]
+    contentions = [timing.contention for timing in timings.values() if timing.contention is not None]
     clocks = [one.gpu_clock_share for one in contentions if one.gpu_clock_share is not None]
-    medians = quantiles[:, 1]
+    quiet = sum(one.quiet for one in found)
     return {
-        "median_s": median, "p20_s": p20, "p80_s": p80,
-        "samples": sum(len(timing.samples_s) for timing in timings), "rounds": len(timings),
-        "round_spread": medians.max() / medians.min() - 1 if medians.min() > 0 else math.nan,
-        "contended": any(one.contended for one in contentions) if contentions else None,
+        "median_s": time.value, "low_s": time.low, "high_s": time.high,
+        "samples": sum(len(timing.samples_s) for timing in mine), "rounds": len(timings),
+        "quiet_rounds": quiet if contentions else None,
+        "round_spread": max(medians) / min(medians) - 1 if min(medians) > 0 else math.nan,
+        "contended": quiet == 0 if contentions else None,
         "foreign_share": max((one.foreign_share for one in contentions), default=math.nan),
         "gpu_clock_share": min(clocks, default=math.nan),
         "gpu_clock_limited_by": ", ".join(dict.fromkeys(text for one in contentions for text in one.gpu_clock_limited_by)),
-        "converged": all(timing.converged for timing in timings),
-        "outliers": sum(map(_outliers, timings)),
-        "timer_cost_s": max(timing.timer_cost_s for timing in timings),
+        "converged": bool(time.reach <= TARGET),
+        "outliers": sum(map(_outliers, mine)),
+        "timer_cost_s": max(timing.timer_cost_s for timing in timings.values()),
         "host_median_s": np.median(host) if host else math.nan,
-        "launch_bound": bool(np.median(host) >= LAUNCH_BOUND_SHARE * median) if host else None,
-        "images_per_s": case.batch_size / median if median > 0 else math.nan,
-        "compile_s": _compile_s(timings) if case.compile else math.nan,
+        "launch_bound": bool(np.median(host) >= LAUNCH_BOUND_SHARE * time.value) if host else None,
+        "images_per_s": case.batch_size / time.value if time.value > 0 else math.nan,
+        "compile_s": _compile_s(mine) if case.compile else math.nan,
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "predict": "Predict the memory of training and inference from shapes alone.",
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table of measurements and theory.",
+    "compare": "Compare two runs: what became slower, larger, or fails.",
     "report": "Write the report of a run as one HTML file.",
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""

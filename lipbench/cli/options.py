@@ -110,13 +110,12 @@ def _parts(text: str) -> list[str]:
     return found
 
 
-def whole(option: str, metavar: str, text: str, kind: str) -> Any:
-    """An option that takes an integer of at least 1 and at most `bounds.LARGEST[kind]`. It raises `LipbenchError` for anything
-    else."""
+def whole(option: str, metavar: str, text: str, kind: str, least: int = 1) -> Any:
+    """An option that takes an integer from `least` to `bounds.LARGEST[kind]`. It raises `LipbenchError` for anything else."""
 
     def parse(given: str) -> int:
         largest = LARGEST[kind]
-        if not given.isdecimal() or (len(given) < 100 and int(given) < 1):
+        if not given.isdecimal() or (len(given) < 100 and int(given) < least):
             raise errors.not_positive(option, given)
         if len(given) >= 100 or int(given) > largest:
             raise errors.too_large(option, given[:100], largest)
@@ -156,6 +155,21 @@ def path(option: str, metavar: str, text: str, *short: str) -> Any:
         return Path(given)
 
     return typer.Option(option, *short, parser=parse, metavar=metavar, help=text)
+
+
+def share(option: str, text: str) -> Any:
+    """An option that takes a share such as 5%, up to 100 %, as a factor. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str) -> float:
+        try:
+            value = float(given.removesuffix("%")) / 100
+        except ValueError:
+            value = math.nan
+        if not (given.endswith("%") and 0 < value <= 1):
+            raise errors.not_a_share(option, given)
+        return value
+
+    return typer.Option(option, parser=parse, metavar="P%", help=text)
 
 
 # ---------------------------------------------------------------------------------------------- options that several verbs have

@@ -30,6 +30,7 @@ from lipbench.cli.options import (
     names,
     path,
     seconds,
+    share,
     whole,
 )
 from lipbench.cli.printing import FAILED, print_tracebacks
@@ -76,6 +77,16 @@ def profile(
     ] = False,
     allow: AllowList = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: measure failed cases again.")] = False,
+    retries: Annotated[
+        int | None,
+        whole("--retries", "N", "Repeat up to N contended rounds of a case.  [default: 2]", "rounds", least=0),
+    ] = None,
+    retry_contended: Annotated[
+        bool, typer.Option("--retry-contended", help="With --resume: repeat rounds that are still contended, N more.")
+    ] = False,
+    target: Annotated[
+        float | None, share("--target", "Add rounds until every 95 % interval is within ± this, as in 5%.")
+    ] = None,
     measure: Annotated[
         Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]")
     ] = None,
@@ -110,7 +121,8 @@ def profile(
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(
-        request, str(device), limits, deadline, out, resume, retry_failed, measure, None if fresh is None else str(fresh),
+        request, str(device), limits, deadline, out, resume, retry_failed, measure,
+        profiling.RETRIES if retries is None else retries, retry_contended, target, None if fresh is None else str(fresh),
         allow or (),
     )  # fmt: skip
     try:
@@ -122,5 +134,7 @@ def profile(
     print(progress.summary(finished.outcome))
     if traceback:
         print_tracebacks(text for record in finished.outcome.records for text in record.tracebacks)
+    if target is not None:
+        print(progress.reached(finished.outcome, target))
     if finished.failed:
         raise typer.Exit(FAILED)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from lipbench.cases import Case
 from lipbench.cli import streams
-from lipbench.run.book import Progress
+from lipbench.run.book import Progress, widest_reach
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
 
@@ -41,6 +41,19 @@ def shown(cases: Sequence[Case]) -> Iterator[Progress]:
             bar.update(task, description=streams.shown(text), completed=done, total=total, failed=failed)
 
         yield show
+
+
+def reached(outcome: Outcome, target: float) -> str:
+    """How narrow the intervals over rounds are, and which case has the widest one."""
+    reaches = {record.case.id: widest_reach(record) for record in outcome.records if record.open_groups and record.rounds}
+    if not reaches:
+        return "no case has an interval"
+    within = sum(reach <= target for reach in reaches.values())
+    widest = max(reaches, key=reaches.__getitem__)
+    return (
+        f"{within} of {len(reaches)} cases have every interval within ± {100 * target:g} %; "
+        f"the widest is ± {100 * reaches[widest]:.3g} %, of {widest}"
+    )
 
 
 def summary(outcome: Outcome) -> str:

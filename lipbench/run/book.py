@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lipbench_reports.intervals import Level, of_rounds
+
 from lipbench import errors, external
 from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.quantities import EXAMINED
 from lipbench.store import claims, records
 from lipbench.store.files import write_errors
-from lipbench.store.rounds import HARMLESS, Record, Round
+from lipbench.store.rounds import HARMLESS, Record, Round, is_quiet
 
 TIME = "time"
 MEASURED = (TIME, "memory", *EXAMINED)
 """What can be requested; `TIME` stands for all groups of phases."""
+
+MOST_ROUNDS = 30
+"""rounds of a case after which no more are added to narrow its interval"""
 
 Progress = Callable[[int, int, Case, str, int], None]
 """(work done, total work, the case, what is being done with it, failed cases so far)"""
@@ -41,6 +48,23 @@ class Order:
     """on which cases can be measured"""
     cores: int = 1
     """available for concurrent examinations"""
+    retries: int = 0
+    """largest number of additional rounds of a case, one for each round in which a phase was contended"""
+    retry_contended: bool = False
+    """whether a case gets as many further retries for the rounds that are still contended"""
+    target: float | None = None
+    """half width of the interval over rounds, relative to the time, until which rounds are added; None: no rounds are added"""
+
+
+def widest_reach(record: Record) -> float:
+    """Half the width of the widest interval over the quiet rounds of all phases, relative to the time; infinite if unknown."""
+    levels: dict[str, list[Level]] = {}
+    for number, one in enumerate(record.rounds):
+        for phase, timing in (one.phases or {}).items():
+            level = Level(number, statistics.median(timing.samples_s), is_quiet(one))
+            levels.setdefault(phase, []).append(level)
+    reaches = [of_rounds(found).reach for found in levels.values()]
+    return max((reach if math.isfinite(reach) else math.inf for reach in reaches), default=math.inf)
 
 
 class Book:
@@ -51,6 +75,10 @@ class Book:
         self.records = {case: Record(case, order.rounds) for case in planned}
         self.problems: dict[Case, str] = {}
         """of cases that are skipped because their file must not be overwritten"""
+        self._tried: dict[Case, int] = {}
+        """rounds beyond the requested ones that a case had when it was first read"""
+        self._extra: dict[Case, int] = {}
+        """rounds added to narrow the interval"""
         self._retried: dict[Case, Record] = {}
         """failed records to be retried, as stored, until a new round of their case is stored"""
         self.lock = threading.RLock()
@@ -85,14 +113,38 @@ class Book:
             record = records.stored(self.directory, case)
             if record is not None:
                 kept = records.without(record, self._dropped(case))
-                self.records[case] = replace(kept, rounds_wanted=max(self.order.rounds, len(kept.rounds)))
+                self.records[case] = replace(kept, rounds_wanted=max(self._wanted(case, kept), len(kept.rounds)))
 
     def add(self, case: Case, one: Round, *, examination: bool = False) -> None:
         """Store one more round or examination of a case."""
         with self._noting_problems(case):
             record, dropped = self.records[case], self._dropped(case)
             self.records[case] = records.add_round(self.directory, record, one, dropped, examination=examination)
+            self.records[case] = replace(self.records[case], rounds_wanted=self._wanted(case, self.records[case]))
             self._retried.pop(case, None)
+
+    def _wanted(self, case: Case, record: Record) -> int:
+        """Number of rounds that a case should have: one more for each contended round, up to the limits."""
+        if record.rounds and case not in self._tried:
+            self._tried[case] = len(record.rounds) - self.order.rounds if self.order.retry_contended else 0
+        most = self.order.retries + max(0, self._tried.get(case, 0))
+        return self.order.rounds + min(record.disturbed, most) + self._extra.get(case, 0)
+
+    def widest(self) -> Case | None:
+        """The case with the widest interval over rounds, if that exceeds the target and the case may have another round."""
+        if self.order.target is None:
+            return None
+        reaches = {
+            case: reach for case, record in self.records.items()
+            if record.open_groups and record.rounds and len(record.rounds) < MOST_ROUNDS and case not in self.problems
+            and (reach := widest_reach(record)) > self.order.target
+        }  # fmt: skip
+        return max(reaches, key=reaches.__getitem__, default=None)
+
+    def add_wanted(self, case: Case) -> None:
+        """Want one more round of a case."""
+        self._extra[case] = self._extra.get(case, 0) + 1
+        self.records[case] = replace(self.records[case], rounds_wanted=len(self.records[case].rounds) + 1)
 
     def _dropped(self, case: Case) -> list[Round]:
         return [one for one in self._retried[case].sittings if one.status != "ok"] if case in self._retried else []
@@ -128,6 +180,10 @@ class Book:
                 yield "formulas"
         if "memory" in self.order.measure and not case.compile:
             yield "prediction"
+
+    def most_wanted(self) -> int:
+        """The largest number of rounds that any case should have."""
+        return max((record.rounds_wanted for record in self.records.values()), default=0)
 
     def has_time(self) -> bool:
         """Whether the deadline still allows a new measurement."""
@@ -165,7 +221,7 @@ class Book:
 
     def _rounds_left(self, case: Case) -> int:
         record = self.records[case]
-        return 0 if record.finished or case in self.problems else self.order.rounds - len(record.rounds)
+        return 0 if record.finished or case in self.problems else record.rounds_wanted - len(record.rounds)
 
     def failures(self) -> int:
         """Number of failed cases so far."""

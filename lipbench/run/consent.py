@@ -11,7 +11,8 @@ from lipbench.cases import Spec
 def require_consent(specs: Iterable[Spec], named: Iterable[str]) -> None:
     """Raises `LipbenchError` for specs that would import an external module which the user has not named.
 
-    The peers, which are this package's adapters, need no consent. A name covers its callable with any settings, which are numbers and texts.
+    The peers, which are this package's adapters, need no consent. A name covers its callable with any settings, which are
+    numbers and texts.
     """
     known = {*map(external.code, named), *adapters.PEERS}
     names = dict.fromkeys(external.code(spec.method) for spec in specs if external.is_external(spec.method))

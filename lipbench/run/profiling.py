@@ -22,6 +22,9 @@ from lipbench.store.files import is_own_trace, write_errors
 from lipbench.store.rounds import HARMLESS
 from lipbench.store.run_plan import RunPlan, load_plan, save_plan
 
+RETRIES = 2
+"""default of `Order.retries`"""
+
 Shown = Callable[[Sequence[Case]], AbstractContextManager[Progress]]
 """Planned cases → a context manager that shows a run's progress."""
 
@@ -53,6 +56,10 @@ class Options:
     retry_failed: bool = False
     measure: tuple[str, ...] | None = None
     """of `book.MEASURED`; None: as in the resumed run, or all"""
+    retries: int = RETRIES
+    retry_contended: bool = False
+    target: float | None = None
+    """as in `book.Order`"""
     fresh: str | None = None
     """`processes.FORK` or `processes.START`; None: the default of this system"""
     allow: tuple[str, ...] = ()
@@ -99,7 +106,8 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
         limits, rounds = _limits(options, standing)
         order = Order(
             rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
-            ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores,
+            ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores, options.retries, options.retry_contended,
+            options.target,
         )  # fmt: skip
         directory = options.out or _new_directory(Path("runs"))
         asked = RunPlan(
@@ -121,7 +129,7 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
 
 def _standing_plan(options: Options) -> RunPlan | None:
     """The plan of the run to resume; None for a new run, whose directory must be empty or missing."""
-    if options.retry_failed and not options.resume:
+    if (options.retry_failed or options.retry_contended) and not options.resume:
         raise errors.retry_without_resume()
     if options.out is None:
         if options.resume:

@@ -1,5 +1,8 @@
 """The order in which a run is measured: round 0 of all cases, then round 1 of all, and so on; last, the untimed parts.
 
+A round in which a phase was contended is repeated after all others, up to a limit. With a target, rounds are then added to the
+case whose interval is the widest.
+
 Rounds are interleaved so that a drift of the machine affects all cases alike. MACs and certificates come after all timing.
 
 Several workers, which are processes on one or more machines, may share a run directory. A worker claims a case (`store.claims`)
@@ -51,7 +54,11 @@ def run(
     """
     book = Book(directory, planned, order)
     while True:
-        begun = TIME in order.measure and _rounds(book, planned, executor, progress)
+        begun = False
+        while TIME in order.measure and not book.is_cut_short and book.has_time():
+            if not (_rounds(book, planned, executor, progress) or _narrowing_round(book, executor, progress)):
+                break
+            begun = True
         if not book.others_are_here():
             begun |= examine(book, planned, executor, progress)
         if not book.has_time() or book.is_cut_short or not (book.rounds_left() or jobs_left(book, planned)):
@@ -68,11 +75,22 @@ def _rounds(book: Book, planned: Sequence[Case], executor: Executor, progress: P
     measured = False
     for is_first in (True, False):
         cases = [case for case in planned if (case in book.order.first) == is_first]
-        for number in range(book.order.rounds):
+        number = 0
+        while number < book.most_wanted():  # a contended round adds one at the end
             for case in cases:
                 if book.wants(case, number) and book.has_time():
                     measured |= _round(case, number, book, executor, progress)
+            number += 1
     return measured
+
+
+def _narrowing_round(book: Book, executor: Executor, progress: Progress) -> bool:
+    """Measure one more round of the case whose interval is the widest, if that exceeds the target; whether there was one."""
+    case = book.widest() if book.has_time() else None
+    if case is None:
+        return False
+    book.add_wanted(case)
+    return _round(case, len(book.records[case].rounds), book, executor, progress)
 
 
 def _round(case: Case, number: int, book: Book, executor: Executor, progress: Progress) -> bool:

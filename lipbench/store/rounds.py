@@ -59,6 +59,11 @@ class Round:
     """of an examination of an external layer"""
 
 
+def is_quiet(one: Round) -> bool:
+    """Whether no phase of a round was contended, as far as contention was watched."""
+    return not any(timing.contention and timing.contention.contended for timing in (one.phases or {}).values())
+
+
 def summed_up(one: Round) -> Round:
     """The round with the status of its worst part, and the reason of the first part with that status.
 
@@ -149,6 +154,11 @@ class Record:
         if not self.rounds:
             return tuple(GROUPS)
         return tuple(name for name, part in self.parts.items() if name in GROUPS and part.status == "ok")
+
+    @property
+    def disturbed(self) -> int:
+        """Number of rounds with a contended phase."""
+        return sum(not is_quiet(one) for one in self.rounds)
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from lipbench_reports.intervals import Estimate
+
 TIMES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
 COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
@@ -28,6 +30,9 @@ MARKS = {
     NO_CLAIM: ("○", "makes no claim to be 1-Lipschitz: shown for comparison, not ranked"),
 }
 """The signs of doubts and their meanings. The text above a table says which difference is a residual."""
+
+WIDEST = 10
+"""Factor on each side of a value beyond which the ends of an interval are not printed."""
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MATH_TAGS = frozenset(
@@ -145,6 +150,37 @@ def alike(
 def ratio(value: float, mark: str = "") -> Cell:
     """A factor such as "1.92×"."""
     return Cell(f"{digits(value)}×", value, mark=mark) if math.isfinite(value) else Cell()
+
+
+def estimated(found: Estimate, mark: str = "") -> Cell:
+    """A factor with its interval in small print: "1.92×" and "1.90–1.94"."""
+    if not math.isfinite(found.value):
+        return Cell()
+    return Cell(f"{carried(found)}×", found.value, note=interval(found), mark=mark)
+
+
+def carried(found: Estimate) -> str:
+    """The value with no more digits than its interval carries: two for ± 20 %, one beyond a factor of 2."""
+    return digits(found.value, significant_digits(found))
+
+
+def significant_digits(found: Estimate) -> int:
+    """From 1 to 3: as many digits as the interval carries; 3 where it is unknown."""
+    reach = found.reach
+    if not math.isfinite(reach) or reach <= 0:
+        return 3
+    return min(3, max(1, math.ceil(-math.log10(reach)) + 1))
+
+
+def interval(found: Estimate, size: float = 1.0) -> str:
+    """The interval in units of `size`: "1.90–1.94"; "" where it is unknown, and without a width."""
+    if not found.is_known or found.low == found.high:
+        return ""
+    if found.high > WIDEST**2 * found.low:
+        return f"uncertain by more than a factor of {WIDEST}"
+    places = significant_digits(found)
+    low, high = digits(found.low / size, places), digits(found.high / size, places)
+    return f"{low}–{high}" if low != high else f"{digits(found.low / size)}–{digits(found.high / size)}"
 
 
 def named(keys: Sequence[str], labels: Mapping[str, str]) -> tuple[Column, list[Cell]]:

@@ -3,7 +3,8 @@
 A ratio is a geometric mean over shapes, and all ranked series have it over the same shapes: those at which at least half of the
 methods gave numbers that may be ranked. A method that lacks one of these shapes is not ranked. So a method that fails at large
 shapes cannot win by its small ones, and it cannot remove the large shapes from the comparison of the others. A time may be
-ranked if no other process was busy and its case has a certificate. A compiled method is compared only with the same method
+ranked if no other process was busy and its case has a certificate. Ratios of times are those of rounds of the same number,
+with an interval over rounds; methods whose intervals overlap are equal. A compiled method is compared only with the same method
 uncompiled, in `compilation`.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench_reports.cells import CONTENDED, PARTIAL
+from lipbench_reports.intervals import Estimate, estimate, paired
 from lipbench_reports.prepared import Prepared, Series
 from lipbench_reports.tables import YARDSTICK, certificate_fails, is_missing
 
@@ -41,22 +43,23 @@ MEASURES = (
 AXES = ("training speed", "inference speed", "training memory", "inference memory")
 """The measures as scores, in the same order: higher is better."""
 
-ALIKE = 0.10
-"""Costs this close count as equal: the rounds of one case may differ by as much without a warning."""
-
 
 @dataclass(frozen=True)
 class Relative:
     """The cost of one series relative to the reference."""
 
-    ratio: float
+    estimate: Estimate
     shapes: int
     """number of shapes in the geometric mean"""
     mark: str = ""
     """contended, or partial: not over the shapes at which the others are compared"""
 
+    @property
+    def ratio(self) -> float:
+        return self.estimate.value
 
-NOTHING = Relative(math.nan, 0)
+
+NOTHING = Relative(Estimate(math.nan), 0)
 
 
 @dataclass(frozen=True)
@@ -174,15 +177,30 @@ def _compared(
     for key in values.columns:
         used = _used(both[key], clean[key], shapes or common_shapes(clean))
         if used:
-            logs = np.log(values.loc[used, key].to_numpy() / values.loc[used, base.key].to_numpy())
+            ratio = _ratio(ready, measure, values.loc[used], str(key), base.key)
             mark = CONTENDED if not clean.loc[used, key].all() else PARTIAL if shapes and set(used) != set(shapes) else ""
-            entries[str(key)] = Relative(float(np.exp(logs.mean())), len(used), mark)
+            entries[str(key)] = Relative(ratio, len(used), mark)
     left_out = {
         str(key): _has(len(shapes), known.loc[shapes, key], proven.loc[shapes, key], clean.loc[shapes, key])
         for key in candidates
         if shapes and key not in ranked and proven[key].any()
     }
     return Comparison(shapes, entries, ranked, left_out, "" if ranked else _hindrance(both[candidates], clean, blind, proven))
+
+
+def _ratio(ready: Prepared, measure: Measure, values: pd.DataFrame, key: str, base: str) -> Estimate:
+    """The geometric mean of the ratios to the reference over the shapes of `values`, of times paired by round.
+
+    Bytes are the same in all rounds. Times without rounds give a ratio without an interval.
+    """
+    whole = [[float(np.log(own / other))] for own, other in zip(values[key], values[base])]
+    if not measure.timed:
+        return estimate([one * 2 for one in whole])
+    rounds = [
+        paired(ready.levels.get((key, shape, measure.phase), []), ready.levels.get((base, shape, measure.phase), []))
+        for shape in values.index
+    ]
+    return estimate(rounds if all(rounds) else whole)
 
 
 def _any(chosen: pd.DataFrame, flag: pd.Series, values: pd.DataFrame) -> pd.DataFrame:

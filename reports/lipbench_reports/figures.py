@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lipbench_reports.cells import BYTES, TIMES, with_unit
+from lipbench_reports.cells import BYTES, TIMES, WIDEST, with_unit
 from lipbench_reports.look import Look
 from lipbench_reports.prepared import SIZES, Prepared, in_words
 from lipbench_reports.svg import FAINT, INK, PAPER, inline, page_style
@@ -44,7 +44,7 @@ class Plot:
 
 RATES = (("M/s", 1e6), ("k/s", 1e3), ("/s", 1.0))
 PLOTS = (
-    Plot("time", "Training time", "Figure 2", "step", "median_s", "time of a training step", TIMES, ("p20_s", "p80_s")),
+    Plot("time", "Training time", "Figure 2", "step", "median_s", "time of a training step", TIMES, ("low_s", "high_s")),
     Plot("throughput", "Inference throughput", "Figure 3", "inference", "images_per_s", "images per second", RATES),
     Plot("memory", "Training memory", "Figure 4", "step", "peak_memory_bytes", "peak of a training step", BYTES),
     Plot("memory-inference", "Inference memory", "Figure 4", "inference", "peak_memory_bytes", "peak of inference", BYTES),
@@ -72,6 +72,8 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
     Series under a condition with a label, such as compiled ones, have panels of their own. Interpreted cases are not drawn.
     """
     rows = ready.rows[~ready.rows["interpreted"]]
+    narrow = rows["high_s"] <= WIDEST**2 * rows["low_s"]
+    rows = rows.assign(low_s=rows["low_s"].where(narrow), high_s=rows["high_s"].where(narrow))
     others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != "channels"]
     grouped = rows.assign(network=rows["network"] != "").groupby(["network", *others], sort=False, dropna=False)
     keyed = rows.assign(panel=grouped.ngroup())

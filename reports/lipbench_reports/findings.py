@@ -24,9 +24,6 @@ from lipbench_reports.tables import (
     with_columns,
 )  # fmt: skip
 
-SPREAD_LIMIT = 0.10
-"""Largest relative difference between the rounds of one case without a warning."""
-
 STATUS_WORDS = {
     "out_of_memory": "out of memory", "timeout": "time-out", "crashed": "crashed", "raised": "raised an error",
     "nan": "not finite", "not_lipschitz": "not 1-Lipschitz", "unsupported": "not supported", "skipped": "skipped",
@@ -103,20 +100,18 @@ def warnings(tables: Tables, rows: pd.DataFrame, labels: Mapping[str, str]) -> l
         Doubt("Parts of the run could not be read", as_texts(tables.run.get("problems")),
               "Profile the missing cases again with --resume."),
         Doubt("Not run yet", as_texts(tables.run.get("unfinished")), _resumed(tables, "Resume the run")),
-        Doubt("Contended: other processes used the machine during timing. Marked and not ranked",
+        Doubt("Contended: other processes used the machine in every round. Marked and not ranked",
               touched(timed["contended"], with_file=True),
-              _resumed(tables, "Stop other programs, delete these files of the run directory, and measure the cases again")),
+              _resumed(tables, "Stop other programs, and repeat the rounds by --retry-contended")),
         Doubt("Contention was not watched. Shown and not ranked", touched(timed["unwatched"]),
               "Profile with lipbench profile, which watches the machine and repeats every case in several processes."),
         Doubt("One process: the variation between processes, usually larger than within one, is unknown",
               touched((timed["rounds"] == 1) & (_rounds(tables) == 1)), "Use --rounds 2 or more."),
         Doubt("Interpreted: Triton kernels ran in Triton's interpreter, on the CPU. Marked, not ranked and not in the figures",
               touched(timed["interpreted"]), "Measure on a GPU, without TRITON_INTERPRET."),
-        Doubt(f"Rounds differ by more than {100 * SPREAD_LIMIT:.0f} %", touched(timed["round_spread"] > SPREAD_LIMIT),
-              "Fix the clock frequency, keep the machine idle, and use more rounds."),
-        Doubt("Not converged: at the time limit the median was not yet known to ±2 %",
-              touched(~timed["converged"] & ~timed["unwatched"]),
-              "Give each phase more time, by --phase-seconds."),
+        Doubt("Not converged: the 95 % interval over rounds is wider than ±5 %",
+              touched(~timed["converged"] & ~timed["unwatched"] & (timed["rounds"] > 1)),
+              "Keep the machine idle, fix the clock frequency, and use more rounds, by --rounds."),
         Doubt("No certificate: not known to be 1-Lipschitz. Not ranked", _untried(tables.warnings, rows, labels),
               "For cases that were not certified yet, run lipbench profile; otherwise the line says what to do."),
         Doubt("Only a lower bound: samples and ascent found no violation, but there may be one",

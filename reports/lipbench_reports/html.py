@@ -22,7 +22,7 @@ from lipbench_reports import (
     provenance,
 )
 from lipbench_reports.cells import MARKS, TIMES, with_unit
-from lipbench_reports.costs import ALIKE, Costs, costs
+from lipbench_reports.costs import Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
 from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_text
@@ -66,7 +66,6 @@ def render(tables: Tables) -> str:
         provenance=provenance.origin(tables.run),
         limits=provenance.pairs(tables.run.get("limits")),
         clock=with_unit(clock, TIMES) if math.isfinite(clock) else "",
-        alike=f"{100 * ALIKE:.0f}\u00a0%",
         **_results(ready, found),
         **_proofs(ready.written, found),
         **_pictures(ready, found, look),

@@ -20,14 +20,18 @@ from lipbench_reports.cells import (
     Table,
     alike,
     digits,
+    estimated,
     heads,
+    interval,
     named,
     numbers,
     placed,
     ratio,
+    significant_digits,
     table,
 )  # fmt: skip
 from lipbench_reports.costs import AXES, MEASURES, Costs
+from lipbench_reports.intervals import Estimate
 from lipbench_reports.prepared import CaseRows, Prepared
 from lipbench_reports.tables import PUBLISHED, YARDSTICK, number, with_columns
 
@@ -51,7 +55,7 @@ def summary(ready: Prepared, found: Costs) -> Table | None:
         if not found.comparisons[measure.title].entries:
             continue
         entries = [found.of(measure.title, one) for one in found.series]
-        columns.append((Column(measure.title.capitalize()), [ratio(entry.ratio, entry.mark) for entry in entries]))
+        columns.append((Column(measure.title.capitalize()), [estimated(entry.estimate, entry.mark) for entry in entries]))
     columns += certificates.in_summary(ready, keys, found.yardsticks)
     shapes = [max((found.of(measure.title, one).shapes for measure in MEASURES), default=0) for one in found.series]
     columns.append((Column("Shapes"), [Cell(str(count), float(count)) for count in shapes]))
@@ -76,7 +80,7 @@ def scores(ready: Prepared, found: Costs) -> tuple[Table, dict[str, dict[str, fl
 
 
 def plain_numbers(ready: Prepared, caption: str, with_shape: bool) -> Table | None:
-    """Median times by phase, peaks and sizes, one row per case; `with_shape` adds a column for the shape.
+    """Times by phase, peaks and sizes, one row per case; `with_shape` adds a column for the shape.
 
     All times are in one unit, and so are all bytes.
     """
@@ -138,16 +142,25 @@ def capitalized(text: str) -> str:
 
 
 def _with_range(title: str, entries: list[pd.Series | None], beside: Sequence[float]) -> tuple[Column, list[Cell]]:
-    """A column of median times with 20th and 80th percentiles in small print, in a unit that suits the times `beside` it."""
+    """A column of times, with their intervals and the number of quiet rounds in small print, in a unit that suits `beside`."""
     column, cells = numbers(title, [_value(entry, "median_s") for entry in entries], TIMES, beside=beside)
     size = dict(TIMES).get(column.unit, 1.0)
     noted = []
     for cell, entry in zip(cells, entries):
-        low, high = _value(entry, "p20_s") / size, _value(entry, "p80_s") / size
-        note = f"{digits(low)}–{digits(high)}" if math.isfinite(low + high) and cell.sort is not None else ""
-        mark = doubt(entry) if cell.sort is not None else ""
-        noted.append(Cell(cell.text, cell.sort, note=note, mark=mark))
+        if entry is None or cell.sort is None:
+            noted.append(cell)
+            continue
+        found = Estimate(entry["median_s"], entry["low_s"], entry["high_s"])
+        note = ", ".join(filter(None, (interval(found, size), _quiet(entry))))
+        text = digits(found.value / size, significant_digits(found))
+        noted.append(Cell(text, cell.sort, note=note, mark=doubt(entry)))
     return column, noted
+
+
+def _quiet(entry: pd.Series) -> str:
+    """ "4 of 5 quiet", where other processes were busy in some rounds."""
+    quiet, rounds = entry["quiet_rounds"], entry["rounds"]
+    return f"{quiet:.0f} of {rounds:.0f} quiet" if quiet < rounds else ""
 
 
 def doubt(entry: pd.Series | None) -> str:

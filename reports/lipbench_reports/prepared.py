@@ -13,8 +13,10 @@ from functools import cached_property
 
 import pandas as pd
 
+from lipbench_reports.intervals import Level
 from lipbench_reports.tables import (
     CERTIFICATES,
+    ROUNDS,
     Condition,
     Tables,
     as_text,
@@ -158,6 +160,18 @@ class Prepared:
         cases = self.rows.drop_duplicates("case")[["case", "method", "series", "shape", "status"]]
         joined = cases.merge(data, on="case", how="inner")
         return _in_order(joined.assign(smallest=_of_orthogonal(joined, self.methods, "smallest")), self.series)
+
+    @cached_property
+    def levels(self) -> dict[tuple[str, str, str], list[Level]]:
+        """Key of a series, shape and phase → the medians of its rounds."""
+        data = with_columns(self.tables.rounds, ROUNDS)
+        names = self.rows[["case", "phase", "series", "shape"]].astype(str).itertuples(index=False, name=None)
+        places = {(case, phase): (series, shape, phase) for case, phase, series, shape in names}
+        found: dict[tuple[str, str, str], list[Level]] = {}
+        for case, phase, place, median, quiet in data[ROUNDS].itertuples(index=False, name=None):
+            if (case, phase) in places and median > 0:
+                found.setdefault(places[case, phase], []).append(Level(int(place), float(median), bool(quiet)))
+        return found
 
     @cached_property
     def common(self) -> str:

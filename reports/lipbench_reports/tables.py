@@ -23,6 +23,7 @@ EXPONENTS = [
 ]  # fmt: skip
 CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing"]
 WARNINGS = ["case", "kind", "phases", "text"]
+ROUNDS = ["case", "phase", "round", "median_s", "quiet"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
 PREDICTED = ["case", "phase", "predicted_peak_bytes"]
 PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_seconds_per_epoch"]
@@ -74,6 +75,8 @@ class Tables:
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
     warnings: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case and warning of its records"""
+    rounds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per case, phase and round: the median of its samples, and whether no other process was busy"""
     fitted: pd.DataFrame = field(default_factory=pd.DataFrame)
     """formulas fitted to counts, by method, half and quantity; the residual is relative"""
     predicted: pd.DataFrame = field(default_factory=pd.DataFrame)

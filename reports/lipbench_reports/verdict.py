@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lipbench_reports.costs import ALIKE, MEASURES, Costs
-from lipbench_reports.prepared import Prepared
+from lipbench_reports.cells import carried
+from lipbench_reports.costs import MEASURES, Costs, Relative
+from lipbench_reports.intervals import Estimate
+from lipbench_reports.prepared import Prepared, Series
 from lipbench_reports.tables import LOWER_BOUND, Tables, as_texts
 
 
@@ -59,21 +61,43 @@ def _nothing_worked(ready: Prepared) -> str:
 
 
 def _first_places(found: Costs, measure: str, deed: str, what: str) -> list[str]:
+    """Which of the ranked methods were the fastest and the slowest, as far as the intervals tell them apart.
+
+    A method that is shown and not ranked is named where its ratio lies beyond theirs.
+    """
     ranking = found.ranking(measure)
     if not ranking:
         return []
-    best = ranking[0][1].ratio
-    first = [one.label for one, entry in ranking if entry.ratio <= best * (1 + ALIKE)]
     base = found.reference.label if found.reference else ""
+    best, worst = ranking[0][1].estimate, ranking[-1][1].estimate
     if len(ranking) == 1:
         only = f"{ranking[0][0].label} is the only method whose {measure} could be ranked"
-        return [f"{only}." if found.reference == ranking[0][0] else f"{only}: {best:.3g} times the {what} of {base}."]
-    alike = f" (equal to within {ALIKE:.0%})".replace("%", " %") if len(first) > 1 else ""
-    sentence = f"{listing(first)} {deed}{alike}, at {best:.3g} times the {what} of {base}"
-    last, worst = ranking[-1]
-    if len(ranking) > len(first):
-        sentence += f"; {last.label} was the slowest, at {worst.ratio:.3g} times"
-    return [f"{sentence}."]
+        return [f"{only}." if found.reference == ranking[0][0] else f"{only}: {carried(best)} times the {what} of {base}."]
+    if not all(entry.estimate.is_known for _, entry in ranking):
+        return [f"By {measure}, no method is named the fastest: a ratio of one round has no interval."]
+    first = [one.label for one, entry in ranking if entry.estimate.overlaps(best)]
+    last = [one.label for one, entry in ranking if entry.estimate.overlaps(worst)]
+    if len(first) == len(ranking):
+        return [f"By {measure}, the intervals of all {len(ranking)} ranked methods overlap ({_range(ranking)} times {base})."]
+    alike = " (their intervals overlap)" if len(first) > 1 else ""
+    sentence = f"Of {len(ranking)} ranked methods, {listing(first)} {deed}{alike}, at {carried(best)} "
+    sentence += f"times the {what} of {base}"
+    slowest = "the slowest" if len(last) == 1 else "the slowest (their intervals overlap)"
+    sentence += f"; {listing(last)} {'was' if len(last) == 1 else 'were'} {slowest}, at {carried(worst)} times"
+    beyond = _beyond(found, measure, best, worst)
+    return [f"{sentence}." + (f" Not ranked: {listing(beyond)}." if beyond else "")]
+
+
+def _range(ranking: Sequence[tuple[Series, Relative]]) -> str:
+    return f"{carried(ranking[0][1].estimate)} to {carried(ranking[-1][1].estimate)}"
+
+
+def _beyond(found: Costs, measure: str, best: Estimate, worst: Estimate) -> list[str]:
+    """The methods that are shown and not ranked, whose ratio is below the best or above the worst of the ranked ones."""
+    comparison = found.comparisons[measure]
+    entries = [(one, found.of(measure, one).estimate) for one in found.series
+               if one.key not in comparison.ranked and one.key not in found.yardsticks]  # fmt: skip
+    return [f"{one.label} at {carried(own)}" for one, own in entries if own.value < best.value or own.value > worst.value]
 
 
 def _memory(found: Costs) -> list[str]:

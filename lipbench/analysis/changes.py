@@ -1,0 +1,76 @@
+"""The comparison of two runs as an answer: all rows for programs, and what changed for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from lipbench_reports.cells import BYTES, COUNTS, TIMES, carried, interval, with_unit
+from lipbench_reports.intervals import Estimate
+
+from lipbench import errors
+from lipbench.analysis import comparison
+from lipbench.analysis.comparison import FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
+from lipbench.answer import Answer
+from lipbench.store.records import Run
+
+UNITS = {TIME: TIMES, MEMORY: BYTES, MACS: COUNTS}
+
+
+def answer(base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool) -> Answer:
+    """As `api.compare`."""
+    if not {record.case for record in base.records} & {record.case for record in head.records}:
+        raise errors.nothing_in_common(base.path, head.path)
+    machines = _machines(base), _machines(head)
+    if not any_machine and all(machines) and not machines[0] & machines[1]:
+        raise errors.two_machines(*(", ".join(sorted(one)) for one in machines))
+    found = comparison.compare(base, head, slower, memory)
+    bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
+    failed = bool(found.frame["verdict"].isin(bad).any())
+    return Answer(found.frame, readable(found.frame), remarks(found, base, head), (*base.problems, *head.problems), failed)
+
+
+def _machines(run: Run) -> set[str]:
+    """Host and processor of the rounds of a run."""
+    described = (one.machine for record in run.records for one in record.rounds if one.machine)
+    return {f"{one.hostname} ({one.gpu or one.cpu})" for one in described}
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is not the SAME, for people; all times where nothing changed."""
+    chosen = frame[frame["verdict"] != SAME]
+    chosen = frame[frame["quantity"] == TIME] if chosen.empty else chosen
+    return pd.DataFrame(
+        [
+            {
+                "case": row["case"], "phase": row["phase"], "quantity": row["quantity"],
+                "base": _value(row["base"], row["quantity"]), "head": _value(row["head"], row["quantity"]),
+                "ratio": "" if pd.isna(row["ratio"]) else carried(_ratio(row)), "95 % interval": interval(_ratio(row)),
+                "pairs": row["pairs"], "verdict": row["verdict"], "reason": row["reason"],
+            }
+            for _, row in chosen.iterrows()
+        ],
+        columns=["case", "phase", "quantity", "base", "head", "ratio", "95 % interval", "pairs", "verdict", "reason"],
+    )  # fmt: skip
+
+
+def _ratio(row: pd.Series) -> Estimate:
+    return Estimate(float(row["ratio"]), float(row["low"]), float(row["high"]))
+
+
+def _value(value: object, quantity: str) -> str:
+    return with_unit(float(value), UNITS[quantity]) if quantity in UNITS else str(value)  # type: ignore[arg-type]
+
+
+def remarks(found: Comparison, base: Run, head: Run) -> tuple[str, ...]:
+    """How many verdicts of each kind there are, the threshold, and the cases that only one run has."""
+    times = found.frame[found.frame["quantity"] == TIME]["verdict"].value_counts()
+    counted = ", ".join(f"{times.get(name, 0)} {name}" for name in (SAME, FASTER, SLOWER, UNCLEAR))
+    spread = f"the rounds of the base differ from themselves by {100 * found.spread:.1f} %" if found.spread >= 0 else (
+        "the base has too few rounds to show how far they differ from themselves")  # fmt: skip
+    lines = [f"times: {counted}; changes up to {100 * found.threshold:.3g} % count as the same ({spread})"]
+    before, after = {record.case.id for record in base.records}, {record.case.id for record in head.records}
+    for name, only in (("base", before - after), ("head", after - before)):
+        if only:
+            lines.append(f"only in {name}: {', '.join(sorted(only))}")
+    return tuple(lines)

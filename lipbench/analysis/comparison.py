@@ -1,0 +1,175 @@
+"""Compares two runs of the same cases: which times, peaks and counts changed, and which cases fail now.
+
+Times are compared by the logarithms of the ratios of paired rounds (`lipbench_reports.intervals`), with Student's t. A time is
+SLOWER or FASTER if its ratio differs from 1 significantly, by Holm's correction over all times at the 5 % level, and by more
+than a threshold: the larger of the given one and the A/A spread, which is how far the rounds of the base differ from
+themselves. It is the SAME if its 95 % interval lies within the threshold, and else UNCLEAR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from lipbench_reports.intervals import CONFIDENCE, Estimate, Level, estimate, paired, used
+from scipy import stats
+
+from lipbench.analysis.statistics import levels, timings_by_phase
+from lipbench.cases import Case
+from lipbench.store.records import Run
+from lipbench.store.rounds import HARMLESS, Record
+
+SAME, FASTER, SLOWER, UNCLEAR = "SAME", "FASTER", "SLOWER", "UNCLEAR"
+SMALLER, LARGER, DIFFERENT, FAILS, WORKS = "SMALLER", "LARGER", "DIFFERENT", "FAILS", "WORKS"
+TIME, MEMORY, MACS, STATUS = "time", "memory", "macs", "status"
+COLUMNS = ("case", "phase", "quantity", "base", "head", "ratio", "low", "high", "pairs", "p", "verdict", "reason")
+"""base, head: seconds, bytes, MACs, or a status; ratio: head ÷ base, with its 95 % interval; p: corrected by Holm"""
+THRESHOLD = 0.05
+LEAST_PAIRS = 5
+SPREAD_QUANTILE = 0.95
+"""share of the base's A/A ratios that the A/A spread covers"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows in `COLUMNS`, and the threshold of the times."""
+
+    frame: pd.DataFrame
+    threshold: float
+    """relative; the larger of the given one and the A/A spread"""
+    spread: float
+    """A/A spread: NaN where no case has four rounds"""
+
+
+def compare(
+    base: Run, head: Run, slower: float = THRESHOLD, memory: float = THRESHOLD, least_pairs: int = LEAST_PAIRS
+) -> Comparison:
+    """Compare the cases that both runs have, case by case and phase by phase.
+
+    `slower` and `memory` are relative thresholds of times and peaks; a time with fewer than `least_pairs` pairs of quiet rounds
+    is UNCLEAR.
+    """
+    before, after = ({record.case: record for record in run.records} for run in (base, head))
+    shared = [case for case in before if case in after]
+    timed = {
+        (case, phase): (mine, theirs[phase])
+        for case in shared
+        for theirs in [_levels(before[case])]
+        for phase, mine in _levels(after[case]).items()
+        if phase in theirs
+    }
+    spread = aa_spread([theirs for _, theirs in timed.values()])
+    limit = max(slower, spread) if math.isfinite(spread) else slower
+    times = {key: paired(*pair) for key, pair in timed.items()}
+    corrected = holm([_p_value(logs) for logs in times.values()])
+    rows: list[Mapping[str, object]] = []
+    for case in shared:
+        rows += _status_row(before[case], after[case])
+        for (key, logs), p in zip(times.items(), corrected):
+            if key[0] == case:
+                rows.append(_time_row(*key, *timed[key], logs, p, limit, least_pairs))
+        rows += _count_rows(before[case], after[case], memory)
+    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), limit, spread)
+
+
+def aa_spread(measured: Sequence[Sequence[Level]]) -> float:
+    """How far times differ from themselves: the 95 % quantile of |ratio − 1| between the even and the odd rounds of each."""
+    found = []
+    for rounds in measured:
+        quiet = [math.log(one.median_s) for one in used(rounds)]
+        if len(quiet) >= 4:
+            found.append(math.expm1(abs(float(np.mean(quiet[::2]) - np.mean(quiet[1::2])))))
+    return float(np.quantile(found, SPREAD_QUANTILE)) if found else math.nan
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979); NaN stays NaN and is not counted."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if math.isfinite(p))
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[place] = largest
+    return corrected
+
+
+def judge(found: Estimate, p: float, limit: float) -> str:
+    """The verdict on a ratio, by its 95 % interval and its corrected p-value."""
+    if p < 1 - CONFIDENCE and found.value > 1 + limit:
+        return SLOWER
+    if p < 1 - CONFIDENCE and found.value < 1 / (1 + limit):
+        return FASTER
+    return SAME if found.is_known and 1 / (1 + limit) <= found.low and found.high <= 1 + limit else UNCLEAR
+
+
+def _levels(record: Record) -> dict[str, list[Level]]:
+    return {phase: levels(timings) for phase, timings in timings_by_phase(record).items()}
+
+
+def _p_value(logs: Sequence[float]) -> float:
+    """Two-sided, of the hypothesis that the mean is 0; NaN for fewer than two pairs."""
+    if len(logs) < 2:
+        return math.nan
+    if np.std(logs) == 0:
+        return 1.0 if logs[0] == 0 else 0.0
+    return float(stats.ttest_1samp(logs, 0.0).pvalue)
+
+
+def _time_row(
+    case: Case,
+    phase: str,
+    head: Sequence[Level],
+    base: Sequence[Level],
+    logs: Sequence[float],
+    p: float,
+    limit: float,
+    least: int,
+) -> dict[str, object]:
+    found = estimate([logs])
+    busy = [name for name, rounds in (("base", base), ("head", head)) if not any(one.quiet for one in rounds)]
+    if busy:
+        verdict, reason = UNCLEAR, f"other processes were busy in every round of {' and '.join(busy)}"
+    elif len(logs) < least:
+        verdict, reason = UNCLEAR, f"{len(logs)} pairs of quiet rounds, and {least} are needed"
+    else:
+        verdict = judge(found, p, limit)
+        reason = f"the interval is wider than ± {100 * limit:.3g} %" if verdict == UNCLEAR else ""
+    return {
+        "case": case.id, "phase": phase, "quantity": TIME, "base": _mean(base), "head": _mean(head), "ratio": found.value,
+        "low": found.low, "high": found.high, "pairs": len(logs), "p": p, "verdict": verdict, "reason": reason,
+    }  # fmt: skip
+
+
+def _mean(rounds: Sequence[Level]) -> float:
+    return math.exp(float(np.mean([math.log(one.median_s) for one in used(rounds)])))
+
+
+def _status_row(base: Record, head: Record) -> list[Mapping[str, object]]:
+    """A row where a case began to fail or to work."""
+    before, after = base.status in HARMLESS, head.status in HARMLESS
+    if before == after:
+        return []
+    return [{"case": head.case.id, "phase": "", "quantity": STATUS, "base": base.status, "head": head.status, "pairs": 1,
+             "verdict": WORKS if after else FAILS, "reason": head.reason}]  # fmt: skip
+
+
+def _count_rows(base: Record, head: Record, threshold: float) -> Iterator[Mapping[str, object]]:
+    """Rows for the peaks of memory, which the threshold judges, and for the MACs, which must be equal."""
+    peaks = [
+        {phase: peak.total_bytes for phase, peak in one.memory.peaks.items()} if one.memory else {} for one in (base, head)
+    ]
+    counts = [one.macs.phases if one.macs else {} for one in (base, head)]
+    for quantity, (before, after) in ((MEMORY, peaks), (MACS, counts)):
+        for phase in before:
+            if phase not in after:
+                continue
+            ratio = after[phase] / before[phase] if before[phase] else 1.0 if after[phase] == before[phase] else math.inf
+            if quantity == MACS:
+                verdict = SAME if after[phase] == before[phase] else DIFFERENT
+            else:
+                verdict = LARGER if ratio > 1 + threshold else SMALLER if ratio < 1 / (1 + threshold) else SAME
+            yield {"case": head.case.id, "phase": phase, "quantity": quantity, "base": before[phase], "head": after[phase],
+                   "ratio": ratio, "low": ratio, "high": ratio, "pairs": 1, "verdict": verdict, "reason": ""}  # fmt: skip

@@ -1,0 +1,59 @@
+"""The verb `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipbench import api, errors
+from lipbench.answer import Answer
+from lipbench.cli.options import Format, Names, Output, RunArgument, names
+from lipbench.cli.printing import Printer
+
+SLOWER, MEMORY = "slower", "memory"
+DEFAULT = 0.05
+
+
+def compare(
+    base: RunArgument,
+    head: RunArgument,
+    fail_on: Annotated[
+        Names | None,
+        names("--fail-on", "Of slower:5%,memory:1%: exit code 3 for times or peaks that grew by more than that."),
+    ] = None,
+    any_machine: Annotated[
+        bool, typer.Option("--any-machine", help="Compare runs of different machines, whose times differ anyway.")
+    ] = False,
+    format: Format = None,
+    output: Output = None,
+) -> None:
+    """Compare two runs of the same cases: per case and phase SAME, FASTER, SLOWER or UNCLEAR.
+
+    Cases that fail in HEAD alone end with exit code 3. Runs that were measured one after the other differ by all that changed
+    on the machine; `lipbench profile --against` measures two versions in alternating rounds.
+    """
+    printer = Printer(format, output)
+    printer.print(answer(base, head, fail_on or (), any_machine))
+
+
+def answer(base: Path, head: Path, fail_on: tuple[str, ...] = (), any_machine: bool = False) -> Answer:
+    """The comparison of two stored runs. Raises `LipbenchError` for runs that cannot be compared."""
+    limits = dict(map(_limit, fail_on))
+    return api.compare(
+        base, head, slower=limits.get(SLOWER, DEFAULT), memory=limits.get(MEMORY, DEFAULT), fail_on=tuple(limits),
+        any_machine=any_machine,
+    )  # fmt: skip
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """The name and the relative limit of "slower:5%". Raises `LipbenchError` for anything else."""
+    name, _, amount = text.partition(":")
+    try:
+        value = float(amount.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if name not in (SLOWER, MEMORY) or not amount.endswith("%") or not 0 < value < 100:
+        raise errors.not_a_gate(text)
+    return name, value
