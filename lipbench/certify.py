@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.layers.base import TwoHalves, WithKernel
-from lipbench.meters import lipschitz, machine
-from lipbench.meters.lipschitz import Map
+from lipbench.meters import lipschitz, machine, noise, search
+from lipbench.meters.noise import Map, Noise
 from lipbench.networks import ConvolutionalHead, FirstChannels, MaxMin, PadChannels
-from lipbench.quantities import Bound, Certificate
+from lipbench.quantities import Bound, Certificate, Verdict
 
 TRAINING_STEPS, LEARNING_RATE, MOMENTUM, TRAINING_BATCH = 100, 0.05, 0.9, 8
 VARIANCE_BATCH = 16
@@ -27,25 +27,42 @@ ONE_LIPSCHITZ = (
     MaxMin, PadChannels, FirstChannels, nn.Identity, nn.ReLU, nn.Tanh, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle,
 )  # fmt: skip
 """Parts without parameters, between the layers of a network, that are always 1-Lipschitz."""
+NEARLY_NONE = 1e-6
+"""A constant below this is suspicious."""
 
 
-def certify(module: nn.Module, like: Tensor, training: bool = True, each_layer: bool = True) -> Certificate:
+def certify(
+    module: nn.Module, like: Tensor, training: bool = True, each_layer: bool = True, claimed: float = 1.0
+) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum, from all Fourier blocks where the map is circular, from the dense Jacobian where
     that is small enough (at the given image size or at a smaller one), and from Lanczos steps at the given size. Residual
     layers: the exact constant, with all units active. A network, which is an `nn.Sequential` of layers and of parts that are
     known to be 1-Lipschitz: the product over its layers, and either the worst layer, if `each_layer` claims to be 1-Lipschitz,
-    or a lower bound of the whole network, if only the whole does. Everything else: a lower bound.
+    or a lower bound of the whole network, if only the whole does. Everything else: a lower bound. A map that is random, rounds
+    or computes in lower precision has bounds that allow for it, or none; `unknown` and `remarks` say why. `claimed` is the
+    constant that the module claims. Raises `TypeError` where the output is not one tensor of real floating-point numbers.
     """
     exact = _exact_copy(module)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
     is_network = isinstance(exact, nn.Sequential) and _is_chain(exact)
-    find = _layer_bounds if not is_network else _network_bounds if each_layer else _whole_bounds
+    find = _network_bounds if each_layer else _whole_bounds
     with machine.exact_products():
-        evaluation = find(exact.eval(), like)
-        growing = _growing(exact, like) if is_network and each_layer else ()
-        return Certificate(evaluation, find(exact.train(), like) if training else (), growing)
+        if not is_network:
+            evaluation = _examined(exact.eval(), like)
+            trained = _examined(exact.train(), like) if training else Examined(())
+            remarks = (
+                *evaluation.remarks,
+                *(f"in training: {one}" for one in trained.remarks if one not in evaluation.remarks),
+            )
+            bounds = tuple(_decided(bound, claimed) for bound in evaluation.bounds)
+            found = Certificate(bounds, trained.bounds, (), evaluation.unknown, remarks, claimed)
+            word, reason = verdict(found)
+            return replace(found, unknown=reason) if word == "cannot tell" else found
+        quoted = find(exact.eval(), like)
+        growing = _growing(exact, like) if each_layer else ()
+        return Certificate(quoted, find(exact.train(), like) if training else (), growing, claimed=claimed)
 
 
 def _exact_copy(module: nn.Module) -> nn.Module:
@@ -57,14 +74,39 @@ def _exact_copy(module: nn.Module) -> nn.Module:
     return exact.float() if served else exact.double()
 
 
+def verdict(certificate: Certificate) -> tuple[Verdict, str]:
+    """Whether the bounds in evaluation mode show what the module claims, and why not; the reason is "" for 'ok'.
+
+    'ok': an exact constant or an upper bound proves it. 'not refuted': the lower bounds do not exceed the claim.
+    'violates': a bound exceeds the claim. 'cannot tell': the map is too noisy, or has no bounds.
+    """
+    if reason := violation(certificate):
+        return "violates", reason
+    bounds, claimed = certificate.evaluation, certificate.claimed
+    if certificate.unknown or not bounds:
+        return "cannot tell", certificate.unknown or "no bound was found"
+    if any(lipschitz.proves(bound, claimed) for bound in bounds):
+        return "ok", ""
+    for bound in bounds:
+        if bound.uncertainty and bound.largest + bound.uncertainty > claimed * (1 + lipschitz.TOLERANCE):
+            interval = (
+                f"the constant is only known to lie between {bound.largest:.6f} and {bound.largest + bound.uncertainty:.6f}"
+            )
+            return "cannot tell", "; ".join((*certificate.remarks[:1], interval))
+    return "not refuted", f"only a lower bound is known: {bounds[0].largest:.6f}" if bounds[0].kind == "lower bound" else ""
+
+
 def violation(certificate: Certificate) -> str:
-    """Reason why a certificate shows that its module is not 1-Lipschitz in evaluation mode; "" if it does not show that."""
-    broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound)), None)
+    """Reason why a certificate shows that its module violates its claim in evaluation mode; "" if it does not show that."""
+    claimed = certificate.claimed
+    broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound, claimed)), None)
     if broken is not None:
         sign = ">=" if broken.kind == "lower bound" else "="
+        interval = f" ± {broken.uncertainty:.0e}" if broken.uncertainty and broken.kind == "exact" else ""
         return (
-            f"Lipschitz constant {sign} {broken.largest:.6f} in evaluation, "
-            f"found by {broken.how} at image size {broken.image_size}; 1 + {lipschitz.TOLERANCE:g} is allowed"
+            f"Lipschitz constant {sign} {broken.largest:.6f}{interval} in evaluation, "
+            f"found by {broken.how} at image size {broken.image_size}; "
+            f"{claimed:g} + {claimed * lipschitz.TOLERANCE:g} is allowed"
         )
     if certificate.growing:
         return f"the variance over a batch grows in {', '.join(certificate.growing)}"
@@ -74,29 +116,105 @@ def violation(certificate: Certificate) -> str:
 # ------------------------------------------------------------------------------------------------------------------ layers
 
 
+def _decided(bound: Bound, claimed: float) -> Bound:
+    """The bound, or only a lower one where the claim lies within its uncertainty."""
+    if lipschitz.violates(bound, claimed) or lipschitz.proves(bound, claimed) or not bound.uncertainty or bound.kind != "exact":
+        return bound
+    return replace(
+        bound, largest=max(0.0, bound.largest - bound.uncertainty), smallest=None, kind="lower bound",
+        uncertainty=2 * bound.uncertainty,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of one layer in one mode."""
+
+    bounds: tuple[Bound, ...]
+    """the best first"""
+    unknown: str = ""
+    """why the bounds cannot prove anything; "" where they can"""
+    remarks: tuple[str, ...] = ()
+
+
 def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tuple[Bound, ...]:
     """Bounds of a layer, the best first; if not `thorough`, only the best, and only the upper end of its spectrum."""
+    return _examined(layer, like, thorough).bounds
+
+
+def _examined(layer: nn.Module, like: Tensor, thorough: bool = True) -> Examined:
     rounding = _rounding(layer)
     if isinstance(layer, TwoHalves):
         apply, branch = _input_half(layer, like)
         if branch is not None:
-            return tuple(map(_residual_constant, _spectrum(branch, like, rounding, both=False, thorough=thorough)))
+            return Examined(tuple(map(_residual_constant, _spectrum(branch, like, rounding, both=False, thorough=thorough))))
     else:
-        apply = layer
+        apply = _as_map(layer)
     if not lipschitz.is_affine(apply, like, rounding):
-        return (_lower_bound(layer, apply, like),)
+        return _noisy(layer, apply, like, thorough)
     bounds = _spectrum(apply, like, rounding, both=thorough, thorough=thorough)
-    if layer.training or bounds[0].how != "lanczos" or not thorough:
-        return bounds
-    small = _small_image(layer, like)
-    return (*bounds, small) if small is not None else bounds
+    if not layer.training and bounds[0].how == "lanczos" and thorough:
+        small = _small_image(layer, like)
+        bounds = (*bounds, small) if small is not None else bounds
+    return Examined(bounds, remarks=_suspicious(bounds))
+
+
+def _noisy(layer: nn.Module, apply: Map, like: Tensor, thorough: bool) -> Examined:
+    """What is known of a layer that is not exactly affine: it may be non-linear, noisy, random, or all of these."""
+    if _dtype(layer) != torch.float64 and isinstance(layer, TwoHalves):
+        return Examined((_lower_bound(layer, apply, like),))
+    known = noise.survey(apply, like, _restoring(layer))
+    reason = known.reason()
+    if not known.is_finite:
+        return Examined((), reason)
+    if not lipschitz.is_affine(known.apply, like, noise=known):
+        bounds: tuple[Bound, ...] = (search.lower_bound(known.apply, like, known),)
+    else:
+        bounds = _spectrum(known.apply, like, _rounding(layer), both=thorough, thorough=thorough, known=known)
+    if known.spread > noise.NEGLIGIBLE:
+        bounds = tuple(replace(bound, kind="lower bound") for bound in bounds)
+    return Examined(bounds, reason if known.is_doubtful else "", (*([reason] if reason else []), *_suspicious(bounds)))
+
+
+def _suspicious(bounds: tuple[Bound, ...]) -> tuple[str, ...]:
+    if bounds and bounds[0].largest + bounds[0].uncertainty < NEARLY_NONE:
+        return ("the output hardly depends on the input: check that the layer computes what it should",)
+    return ()
+
+
+def _as_map(layer: nn.Module) -> Map:
+    """A layer as a map of float64 tensors, whose inputs it cannot change; it computes in its own dtype."""
+    dtype = _dtype(layer)
+
+    def apply(x: Tensor) -> Tensor:
+        y = layer(x.to(dtype).clone())
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise TypeError(f"the output is {got}; let the layer return one tensor of real floating-point numbers")
+        return y.double()
+
+    return apply
+
+
+def _restoring(layer: nn.Module) -> noise.Restore:
+    """A function that gives a layer's parameters and buffers their present values again, also those that were replaced."""
+    held = [(part, kind, name, tensor, tensor.detach().clone()) for part in layer.modules()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in getattr(part, kind).items() if tensor is not None]  # fmt: skip
+
+    def restore() -> None:
+        for part, kind, name, tensor, value in held:
+            tensor.data = value.clone()
+            getattr(part, kind)[name] = tensor
+
+    return restore
 
 
 def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     """The input half, with the effective parameters of this mode computed once, and the branch of a residual layer."""
     dtype = _dtype(layer)
     with torch.no_grad():
-        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(lipschitz.image_size(like)))
+        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(search.image_size(like)))
         has_branch = layer.branch(like.to(dtype), *effective) is not None
 
     def apply(x: Tensor) -> Tensor:
@@ -111,30 +229,38 @@ def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
 
 
 def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
-    """A lower bound by search. The search needs small differences, which float32 cannot represent, so it runs in float64: a
-    layer with a kernel then computes as `paper` does."""
-    if _dtype(module) != torch.float64:
-        exact = copy.deepcopy(module).double()
-        apply = _input_half(exact, like)[0] if isinstance(exact, TwoHalves) else exact
-    return lipschitz.lower_bound(apply, like)
+    """A lower bound by search. A layer with a kernel is searched in float64, and computes as `paper` does."""
+    if isinstance(module, TwoHalves):
+        apply = apply if _dtype(module) == torch.float64 else _input_half(copy.deepcopy(module).double(), like)[0]
+    else:
+        apply = _as_map(module)
+    return search.lower_bound(apply, like)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
     """The dtype in which a copy computes: float64, or float32 where a kernel is used."""
-    return next((parameter.dtype for parameter in module.parameters()), torch.float64)
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float64)
 
 
 def _rounding(module: nn.Module) -> float:
     return lipschitz.ROUNDING if _dtype(module) == torch.float64 else lipschitz.SINGLE_ROUNDING
 
 
-def _spectrum(apply: Map, like: Tensor, rounding: float, both: bool, thorough: bool) -> tuple[Bound, ...]:
-    everything = lipschitz.exact_singular_values(apply, like, rounding)
+def _spectrum(
+    apply: Map, like: Tensor, rounding: float, both: bool, thorough: bool, known: Noise | None = None
+) -> tuple[Bound, ...]:
+    """Bounds from the singular values of an affine map; a lower bound by search where these cannot be computed."""
+    everything = lipschitz.exact_singular_values(apply, like, rounding, known)
     if everything is not None and not thorough:
         return (everything,)
-    settled = lipschitz.SETTLED if thorough and rounding == lipschitz.ROUNDING else lipschitz.CONVERGED
-    ends = lipschitz.extreme_singular_values(apply, like, both, settled)
-    return (ends,) if everything is None else (everything, ends)
+    is_exact = rounding == lipschitz.ROUNDING and known is None
+    settled = lipschitz.SETTLED if thorough and is_exact else lipschitz.CONVERGED
+    allowed = max(rounding, lipschitz.SINGLE_ROUNDING if known else 0.0, 10 * known.drift if known else 0.0)
+    ends = lipschitz.extreme_singular_values(apply, like, both, settled, allowed, known)
+    if everything is not None and ends is not None and ends.kind == "exact" and known is None:
+        ends = replace(ends, uncertainty=everything.uncertainty)
+    found = tuple(bound for bound in (everything, ends) if bound is not None)
+    return found or (search.lower_bound(apply, like, known),)
 
 
 def _residual_constant(branch: Bound) -> Bound:
@@ -149,7 +275,7 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
         return None
     smaller = like[..., :size, :size].contiguous()
     try:
-        apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else layer
+        apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else _as_map(layer)
         return lipschitz.exact_singular_values(apply, smaller, _rounding(layer))
     except Exception:  # an external layer made for one size may raise anything at another
         return None
@@ -187,7 +313,9 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
         return (_lower_bound(network, network, like),)
     worst = max(found, key=lambda bound: bound.largest)
     product = _product(found, like)
-    return (worst, _lower_bound(network, network, like)) if product is None else (product, worst)
+    if product is None:  # another layer may be worse, of which only a lower bound is known
+        return replace(worst, kind="lower bound"), _lower_bound(network, network, like)
+    return product, worst
 
 
 def _whole_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:

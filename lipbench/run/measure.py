@@ -218,7 +218,11 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     each_layer = not isinstance(workload.case.spec, ExternalNetworkSpec)
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
-            return certify.certify(workload.module, workload.x, training, each_layer), tuple(doubts)
+            certificate = certify.certify(workload.module, workload.x, training, each_layer)
+            if certificate.unknown:
+                text = f"whether the layer is {certificate.claimed:g}-Lipschitz cannot be told: {certificate.unknown}"
+                doubts.append(Caution("cannot_tell", (), text))
+            return certificate, tuple(doubts)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             found = " ".join(("no certificate could be found", what)).strip()

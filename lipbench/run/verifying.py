@@ -11,7 +11,6 @@ import torch
 
 from lipbench import certify, errors, external, registry
 from lipbench.cases import PAPER, Case, ExternalNetworkSpec, LayerSpec, Spec, network_of
-from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.workload import Workload
 
@@ -53,8 +52,8 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
 def verify(chosen: Iterable[Spec], precision: str = "ieee") -> pd.DataFrame:
     """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights (random, and after 100 SGD steps), mode and bound.
 
-    `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
-    'unsupported' or 'failed', with a `reason`.
+    `verdict` is that of `certify.verdict` in evaluation mode, with a `reason`, and '' in training mode. For a layer that could
+    not be examined it is 'unsupported' or 'failed', with a `reason`.
     """
     return pd.DataFrame([row for spec in chosen for row in _rows(spec, precision)], columns=list(COLUMNS))
 
@@ -91,13 +90,17 @@ def _case(spec: Spec, precision: str) -> Case:
 
 
 def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
-    for mode, bounds in (("evaluation", found.evaluation), ("training", found.training)):
-        for bound in bounds:
-            verdict = "" if mode == "training" else VIOLATES if lipschitz.violates(bound) else "ok"
-            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": ""}
+    """Rows of a certificate. Those in evaluation mode have the verdict of the whole certificate."""
+    verdict, reason = certify.verdict(found)
+    judged = {"mode": "evaluation", "verdict": verdict, "reason": reason}
+    for bound in found.evaluation:
+        yield {**place, **_values(bound), **judged}
+    if not found.evaluation:
+        yield {**place, **judged}
     if found.growing:
-        yield {**place, "mode": "evaluation", "how": "variance over a batch", "verdict": VIOLATES,
-               "reason": certify.violation(found)}  # fmt: skip
+        yield {**place, "how": "variance over a batch", **judged}
+    for bound in found.training:
+        yield {**place, **_values(bound), "mode": "training", "verdict": "", "reason": ""}
 
 
 def _values(bound: Bound) -> dict[str, object]:
