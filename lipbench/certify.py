@@ -7,10 +7,9 @@ layer that runs its own Triton kernel: that layer is certified in float32, as th
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 from lipbench.composition.bound import upper_bound
 from lipbench.composition.modules import has_hooks, has_own_forward
 from lipbench.layers.base import TwoHalves, WithKernel
-from lipbench.meters import lipschitz, machine
-from lipbench.meters.lipschitz import Map
+from lipbench.meters import lipschitz, machine, noise, search
+from lipbench.meters.noise import Map, Noise
 from lipbench.networks import ConvolutionalHead, FirstChannels, MaxMin, PadChannels
-from lipbench.quantities import Bound, Certificate
+from lipbench.quantities import Bound, Certificate, Verdict
 from lipbench.weights import converted, copied, floating_dtype
 
 VARIANCE_BATCH = 16
@@ -29,6 +28,8 @@ ONE_LIPSCHITZ = (
     MaxMin, PadChannels, FirstChannels, nn.Identity, nn.ReLU, nn.Tanh, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle,
 )  # fmt: skip
 """Parts without parameters, between the layers of a network, that are always 1-Lipschitz."""
+NEARLY_NONE = 1e-6
+"""A constant below this is suspicious."""
 
 
 class _OnCopy(nn.Module):
@@ -48,20 +49,23 @@ def certify(
     training: bool = True,
     each_layer: bool = False,
     remake: Callable[[], nn.Module] | None = None,
+    claimed: float = 1.0,
 ) -> Certificate:
     """Bounds of a module's Lipschitz constant for inputs shaped `like`, (n, c, s, s), in evaluation and in `training` mode.
 
     Linear layers: the ends of the spectrum, from all Fourier blocks where the map is circular, from the dense Jacobian where
     that is small enough (at the given image size or at a smaller one), and from Lanczos steps at the given size. Residual
     layers: the exact constant, with all units active. Everything else: a lower bound, and an upper bound by composition; it
-    stands first where it shows that the module is 1-Lipschitz, and a remark says why there is none.
+    stands first where it shows what the module claims, and a remark says why there is none. A map that is random, rounds or
+    computes in lower precision has bounds that allow for it, or none; `unknown` and `remarks` say why.
 
     `each_layer` says that every layer of a network claims to be 1-Lipschitz, as in the paper's ConvNet. If the network is an
     `nn.Sequential` of layers and of parts that are known to be 1-Lipschitz, it has the product over its layers, and the worst
-    layer.
+    layer. `claimed` is the constant that the module claims. `remake` makes a fresh module of the same kind, for modules that
+    `copy.deepcopy` cannot copy.
 
-    `remake` makes a fresh module of the same kind, for modules that `copy.deepcopy` cannot copy. Raises `UnsupportedError` for
-    a module that cannot be copied at all.
+    Raises `UnsupportedError` for a module that cannot be copied at all, and `TypeError` where the output is not one tensor of
+    real floating-point numbers.
     """
     exact = _exact_copy(module, remake)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
@@ -69,29 +73,15 @@ def certify(
     if not by_layers and not (isinstance(exact, TwoHalves) and _is_chain(exact)):
         exact = _OnCopy(exact)
     with machine.exact_products():
-        evaluation, remarks = _bounds(exact.eval(), like, by_layers)
+        evaluation = _examined_whole(exact.eval(), like, by_layers, claimed)
         growing = _growing(exact, like) if by_layers else ()
-        in_training = _bounds(exact.train(), like, by_layers)[0] if training else ()
-        return Certificate(evaluation, in_training, growing, remarks=remarks)
-
-
-def _bounds(module: nn.Module, like: Tensor, by_layers: bool) -> tuple[tuple[Bound, ...], tuple[str, ...]]:
-    """Bounds in the present mode, the one to quote first, and remarks on them."""
-    bounds = _network_bounds(module, like) if by_layers else _layer_bounds(module, like)
-    if bounds[0].kind != "lower bound":
-        return bounds, ()
-    if _dtype(module) != torch.float64:
-        return bounds, ("no upper bound: it computes in float32",)
-    upper, reason = upper_bound(module, like, _layer_constant)
-    if upper is not None and upper.largest < (1 - lipschitz.TOLERANCE) * bounds[0].largest:
-        upper, reason = None, "it is another map than before, since its calls change its state"
-    if upper is None:
-        return bounds, (f"no upper bound: {reason}",)
-    return ((upper, *bounds) if upper.largest <= 1 + lipschitz.TOLERANCE else (*bounds, upper)), ()
-
-
-def _layer_constant(layer: nn.Module, like: Tensor) -> Bound:
-    return _layer_bounds(layer, like, thorough=False)[0]
+        trained = _examined_whole(exact.train(), like, by_layers, claimed) if training else Examined(())
+    in_training = (f"in training: {one}" for one in trained.remarks if one not in evaluation.remarks)
+    bounds = tuple(_decided(bound, claimed) for bound in evaluation.bounds)
+    remarks = (*evaluation.remarks, *in_training)
+    found = Certificate(bounds, trained.bounds, growing, evaluation.unknown, remarks, claimed)
+    word, reason = verdict(found)
+    return replace(found, unknown=reason) if word == "cannot tell" else found
 
 
 def _exact_copy(module: nn.Module, remake: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -103,14 +93,46 @@ def _exact_copy(module: nn.Module, remake: Callable[[], nn.Module] | None = None
     return converted(exact, torch.float32 if served else torch.float64)
 
 
+def verdict(certificate: Certificate) -> tuple[Verdict, str]:
+    """Whether the bounds in evaluation mode show what the module claims, and why not; the reason is "" for 'ok'.
+
+    'ok': an exact constant or an upper bound proves it. 'not refuted': the lower bounds do not exceed the claim.
+    'violates': a bound exceeds the claim. 'cannot tell': the map is too noisy, or has no bounds.
+    """
+    if reason := violation(certificate):
+        return "violates", reason
+    bounds, claimed = certificate.evaluation, certificate.claimed
+    if certificate.unknown or not bounds:
+        return "cannot tell", certificate.unknown or "no bound was found"
+    if any(lipschitz.proves(bound, claimed) for bound in bounds):
+        return "ok", ""
+    for bound in bounds:
+        if bound.uncertainty and bound.largest + bound.uncertainty > claimed * (1 + lipschitz.TOLERANCE):
+            interval = (
+                f"the constant is only known to lie between {bound.largest:.6f} and {bound.largest + bound.uncertainty:.6f}"
+            )
+            return "cannot tell", "; ".join((*certificate.remarks[:1], interval))
+    lowest, highest = (
+        next((bound.largest for bound in bounds if bound.kind == kind), math.nan) for kind in ("lower bound", "upper bound")
+    )
+    if math.isnan(highest):
+        return "not refuted", f"only a lower bound is known: {lowest:.6f}"
+    return "not refuted", f"the constant is known to be at most {highest:.6f}" + (
+        "" if math.isnan(lowest) else f" and at least {lowest:.6f}"
+    )
+
+
 def violation(certificate: Certificate) -> str:
-    """Reason why a certificate shows that its module is not 1-Lipschitz in evaluation mode; "" if it does not show that."""
-    broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound)), None)
+    """Reason why a certificate shows that its module violates its claim in evaluation mode; "" if it does not show that."""
+    claimed = certificate.claimed
+    broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound, claimed)), None)
     if broken is not None:
         sign = ">=" if broken.kind == "lower bound" else "="
+        interval = f" ± {broken.uncertainty:.0e}" if broken.uncertainty and broken.kind == "exact" else ""
         return (
-            f"Lipschitz constant {sign} {broken.largest:.6f} in evaluation, "
-            f"found by {broken.how} at image size {broken.image_size}; 1 + {lipschitz.TOLERANCE:g} is allowed"
+            f"Lipschitz constant {sign} {broken.largest:.6f}{interval} in evaluation, "
+            f"found by {broken.how} at image size {broken.image_size}; "
+            f"{claimed:g} + {claimed * lipschitz.TOLERANCE:g} is allowed"
         )
     if certificate.growing:
         return f"the variance over a batch grows in {', '.join(certificate.growing)}"
@@ -120,29 +142,122 @@ def violation(certificate: Certificate) -> str:
 # ------------------------------------------------------------------------------------------------------------------ layers
 
 
-def _layer_bounds(layer: nn.Module, like: Tensor, thorough: bool = True) -> tuple[Bound, ...]:
-    """Bounds of a layer, the best first; if not `thorough`, only the best, and only the upper end of its spectrum."""
+def _decided(bound: Bound, claimed: float) -> Bound:
+    """The bound, or only a lower one where the claim lies within its uncertainty."""
+    if lipschitz.violates(bound, claimed) or lipschitz.proves(bound, claimed) or not bound.uncertainty or bound.kind != "exact":
+        return bound
+    return replace(
+        bound, largest=max(0.0, bound.largest - bound.uncertainty), smallest=None, kind="lower bound",
+        uncertainty=2 * bound.uncertainty,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of one layer in one mode."""
+
+    bounds: tuple[Bound, ...]
+    """the best first"""
+    unknown: str = ""
+    """why the bounds cannot prove anything; "" where they can"""
+    remarks: tuple[str, ...] = ()
+
+
+def _examined_whole(module: nn.Module, like: Tensor, by_layers: bool, claimed: float) -> Examined:
+    """What is known of a module in its present mode, with an upper bound by composition where nothing else proves one."""
+    found = Examined(_network_bounds(module, like)) if by_layers else _examined(module, like)
+    if not found.bounds or found.bounds[0].kind != "lower bound" or found.unknown:
+        return found
+    upper, reason = None, "it computes in float32"
+    if _dtype(module) == torch.float64:
+        upper, reason = upper_bound(module, like, _layer_constant)
+    if upper is not None and upper.largest < (1 - lipschitz.TOLERANCE) * found.bounds[0].largest:
+        upper, reason = None, "it is another map than before, since its calls change its state"
+    if upper is None:
+        return replace(found, remarks=(*found.remarks, f"no upper bound: {reason}"))
+    proves = lipschitz.proves(upper, claimed)
+    return replace(found, bounds=(upper, *found.bounds) if proves else (*found.bounds, upper))
+
+
+def _layer_constant(layer: nn.Module, like: Tensor) -> Bound:
+    """The best bound of a layer, and only the upper end of its spectrum."""
+    bounds = _examined(layer, like, thorough=False).bounds
+    return bounds[0] if bounds else Bound(math.inf, None, "lower bound", "ascent", search.image_size(like))
+
+
+def _examined(layer: nn.Module, like: Tensor, thorough: bool = True) -> Examined:
     rounding = _rounding(layer)
     if isinstance(layer, TwoHalves):
         apply, branch = _input_half(layer, like)
         if branch is not None:
-            return tuple(map(_residual_constant, _spectrum(branch, like, rounding, both=False, thorough=thorough)))
+            return Examined(tuple(map(_residual_constant, _spectrum(branch, like, rounding, both=False, thorough=thorough))))
     else:
-        apply = layer
+        apply = _as_map(layer)
     if not lipschitz.is_affine(apply, like, rounding):
-        return (_lower_bound(layer, apply, like),)
+        return _noisy(layer, apply, like, thorough)
     bounds = _spectrum(apply, like, rounding, both=thorough, thorough=thorough)
-    if layer.training or bounds[0].how != "lanczos" or not thorough:
-        return bounds
-    small = _small_image(layer, like)
-    return (*bounds, small) if small is not None else bounds
+    if not layer.training and bounds[0].how == "lanczos" and thorough:
+        small = _small_image(layer, like)
+        bounds = (*bounds, small) if small is not None else bounds
+    return Examined(bounds, remarks=_suspicious(bounds))
+
+
+def _noisy(layer: nn.Module, apply: Map, like: Tensor, thorough: bool) -> Examined:
+    """What is known of a layer that is not exactly affine: it may be non-linear, noisy, random, or all of these."""
+    if _dtype(layer) != torch.float64 and isinstance(layer, TwoHalves):
+        return Examined((_lower_bound(layer, apply, like),))
+    known = noise.survey(apply, like, _restoring(layer))
+    reason = known.reason()
+    if not known.is_finite:
+        return Examined((), reason)
+    if not lipschitz.is_affine(known.apply, like, noise=known):
+        bounds: tuple[Bound, ...] = (search.lower_bound(known.apply, like, known),)
+    else:
+        bounds = _spectrum(known.apply, like, _rounding(layer), both=thorough, thorough=thorough, known=known)
+    if known.spread > noise.NEGLIGIBLE:
+        bounds = tuple(replace(bound, kind="lower bound") for bound in bounds)
+    return Examined(bounds, reason if known.is_doubtful else "", (*([reason] if reason else []), *_suspicious(bounds)))
+
+
+def _suspicious(bounds: tuple[Bound, ...]) -> tuple[str, ...]:
+    if bounds and bounds[0].largest + bounds[0].uncertainty < NEARLY_NONE:
+        return ("the output hardly depends on the input: check that the layer computes what it should",)
+    return ()
+
+
+def _as_map(layer: nn.Module) -> Map:
+    """A layer as a map of float64 tensors, whose inputs it cannot change; it computes in its own dtype."""
+    dtype = _dtype(layer)
+
+    def apply(x: Tensor) -> Tensor:
+        y = layer(x.to(dtype).clone())
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise TypeError(f"the output is {got}; let the layer return one tensor of real floating-point numbers")
+        return y.double()
+
+    return apply
+
+
+def _restoring(layer: nn.Module) -> noise.Restore:
+    """A function that gives a layer's parameters and buffers their present values again, also those that were replaced."""
+    held = [(part, kind, name, tensor, tensor.detach().clone()) for part in layer.modules()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in getattr(part, kind).items() if tensor is not None]  # fmt: skip
+
+    def restore() -> None:
+        for part, kind, name, tensor, value in held:
+            tensor.data = value.clone()
+            getattr(part, kind)[name] = tensor
+
+    return restore
 
 
 def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     """The input half, with the effective parameters of this mode computed once, and the branch of a residual layer."""
     dtype = _dtype(layer)
     with torch.no_grad():
-        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(lipschitz.image_size(like)))
+        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(search.image_size(like)))
         has_branch = layer.branch(like.to(dtype), *effective) is not None
 
     def apply(x: Tensor) -> Tensor:
@@ -156,13 +271,19 @@ def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     return apply, branch if has_branch else None
 
 
+def _in_double(layer: TwoHalves) -> TwoHalves:
+    found = converted(copied(layer), torch.float64)
+    assert isinstance(found, TwoHalves)
+    return found
+
+
 def _lower_bound(module: nn.Module, apply: Map, like: Tensor) -> Bound:
-    """A lower bound by search. The search needs small differences, which float32 cannot represent, so it runs in float64: a
-    layer with a kernel then computes as `paper` does."""
-    if _dtype(module) != torch.float64:
-        exact = copy.deepcopy(module).double()
-        apply = _input_half(exact, like)[0] if isinstance(exact, TwoHalves) else exact
-    return lipschitz.lower_bound(apply, like)
+    """A lower bound by search. A layer with a kernel is searched in float64, and computes as `paper` does."""
+    if isinstance(module, TwoHalves):
+        apply = apply if _dtype(module) == torch.float64 else _input_half(_in_double(module), like)[0]
+    else:
+        apply = _as_map(module)
+    return search.lower_bound(apply, like)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -174,13 +295,21 @@ def _rounding(module: nn.Module) -> float:
     return lipschitz.ROUNDING if _dtype(module) == torch.float64 else lipschitz.SINGLE_ROUNDING
 
 
-def _spectrum(apply: Map, like: Tensor, rounding: float, both: bool, thorough: bool) -> tuple[Bound, ...]:
-    everything = lipschitz.exact_singular_values(apply, like, rounding)
+def _spectrum(
+    apply: Map, like: Tensor, rounding: float, both: bool, thorough: bool, known: Noise | None = None
+) -> tuple[Bound, ...]:
+    """Bounds from the singular values of an affine map; a lower bound by search where these cannot be computed."""
+    everything = lipschitz.exact_singular_values(apply, like, rounding, known)
     if everything is not None and not thorough:
         return (everything,)
-    settled = lipschitz.SETTLED if thorough and rounding == lipschitz.ROUNDING else lipschitz.CONVERGED
-    ends = lipschitz.extreme_singular_values(apply, like, both, settled)
-    return (ends,) if everything is None else (everything, ends)
+    is_exact = rounding == lipschitz.ROUNDING and known is None
+    settled = lipschitz.SETTLED if thorough and is_exact else lipschitz.CONVERGED
+    allowed = max(rounding, lipschitz.SINGLE_ROUNDING if known else 0.0, 10 * known.drift if known else 0.0)
+    ends = lipschitz.extreme_singular_values(apply, like, both, settled, allowed, known)
+    if everything is not None and ends is not None and ends.kind == "exact" and known is None:
+        ends = replace(ends, uncertainty=everything.uncertainty)
+    found = tuple(bound for bound in (everything, ends) if bound is not None)
+    return found or (search.lower_bound(apply, like, known),)
 
 
 def _residual_constant(branch: Bound) -> Bound:
@@ -195,7 +324,7 @@ def _small_image(layer: nn.Module, like: Tensor) -> Bound | None:
         return None
     smaller = like[..., :size, :size].contiguous()
     try:
-        apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else layer
+        apply = _input_half(layer, smaller)[0] if isinstance(layer, TwoHalves) else _as_map(layer)
         return lipschitz.exact_singular_values(apply, smaller, _rounding(layer))
     except Exception:  # an external layer made for one size may raise anything at another
         return None
@@ -238,12 +367,14 @@ def _network_bounds(network: nn.Module, like: Tensor) -> tuple[Bound, ...]:
         return (_lower_bound(network, network, like),)
     worst = max(found, key=lambda bound: bound.largest)
     product = _product(found, like)
-    return (worst, _lower_bound(network, network, like)) if product is None else (product, worst)
+    if product is None:  # another layer may be worse, of which only a lower bound is known
+        return replace(worst, kind="lower bound"), _lower_bound(network, network, like)
+    return product, worst
 
 
 def _bounds_of_layers(network: nn.Module, like: Tensor) -> list[Bound]:
     passed = lipschitz.pass_through(network, dict(_parts(network)), like.to(_dtype(network)))
-    return [_layer_bounds(one.module, like.new_zeros(1, *one.shape[1:]), thorough=False)[0] for one in passed]
+    return [_layer_constant(one.module, like.new_zeros(1, *one.shape[1:])) for one in passed]
 
 
 def _product(found: Sequence[Bound], like: Tensor) -> Bound | None:

@@ -34,6 +34,7 @@ CautionKind = Literal[
     "threads",  # torch used another number of threads than the case has
     "precision",  # the case's precision has no effect on its device
     "no_certificate",  # no certificate was found, in one mode or in both
+    "cannot_tell",  # the certificate does not tell whether the claim holds
     "graph_break",  # torch.compile left the graph
     "recompiled",  # torch.compile compiled the phases again after their first call
     "inexact",  # the compiled output differs from the uncompiled one
@@ -164,6 +165,10 @@ class Macs:
     """what could not be counted (a phase, 'update', 'other batch size', 'fvcore') → why"""
 
 
+Verdict = Literal["ok", "not refuted", "violates", "cannot tell"]
+"""Whether a module is what it claims: proved, not refuted by the lower bounds found, refuted, or not known."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """A Lipschitz constant by one method of computation, in float64."""
@@ -183,7 +188,8 @@ class Bound:
     residual: float = 0.0
     """‖JᵀJ v − σ² v‖ ÷ σ² of the largest singular value's vector v; 0 where all singular values were computed"""
     uncertainty: float = 0.0
-    """half width of the interval around `largest` that contains the true value, because of noise or low precision in the map"""
+    """half width of the interval around `largest` that contains the true value, because of noise or low precision in the map;
+    of a lower bound, what was subtracted from the ratio that was found"""
 
 
 @dataclass(frozen=True)

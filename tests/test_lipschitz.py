@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipbench.meters import lipschitz
+from lipbench.meters import lipschitz, search
 from lipbench.quantities import Bound
 
 LIKE = torch.zeros(1, 3, 6, 6, dtype=torch.float64)
@@ -56,6 +56,7 @@ def test_odd_and_even_images_have_their_own_half_plane(image_size: int) -> None:
 def test_lanczos_steps_find_both_ends(mode: str) -> None:
     apply = convolution(mode)
     found = lipschitz.extreme_singular_values(apply, LIKE)
+    assert found is not None
     values = jacobian_values(apply)
     assert found.how == "lanczos"
     assert found.kind == "exact"
@@ -67,13 +68,14 @@ def test_lanczos_says_when_it_has_not_converged(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(lipschitz, "STEPS", 3)
     apply = convolution("constant")
     found = lipschitz.extreme_singular_values(apply, LIKE)
+    assert found is not None
     assert found.kind == "lower bound"
     assert found.residual > lipschitz.CONVERGED
     assert found.largest < jacobian_values(apply)[0]
     assert found.smallest is None
 
 
-def test_a_wrong_gradient_does_not_raise_the_constant() -> None:
+def test_a_wrong_gradient_gives_no_singular_values() -> None:
     class Tenfold(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
@@ -83,12 +85,12 @@ def test_a_wrong_gradient_does_not_raise_the_constant() -> None:
         def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
             return 10 * gradient
 
-    found = lipschitz.extreme_singular_values(lambda x: Tenfold.apply(x), LIKE)  # type: ignore[no-any-return,no-untyped-call]
-    assert found.largest == pytest.approx(1, rel=1e-12)
+    assert lipschitz.extreme_singular_values(lambda x: Tenfold.apply(x), LIKE) is None  # type: ignore[no-any-return,no-untyped-call]
 
 
 def test_an_orthogonal_map_is_known_after_one_step() -> None:
     found = lipschitz.extreme_singular_values(lambda x: x.flip(1, 2), LIKE)
+    assert found is not None
     assert (found.largest, found.smallest) == (pytest.approx(1), pytest.approx(1))
 
 
@@ -119,21 +121,21 @@ def test_a_steep_place_is_found_and_called_a_lower_bound() -> None:
         first = x.flatten(1)[:, :1]
         return torch.cat((first + 2 * functional.relu(first - 2), x.flatten(1)[:, 1:]), dim=1)
 
-    found = lipschitz.lower_bound(apply, LIKE)
+    found = search.lower_bound(apply, LIKE)
     assert found.kind == "lower bound"
     assert 1.5 < found.largest <= 3 + 1e-6
     assert lipschitz.violates(found)
 
 
 def test_a_contraction_stays_below_one() -> None:
-    found = lipschitz.lower_bound(lambda x: torch.tanh(x), LIKE)
+    found = search.lower_bound(lambda x: torch.tanh(x), LIKE)
     assert 0.5 < found.largest <= 1 + 1e-9
     assert not lipschitz.violates(found)
 
 
 @pytest.mark.parametrize(("value", "kind", "expected"), [
     (1 + 2e-4, "exact", True), (1 + 5e-5, "exact", False), (1.1, "lower bound", True), (1.1, "upper bound", False),
-    (float("nan"), "exact", True),
+    (float("nan"), "exact", False),
 ])  # fmt: skip
 def test_what_is_a_violation(value: float, kind: str, expected: bool) -> None:
     assert lipschitz.violates(Bound(value, None, kind, "dense", 4)) is expected

@@ -37,9 +37,10 @@ COLUMNS = {
 }  # fmt: skip
 """Every column and its type. Reports receive it too, so that this is the only list of columns."""
 CERTIFICATE_COLUMNS = (
-    "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing",
+    "case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing", "unknown",
 )  # fmt: skip
-"""mode: evaluation or training; growing: layers of a network that increase the variance over a batch; else as in `Bound`"""
+"""mode: evaluation or training; growing: layers of a network that increase the variance over a batch; unknown: why the
+bounds in evaluation mode do not tell whether the claim holds; else as in `Bound`"""
 ROUND_COLUMNS = ("case", "phase", "round", "median_s", "quiet")
 """round: its number in the record, from 0; median_s: of the round's samples; quiet: no other process was busy"""
 WARNING_COLUMNS = ("case", "kind", "phases", "text")
@@ -170,7 +171,8 @@ def _certificate(found: Certificate | None) -> dict[str, Any]:
 def certificate_rows(run: Run) -> pd.DataFrame:
     """One row per case, mode and bound, in `CERTIFICATE_COLUMNS`; the first of a case and mode is the one to quote."""
     found = [
-        {"case": record.case.id, "mode": mode, **asdict(bound), "growing": ", ".join(certificate.growing)}
+        {"case": record.case.id, "mode": mode, **asdict(bound), "growing": ", ".join(certificate.growing),
+         "unknown": certificate.unknown}
         for record in run.records if (certificate := record.certificate)
         for mode, bounds in (("evaluation", certificate.evaluation), ("training", certificate.training)) for bound in bounds
     ]  # fmt: skip

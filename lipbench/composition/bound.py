@@ -30,6 +30,8 @@ from lipbench.composition.modules import dtype_name, graph_of, point
 from lipbench.composition.tape import UntraceableError
 from lipbench.layers.base import TwoHalves
 from lipbench.meters import lipschitz
+from lipbench.meters.noise import Map
+from lipbench.meters.search import image_size
 from lipbench.quantities import Bound
 
 WORK_LIMIT = 1e11
@@ -58,7 +60,7 @@ def upper_bound(module: nn.Module, like: Tensor, layer_constant: LayerConstant) 
         return None, str(reason)
     except Exception as error:  # an external module may raise anything, and may be built in ways that the tape does not know
         return None, " ".join(f"{type(error).__name__}: {error}".split())
-    return Bound(largest, None, "upper bound", "composition", lipschitz.image_size(like)), ""
+    return Bound(largest, None, "upper bound", "composition", image_size(like)), ""
 
 
 class _NoConstantError(Exception):
@@ -216,7 +218,7 @@ class _Bounds:
             like = torch.cat(likes, dim=1)
         return self._spectrum(apply, like, cost(targets, {node for cut, _ in maps for node in cut.nodes}))
 
-    def _affine(self, targets: Sequence[Symbol], maps: Sequence[tuple[_Cut, float]]) -> lipschitz.Map:
+    def _affine(self, targets: Sequence[Symbol], maps: Sequence[tuple[_Cut, float]]) -> Map:
         """The affine map from the scaled cut values, one after the other, to `targets`; other cut values are zero."""
         zeros: dict[Node, Tensor] = {}
         for cut in self._cuts(targets):
@@ -232,7 +234,7 @@ class _Bounds:
 
         return _batched(apply)
 
-    def _spectrum(self, apply: lipschitz.Map, like: Tensor, work: float) -> float:
+    def _spectrum(self, apply: Map, like: Tensor, work: float) -> float:
         """The largest singular value of an affine map. Raises `UntraceableError` where it is not known for certain."""
         self._work += work * min(like.numel(), lipschitz.DENSE_LIMIT)
         if self._work > WORK_LIMIT:
@@ -242,9 +244,9 @@ class _Bounds:
         found = lipschitz.exact_singular_values(apply, like)
         if found is None:
             found = lipschitz.extreme_singular_values(apply, like, both=False)
-        if found.kind != "exact":
+        if found is None or found.kind != "exact":
             raise UntraceableError("the norm of a linear part did not converge")
-        return found.largest * (1 + found.residual)
+        return found.largest * (1 + found.residual) + found.uncertainty
 
 
 def _without_zeros(maps: list[tuple[_Cut, float]], norms: list[float]) -> tuple[list[tuple[_Cut, float]], list[float]]:
@@ -277,7 +279,7 @@ def _refusal(node: Node) -> str:
     return f"the constant of {node.name} is unknown"
 
 
-def _batched(apply: lipschitz.Map) -> lipschitz.Map:
+def _batched(apply: Map) -> Map:
     """A map of one image as a map of a batch."""
     return lambda x: torch.cat([apply(image) for image in torch.split(x, 1)])
 

@@ -1,7 +1,7 @@
-"""Lipschitz constants: singular values of affine maps, lower bounds for all other maps, and the variance within a network.
+"""Lipschitz constants of affine maps, by their singular values, and the variance within a network.
 
 The maps are callables: they take and return float64 tensors whose first dimension is the batch, and treat images independently.
-A map that computes in float32 inside needs a larger `rounding`, or it would count as non-linear.
+A map that computes in float32 inside needs a larger `rounding`, or its `Noise`, or it would count as non-linear.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from lipbench.meters.noise import Map, Noise, normal
+from lipbench.meters.search import image_size
 from lipbench.quantities import Bound
 
-Map = Callable[[Tensor], Tensor]
-
 TOLERANCE = 1e-4
-"""A constant above 1 by more than this is a violation."""
+"""A constant that exceeds the claimed one by more than this, relatively, is a violation."""
 DENSE_LIMIT = 1024
 """Largest number of inputs of a map whose whole Jacobian is computed."""
 FOURIER_LIMIT = 2e8
@@ -33,85 +33,106 @@ ROUNDING = 1e-9
 """Relative difference between two float64 results of the same map."""
 SINGLE_ROUNDING = 1e-4
 """Relative difference between two float32 results of the same map."""
-POINTS, POWER_STEPS, ASCENT_STEPS, ASCENT_RATE = 8, 20, 60, 0.05
+AFFINE_SCALES = (1.0, 1e-3, 1e-2, 1e-1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+"""Root mean squares of the inputs at which a map is tested."""
+ANOTHER = 1.37
+"""Ratio of two amplitudes at which numbers are rounded independently."""
+WIDE = 0.1
+"""Relative uncertainty from which on singular values are only a lower bound."""
 
 
-def violates(bound: Bound) -> bool:
-    """Whether a bound shows that a map is not 1-Lipschitz. An upper bound cannot show that."""
-    return bound.kind != "upper bound" and not bound.largest <= 1 + TOLERANCE
+def violates(bound: Bound, claimed: float = 1.0) -> bool:
+    """Whether a bound shows that a map is not `claimed`-Lipschitz. An upper bound cannot show that."""
+    least = bound.largest - (bound.uncertainty if bound.kind == "exact" else 0.0)
+    return bound.kind != "upper bound" and least > claimed * (1 + TOLERANCE)
+
+
+def proves(bound: Bound, claimed: float = 1.0) -> bool:
+    """Whether a bound proves that a map is `claimed`-Lipschitz. A lower bound cannot prove that."""
+    return bound.kind != "lower bound" and bound.largest + bound.uncertainty <= claimed * (1 + TOLERANCE)
 
 
 # ------------------------------------------------------------------------------------------------------------ kind of map
 
 
 @torch.no_grad()
-def is_affine(apply: Map, like: Tensor, rounding: float = ROUNDING) -> bool:
-    """Whether a map on tensors shaped `like` (1, …) is affine, tested at random points of several norms."""
-    for scale in (1e-2, 1.0, 1e2):
-        x, y = scale * _normal(like, 1), scale * _normal(like, 2)
-        origin = apply(torch.zeros_like(x))
-        image = apply(x + y)
-        expected = apply(x) + apply(y) - origin
-        if not _alike(image, expected, apply(x), rounding):
+def is_affine(apply: Map, like: Tensor, rounding: float = ROUNDING, noise: Noise | None = None) -> bool:
+    """Whether a map on tensors shaped `like` (1, …) is affine, tested at random points of several norms.
+
+    A map whose images influence each other is not. Scales at which the map raises or gives infinite outputs are left out, but
+    not the first of them.
+    """
+    for scale in AFFINE_SCALES:
+        x, y = scale * normal(like, 1), scale * normal(like, 2)
+        try:
+            origin, at_x, at_y, image = apply(torch.cat((torch.zeros_like(x), x, y, x + y))).unsqueeze(1)
+        except Exception:  # a map may refuse large numbers in any way
+            if scale == 1:
+                raise
+            continue
+        if scale != 1 and not bool(torch.isfinite(image).all()):
+            continue
+        allowed = 0.0 if noise is None else float(noise.errors(x.new_tensor([1.5 * scale])))
+        if not _alike(image, at_x + at_y - origin, at_x, rounding, allowed):
+            return False
+        if scale == 1 and noise is None and not _alike(apply(x), at_x, at_x, rounding):
             return False
     return True
 
 
 @torch.no_grad()
-def is_circular(apply: Map, like: Tensor, rounding: float = ROUNDING) -> bool:
+def is_circular(apply: Map, like: Tensor, rounding: float = ROUNDING, noise: Noise | None = None) -> bool:
     """Whether an affine map on square images (1, c, s, s) commutes with circular shifts and keeps the image's size."""
     if like.dim() != 4 or like.shape[-1] != like.shape[-2]:
         return False
-    x = _normal(like, 1)
+    scale = 1.0 if noise is None else noise.amplitude()
+    x = scale * normal(like, 1)
     image = apply(x)
     if image.shape[2:] != x.shape[2:]:
         return False
-    return all(_alike(apply(x.roll(1, axis)), image.roll(1, axis), image, rounding) for axis in (2, 3))
+    allowed = 0.0 if noise is None else float(noise.errors(x.new_tensor([scale])))
+    return all(_alike(apply(x.roll(1, axis)), image.roll(1, axis), image, rounding, allowed) for axis in (2, 3))
 
 
-def _alike(one: Tensor, other: Tensor, scale: Tensor, rounding: float) -> bool:
-    return bool((one - other).norm() <= rounding * (scale.norm() + 1e-300))
-
-
-def _normal(like: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+def _alike(one: Tensor, other: Tensor, scale: Tensor, rounding: float, allowed: float = 0.0) -> bool:
+    return bool((one - other).norm() <= rounding * (scale.norm() + 1e-300) + allowed)
 
 
 # ----------------------------------------------------------------------------------------------------------- affine maps
 
 
-def exact_singular_values(apply: Map, like: Tensor, rounding: float = ROUNDING) -> Bound | None:
+def exact_singular_values(apply: Map, like: Tensor, rounding: float = ROUNDING, noise: Noise | None = None) -> Bound | None:
     """Largest and smallest of all singular values of an affine map's linear part; None where there are too many to compute.
 
-    They come from the Fourier blocks of a circular map, or else from the Jacobian, in float64. `like` is (1, …).
+    They come from the Fourier blocks of a circular map, or else from the Jacobian, in float64. `like` is (1, …). With `noise`,
+    they have an uncertainty: σ changes by at most the norm of the error of the matrix (Weyl).
     """
-    if is_circular(apply, like, rounding):
+    if is_circular(apply, like, rounding, noise):
         size = like.shape[-1]
         if size * (size // 2 + 1) * like.shape[1] ** 3 <= FOURIER_LIMIT:
-            return _bound(_fourier_values(apply, like), "fourier", like)
+            return _bound(_fourier_blocks, "fourier", apply, like, rounding, noise)
     if like.numel() > DENSE_LIMIT:
         return None
-    return _bound(_dense_values(apply, like), "dense", like)
+    return _bound(_jacobian, "dense", apply, like, rounding, noise)
 
 
 @torch.no_grad()
-def _fourier_values(apply: Map, like: Tensor) -> Tensor:
-    """Singular values of every Fourier block, (frequencies in the half plane, min(o, i)), from an impulse in each channel."""
+def _fourier_blocks(apply: Map, like: Tensor, amplitude: float) -> Tensor:
+    """Every Fourier block, (frequencies in the half plane, o, i), from an impulse in each channel."""
     channels = like.shape[1]
     impulses = like.new_zeros(channels, *like.shape[1:])
-    impulses[:, :, 0, 0] = torch.eye(channels, dtype=like.dtype, device=like.device)
-    responses = apply(impulses) - apply(torch.zeros_like(like))
-    values: Tensor = _singular_values(torch.fft.rfft2(responses).permute(2, 3, 1, 0).flatten(0, 1))
-    return values
+    impulses[:, :, 0, 0] = amplitude * torch.eye(channels, dtype=like.dtype, device=like.device)
+    responses = (apply(impulses) - apply(torch.zeros_like(like))) / amplitude
+    blocks: Tensor = torch.fft.rfft2(responses).permute(2, 3, 1, 0).flatten(0, 1)
+    return blocks
 
 
 @torch.no_grad()
-def _dense_values(apply: Map, like: Tensor) -> Tensor:
+def _jacobian(apply: Map, like: Tensor, amplitude: float) -> Tensor:
+    """The transposed Jacobian, (inputs, outputs)."""
     size = like.numel()
-    basis = torch.eye(size, dtype=like.dtype, device=like.device).view(size, *like.shape[1:])
-    values: Tensor = _singular_values((apply(basis) - apply(torch.zeros_like(like))).reshape(size, -1))
-    return values
+    basis = amplitude * torch.eye(size, dtype=like.dtype, device=like.device).view(size, *like.shape[1:])
+    return ((apply(basis) - apply(torch.zeros_like(like))) / amplitude).reshape(size, -1)
 
 
 def _singular_values(matrices: Tensor) -> Tensor:
@@ -120,25 +141,65 @@ def _singular_values(matrices: Tensor) -> Tensor:
     return values
 
 
-def _bound(values: Tensor, how: str, like: Tensor) -> Bound:
-    return Bound(float(values.max()), float(values.min()), "exact", how, image_size(like))
+def _bound(matrices: Callable[[Map, Tensor, float], Tensor], how: str, apply: Map, like: Tensor, rounding: float,
+           noise: Noise | None) -> Bound:  # fmt: skip
+    amplitude = 1.0 if noise is None else noise.amplitude()
+    found = matrices(apply, like, amplitude)
+    values = _singular_values(found)
+    bound = Bound(float(values.max()), float(values.min()), "exact", how, image_size(like))
+    if noise is None:
+        missed = _missed(found, how, apply, like)
+        return bound if missed <= rounding * bound.largest else uncertain(bound, math.sqrt(like.numel()) * missed)
+    change = float(_singular_values(found - matrices(apply, like, ANOTHER * amplitude)).max())
+    unseen = 0.0 if noise.is_explained else float(noise.errors(like.new_tensor([amplitude]))) / amplitude
+    error = max(3 * change, unseen)
+    return uncertain(bound, error + noise.drift * bound.largest)
 
 
-def image_size(like: Tensor) -> int:
-    """Image size of a batch of images; 1 for a batch of features."""
-    return int(like.shape[-1]) if like.dim() == 4 else 1
+@torch.no_grad()
+def _missed(matrices: Tensor, how: str, apply: Map, like: Tensor) -> float:
+    """‖f(x) − f(0) − A x‖ ÷ ‖x‖ at a random x: the matrix is that of unit vectors, on which a map may compute differently."""
+    x = normal(like, 4)
+    image = apply(x) - apply(torch.zeros_like(x))
+    if how == "dense":
+        expected = x.flatten() @ matrices
+    else:
+        size = like.shape[-1]
+        waves = torch.fft.rfft2(x[0]).flatten(1).T[..., None]
+        expected = torch.fft.irfft2((matrices @ waves)[..., 0].T.unflatten(1, (size, -1)), s=(size, size)).flatten()
+    return float((image.flatten() - expected).norm() / x.norm())
 
 
-def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled: float = SETTLED) -> Bound:
-    """Both ends of the spectrum of an affine, differentiable map's linear part, by at most `STEPS` Lanczos steps on `JᵀJ`.
+def uncertain(bound: Bound, error: float) -> Bound:
+    """A bound with an uncertainty; only a lower bound, and no smallest singular value, where that is too large."""
+    if error > WIDE * bound.largest:
+        return replace(bound, largest=max(0.0, bound.largest - error), smallest=None, kind="lower bound", uncertainty=2 * error)
+    return replace(bound, uncertainty=error)
+
+
+def extreme_singular_values(
+    apply: Map,
+    like: Tensor,
+    both: bool = True,
+    settled: float = SETTLED,
+    rounding: float = ROUNDING,
+    noise: Noise | None = None,
+) -> Bound | None:
+    """Both ends of the spectrum of an affine map's linear part, by at most `STEPS` Lanczos steps on `JᵀJ`.
 
     Both come from one Krylov space with full reorthogonalisation. The results are ‖J v‖ of the unit vectors found, computed by
-    the map and not by its gradient, so that `largest` never exceeds the true value. The smallest singular value is given only
-    with `both`, and only if it converged. The steps end at a residual of `settled`.
+    the map and not by its gradient, so that `largest` exceeds the true value by no more than its uncertainty. The smallest
+    singular value is given only with `both`, and only if it converged. The steps end at a residual of `settled`. None where the
+    map has no gradient, or a wrong one: ⟨v, JᵀJ v⟩ must be ‖J v‖².
     """
+    scale = 1.0 if noise is None else noise.amplitude() * math.sqrt(like.numel())
     with torch.no_grad():
         offset = apply(torch.zeros_like(like))
-    start = _normal(like, 3).flatten()
+
+    def linear(vector: Tensor) -> Tensor:
+        return (apply(scale * vector.view_as(like)) - offset) / scale
+
+    start = normal(like, 3).flatten()
     most = min(STEPS, like.numel())
     basis = start.new_empty(most, start.numel())
     basis[0] = start / start.norm()
@@ -146,8 +207,12 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled
     beside: list[float] = []
     while True:
         known = basis[: len(diagonal) + 1]
-        image = _normal_operator(apply, offset, known[-1].view_as(like)).flatten()
+        image, square = _normal_operator(linear, known[-1])
+        if image is None:
+            return None
         diagonal.append(float(known[-1] @ image))
+        if not abs(diagonal[-1] - square) <= rounding * max(square, *diagonal):
+            return None
         for _ in range(2):
             image = image - known.T @ (known @ image)
         length = float(image.norm())
@@ -160,24 +225,28 @@ def extreme_singular_values(apply: Map, like: Tensor, both: bool = True, settled
             break
         beside.append(length)
         basis[len(known)] = image / length
-    largest, smallest = (_gain(apply, offset, (known.T @ vectors[:, end].to(like.device)).view_as(like)) for end in (-1, 0))
-    return Bound(
-        largest,
-        smallest if both and low_residual <= CONVERGED else None,
-        "exact" if residual <= CONVERGED else "lower bound",
-        "lanczos",
-        image_size(like),
-        residual,
-    )
+    largest, smallest = (_gain(linear, known.T @ vectors[:, end].to(like.device)) for end in (-1, 0))
+    kind = "exact" if residual <= CONVERGED else "lower bound"
+    smallest_found = smallest if both and low_residual <= CONVERGED else None
+    found = Bound(largest, smallest_found, kind, "lanczos", image_size(like), residual)
+    if noise is None:
+        return found
+    error = 2 * float(noise.errors(like.new_tensor([noise.amplitude()]))) / scale + noise.drift * largest
+    if kind == "lower bound":
+        return replace(found, largest=max(0.0, largest - error), uncertainty=error)
+    return uncertain(found, error + residual * largest)
 
 
-def _normal_operator(apply: Map, offset: Tensor, vector: Tensor) -> Tensor:
-    """`JᵀJ v` of the linear part, by one forward and one backward pass."""
+def _normal_operator(linear: Map, vector: Tensor) -> tuple[Tensor | None, float]:
+    """`JᵀJ v` of a linear map, by one forward and one backward pass, and ‖J v‖²; None where the map has no gradient."""
     x = vector.detach().requires_grad_()
     with torch.enable_grad():
-        y = apply(x)
-    (gradient,) = torch.autograd.grad(y, x, (y - offset).detach())
-    return gradient
+        y = linear(x)
+    try:
+        (gradient,) = torch.autograd.grad(y, x, y.detach())
+    except Exception:  # a backward pass may raise anything
+        return None, 0.0
+    return gradient, float(y.detach().square().sum())
 
 
 def _small_eigenproblem(diagonal: list[float], beside: list[float]) -> tuple[Tensor, Tensor]:
@@ -190,62 +259,8 @@ def _small_eigenproblem(diagonal: list[float], beside: list[float]) -> tuple[Ten
 
 
 @torch.no_grad()
-def _gain(apply: Map, offset: Tensor, vector: Tensor) -> float:
-    return float((apply(vector) - offset).norm() / vector.norm())
-
-
-# ------------------------------------------------------------------------------------------------------------- other maps
-
-
-def lower_bound(apply: Map, like: Tensor) -> Bound:
-    """A lower bound of the Lipschitz constant of a map that is not affine: the largest ratio found.
-
-    Power iteration finds the Jacobian's norm at random points. Gradient ascent then maximises ‖f(x) − f(y)‖ ÷ ‖x − y‖, from
-    pairs of points at small and large distances along the strongest directions.
-    """
-    scales = torch.logspace(-1, 1, POINTS).tolist()
-    x = torch.cat([scale * _normal(like, seed) for seed, scale in enumerate(scales)])
-    direction = _strongest_directions(apply, x)
-    with torch.no_grad():
-        found = _ratios(apply, x, x + 1e-4 * direction).max()
-    distances = torch.logspace(-2, 1, POINTS, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 1))
-    pair = torch.stack((x, x + distances * direction)).requires_grad_()
-    optimizer = torch.optim.Adam([pair], lr=ASCENT_RATE)
-    for _ in range(ASCENT_STEPS):
-        optimizer.zero_grad()
-        ratios = _ratios(apply, pair[0], pair[1])
-        found = torch.maximum(found, ratios.detach().nan_to_num(0.0).max())
-        (-ratios.log().sum()).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        optimizer.step()
-    return Bound(float(found), None, "lower bound", "ascent", image_size(like))
-
-
-def _strongest_directions(apply: Map, x: Tensor) -> Tensor:
-    """Unit vectors (n, …) that the Jacobian stretches most, one for each point, by power iteration."""
-    direction = _unit(torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device))
-    for _ in range(POWER_STEPS):
-        step = 1e-6
-        with torch.no_grad():
-            forward = (apply(x + step * direction) - apply(x - step * direction)) / (2 * step)
-        leaf = x.detach().requires_grad_()
-        with torch.enable_grad():
-            y = apply(leaf)
-        (gradient,) = torch.autograd.grad(y, leaf, forward)
-        direction = _unit(gradient)
-    return direction
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x / _lengths(x).clamp_min(1e-300).view(-1, *[1] * (x.dim() - 1))
-
-
-def _ratios(apply: Map, x: Tensor, y: Tensor) -> Tensor:
-    return (_lengths(apply(x) - apply(y)) / _lengths(x - y).clamp_min(1e-12)).clamp_min(1e-300)
-
-
-def _lengths(x: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return lengths
+def _gain(linear: Map, vector: Tensor) -> float:
+    return float(linear(vector).norm() / vector.norm())
 
 
 # --------------------------------------------------------------------------------------------------------------- networks

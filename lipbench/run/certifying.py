@@ -26,21 +26,22 @@ def certified(
     training_mode: bool = True,
     each_layer: bool = False,
     remake: Callable[[], nn.Module] | None = None,
+    claimed: float = 1.0,
 ) -> Certificate:
     """The certificate of a module as it is; if that violates, and only because state has not settled, that of the settled one.
 
     State settles in forward passes in training mode, up to 100, without a step: weights stay the same. A remark then says how
     large the constant was before. The parameters and errors are those of `certify.certify`; the module stays as it is.
     """
-    found = certify.certify(module, like, training_mode, each_layer, remake)
+    found = certify.certify(module, like, training_mode, each_layer, remake, claimed)
     if not certify.violation(found) or not _moves(module, like, remake):
         return found
     for scale in SCALES:
-        settled, passes = _settled(module, like, scale, each_layer, remake)
+        settled, passes = _settled(module, like, scale, each_layer, remake, claimed)
         if settled is None:
             return found
     assert settled is not None
-    later = certify.certify(settled, like, training_mode, each_layer, remake)
+    later = certify.certify(settled, like, training_mode, each_layer, remake, claimed)
     before, after = (one.evaluation[0].largest if one.evaluation else 0.0 for one in (found, later))
     text = f"{before:.6f} before the layer's own state has settled, {after:.6f} after {passes} training passes without a step"
     return replace(later, remarks=(text, *later.remarks))
@@ -70,7 +71,12 @@ def _moves(module: nn.Module, like: Tensor, remake: Callable[[], nn.Module] | No
 
 
 def _settled(
-    module: nn.Module, like: Tensor, scale: float, each_layer: bool, remake: Callable[[], nn.Module] | None
+    module: nn.Module,
+    like: Tensor,
+    scale: float,
+    each_layer: bool,
+    remake: Callable[[], nn.Module] | None,
+    claimed: float,
 ) -> tuple[nn.Module | None, int]:
     """A copy after training passes that no longer violates, and their number; None if it always does."""
     one = copied(module, remake)
@@ -78,6 +84,6 @@ def _settled(
     for passes in PASSES:
         training.pass_through(one, like, passes - done, scale, seed=done)
         done = passes
-        if not certify.violation(certify.certify(one, like, False, each_layer, remake)):
+        if not certify.violation(certify.certify(one, like, False, each_layer, remake, claimed)):
             return one, done
     return None, done

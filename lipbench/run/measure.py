@@ -248,9 +248,12 @@ def _certify(workload: Workload, with_training: bool) -> tuple[Certificate | Non
     for training, what in ((True, "in training mode"), (False, ""))[not with_training :]:
         try:
             remake = None if workload.inference_only else certifying.remaker(workload)
-            found = certifying.certified(workload.module, workload.x, training, each_layer, remake)
-            remarks = (*found.remarks, *_computed_in(workload))
-            return replace(found, claimed=workload.case.spec.claim, remarks=remarks), tuple(missing)
+            claimed = workload.case.spec.claim
+            found = certifying.certified(workload.module, workload.x, training, each_layer, remake, claimed)
+            if found.unknown:
+                text = f"whether the layer is {claimed:g}-Lipschitz cannot be told: {found.unknown}"
+                missing.append(Caution("cannot_tell", (), text))
+            return replace(found, remarks=(*found.remarks, *_computed_in(workload))), tuple(missing)
         except Exception as error:
             lost = " ".join(("no certificate could be found", what)).strip()
             text = f"{lost} ({traces.line(error)}); let the layer run in float64 on a single image"

@@ -12,7 +12,6 @@ import torch
 
 from lipbench import adapters, cases, certify, errors, external, registry, traces, training
 from lipbench.cases import PAPER, Case, LayerSpec, NetworkSpec, Spec, network_of
-from lipbench.meters import lipschitz
 from lipbench.quantities import Bound, Certificate
 from lipbench.run import certifying
 from lipbench.run.apart import Apart, EndedError
@@ -65,10 +64,10 @@ def verify(chosen: Iterable[Spec], precision: str = "ieee", timeout_s: float | N
 
     `weights` are 'random' for methods, which is with noise, and 'initial' for external layers and networks, whose own
     initialisation it is; for both also 'trained': after 100 SGD steps, or a few for external networks.
-    `verdict` is 'ok' or 'violates' for a bound in evaluation mode and '' in training mode. For a layer without bounds it is
-    'unsupported' or 'failed'. `reason` says why, and what a reader must know of the bounds. Each external layer or network is
-    built and certified in a fresh process, for at most `timeout_s`, by default 300. Raises `LipbenchError` for one that cannot
-    be loaded or called.
+    `verdict` is that of `certify.verdict` in evaluation mode, and '' in training mode. For a layer that could not be examined
+    it is 'unsupported' or 'failed'. `reason` says why, and what a reader must know of the bounds. Each external layer or
+    network is built and certified in a fresh process, for at most `timeout_s`, by default 300. Raises `LipbenchError` for one
+    that cannot be loaded or called.
     """
     rows: list[Row] = []
     chosen = list(chosen)
@@ -157,8 +156,7 @@ def _certified(workload: Workload) -> Certificate:
     spec = workload.case.spec
     each_layer = isinstance(spec, NetworkSpec)
     remake = certifying.remaker(workload)
-    found = certifying.certified(workload.module, workload.x, each_layer=each_layer, remake=remake)
-    return replace(found, claimed=spec.claim)
+    return certifying.certified(workload.module, workload.x, each_layer=each_layer, remake=remake, claimed=spec.claim)
 
 
 def _case(spec: Spec, precision: str) -> Case:
@@ -169,14 +167,18 @@ def _case(spec: Spec, precision: str) -> Case:
 
 
 def _judged(place: dict[str, object], found: Certificate) -> Iterator[dict[str, object]]:
-    remarks = "; ".join(found.remarks)
-    for mode, bounds in (("evaluation", found.evaluation), ("training", found.training)):
-        for bound in bounds:
-            verdict = "" if mode == "training" else VIOLATES if lipschitz.violates(bound) else "ok"
-            yield {**place, "mode": mode, **_values(bound), "verdict": verdict, "reason": remarks if verdict else ""}
+    """Rows of a certificate. Those in evaluation mode have the verdict of the whole certificate."""
+    verdict, why = certify.verdict(found)
+    reason = "; ".join(dict.fromkeys(filter(None, (why, *(one for one in found.remarks if one not in why)))))
+    judged = {"mode": "evaluation", "verdict": verdict, "reason": reason}
+    for bound in found.evaluation:
+        yield {**place, **_values(bound), **judged}
+    if not found.evaluation:
+        yield {**place, **judged}
     if found.growing:
-        yield {**place, "mode": "evaluation", "how": "variance over a batch", "verdict": VIOLATES,
-               "reason": certify.violation(found)}  # fmt: skip
+        yield {**place, "how": "variance over a batch", **judged}
+    for bound in found.training:
+        yield {**place, **_values(bound), "mode": "training", "verdict": "", "reason": ""}
 
 
 def _values(bound: Bound) -> dict[str, object]:

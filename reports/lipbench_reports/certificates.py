@@ -10,7 +10,7 @@ import pandas as pd
 
 from lipbench_reports.cells import NO_CLAIM, VIOLATION, Cell, Column, Table, heads, named, placed, power_of_ten, table
 from lipbench_reports.prepared import Prepared
-from lipbench_reports.tables import LOWER_BOUND, UPPER_BOUND, certificate_fails
+from lipbench_reports.tables import LOWER_BOUND, UPPER_BOUND, certificate_fails, is_missing
 
 SHRINKING = 0.1
 """A layer with a constant below this keeps its bound only by shrinking the signal."""
@@ -121,6 +121,8 @@ def _judged(group: pd.DataFrame, quoted: pd.Series, is_yardstick: bool) -> Cell:
         return Cell("no claim", 2.0)
     if any(fails) or _growing(group).text != "–" or quoted["status"] == "not_lipschitz":
         return Cell("no", 0.0, mark=VIOLATION)
+    if unknown := next((str(text) for text in group["unknown"] if text and not is_missing(text)), ""):
+        return Cell("cannot tell", 0.5, note=unknown)
     return Cell("not refuted", 1.0) if quoted["kind"] == LOWER_BOUND else Cell("yes", 3.0)
 
 

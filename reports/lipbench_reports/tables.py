@@ -21,7 +21,7 @@ COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_
 EXPONENTS = [
     "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
 ]  # fmt: skip
-CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing"]
+CERTIFICATES = ["case", "mode", "largest", "smallest", "kind", "how", "image_size", "residual", "growing", "unknown"]
 WARNINGS = ["case", "kind", "phases", "text"]
 ROUNDS = ["case", "phase", "round", "median_s", "quiet"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
