@@ -220,6 +220,7 @@ def profile(
     out: str | Path | None = None,
     device: str = "auto",
     rounds: int | None = None,
+    retries: int | None = None,
     phase_seconds: float | None = None,
     timeout_s: float | None = None,
     memory_limit_bytes: int | None = None,
@@ -239,7 +240,8 @@ def profile(
     `batch_size`, `network`, and the conditions of a case: `dtype`, `precision`, `threads`, `compile`, `exported`. Without
     sizes, those of the preset `quick`. For external layers also `settings`, further arguments, and `lipschitz`, the constant
     that they claim. A module has one size of each, and its `kernel_size` is a mere label. The limits are those of `lipbench
-    profile`: `phase_seconds` for each phase, `timeout_s` for a round, `deadline_s` for everything.
+    profile`: `rounds` processes per case, and up to `retries` more for contended ones (by default 2), `phase_seconds` for each
+    phase, `timeout_s` for a round, `deadline_s` for everything.
 
     A resumed run imports the external layers of its plan only where they are among `layers`, `network` or `allow`.
 
@@ -260,6 +262,7 @@ def profile(
             Path(out) if out else None,
             resume,
             measure=_several(measure),
+            retries=profiling.RETRIES if retries is None else retries,
             allow=tuple(allow),
         )
         finished = profiling.profile(options, "lipbench.profile(…)", executor=executor)

@@ -67,8 +67,8 @@ def certify(
     Raises `UnsupportedError` for a module that cannot be copied at all, and `TypeError` where the output is not one tensor of
     real floating-point numbers.
     """
-    exact = _exact_copy(module, remake)
     like = torch.zeros(1, *like.shape[1:], dtype=torch.float64, device=like.device)
+    exact, in_single = _working_copy(module, like, remake)
     by_layers = each_layer and isinstance(exact, nn.Sequential) and _is_chain(exact)
     if not by_layers and not (isinstance(exact, TwoHalves) and _is_chain(exact)):
         exact = _OnCopy(exact)
@@ -78,10 +78,32 @@ def certify(
         trained = _examined_whole(exact.train(), like, by_layers, claimed) if training else Examined(())
     in_training = (f"in training: {one}" for one in trained.remarks if one not in evaluation.remarks)
     bounds = tuple(_decided(bound, claimed) for bound in evaluation.bounds)
-    remarks = (*evaluation.remarks, *in_training)
+    remarks = (*in_single, *evaluation.remarks, *in_training)
     found = Certificate(bounds, trained.bounds, growing, evaluation.unknown, remarks, claimed)
     word, reason = verdict(found)
     return replace(found, unknown=reason) if word == "cannot tell" else found
+
+
+def _working_copy(
+    module: nn.Module, like: Tensor, remake: Callable[[], nn.Module] | None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy to certify, and a remark if it computes in float32 because the module raises in float64: it may make float32
+    tensors itself. Raises the error of the float64 copy where float32 does not work either."""
+    try:
+        _try(_exact_copy(module, remake), like)
+    except RuntimeError as error:
+        try:
+            _try(converted(_exact_copy(module, remake), torch.float32), like)
+        except Exception:
+            raise error from None
+        remark = f"certified in float32, because it raises in float64 ({' '.join(str(error).split())})"
+        return converted(_exact_copy(module, remake), torch.float32), (remark,)
+    return _exact_copy(module, remake), ()
+
+
+def _try(module: nn.Module, like: Tensor) -> None:
+    with torch.no_grad():
+        module.eval()(like.to(_dtype(module), copy=True))
 
 
 def _exact_copy(module: nn.Module, remake: Callable[[], nn.Module] | None = None) -> nn.Module:

@@ -47,7 +47,7 @@ def test_importing_imports_nothing_heavy() -> None:
 
 
 def test_names_are_measured_in_fresh_processes_and_the_run_can_be_read_again(tmp_path: Path) -> None:
-    run = lipbench.profile("standard", **SIZES, threads=1, rounds=2, phase_seconds=0.01, out=tmp_path / "run")
+    run = lipbench.profile("standard", **SIZES, threads=1, rounds=2, retries=0, phase_seconds=0.01, out=tmp_path / "run")
     frame = run.frame()
     assert set(frame["rounds"]) == {2}
     assert not frame["warnings"].str.contains("one process").any()
