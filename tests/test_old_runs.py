@@ -87,7 +87,7 @@ OLD_WARNINGS = [
 
 @pytest.mark.parametrize("schema", [1, 2])
 def test_old_texts_are_read_with_their_kind(tmp_path: Path, schema: int) -> None:
-    assert {one.kind for one in OLD_WARNINGS} == {*get_args(CautionKind)}
+    assert {one.kind for one in OLD_WARNINGS} == {*get_args(CautionKind)} - {"cannot_tell"}  # this one is newer
     record = Record(samples.case(), 1, (samples.ok({"step": samples.timing(1.0)}),))
     path = records.record_path(samples.save_run(tmp_path, [record]), record.case)
     values = json.loads(path.read_text())
