@@ -84,9 +84,7 @@ def certify(
     return replace(found, unknown=reason) if word == "cannot tell" else found
 
 
-def _working_copy(
-    module: nn.Module, like: Tensor, remake: Callable[[], nn.Module] | None
-) -> tuple[nn.Module, tuple[str, ...]]:
+def _working_copy(module: nn.Module, like: Tensor, remake: Callable[[], nn.Module] | None) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy to certify, and a remark if it computes in float32 because the module raises in float64: it may make float32
     tensors itself. Raises the error of the float64 copy where float32 does not work either."""
     try:
@@ -403,7 +401,9 @@ def _product(found: Sequence[Bound], like: Tensor) -> Bound | None:
     """The product of the layers' constants, an upper bound; None where a layer has no exact constant."""
     if not found or any(bound.kind != "exact" for bound in found):
         return None
-    return Bound(math.prod(bound.largest for bound in found), None, "upper bound", "product", int(like.shape[-1]))
+    return Bound(
+        math.prod(bound.largest + bound.uncertainty for bound in found), None, "upper bound", "product", int(like.shape[-1])
+    )
 
 
 def _growing(network: nn.Module, like: Tensor) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lipbench_reports.prepared import prepare
 from report_frames import METHODS, Page, complexity, quick, ready, tables, troubled
 
 from lipbench.analysis.rows import certificate_rows, measured_rows
+from lipbench.quantities import Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Record
 from lipbench.store.run_plan import RunPlan
@@ -169,3 +171,11 @@ def test_a_case_that_is_not_1_lipschitz_is_only_among_failures_and_certificates(
 def test_products_over_layers_are_printed_whatever_their_size() -> None:
     texts = [certificate_tables.constant(value, "upper bound").text for value in (5.06e-6, 0.25, 1.0, 1.000094, 36159356.5)]
     assert texts == ["≤ 5.06e-06", "≤ 0.2500", "≤ 1.0000", "≤ 1.000094", "≤ 3.62e+07"]
+
+
+def test_a_layer_of_which_the_bounds_cannot_tell_is_not_called_1_lipschitz() -> None:
+    unknown = Certificate(samples.EXACT.evaluation, (), unknown="computes in bfloat16")
+    record = Record(samples.case("aol"), 1, (replace(samples.ok({}), certificate=unknown),))
+    group = certificate_rows(Run(Path(), RunPlan(), (record,))).assign(status="ok")
+    cell = certificate_tables._judged(group, group.iloc[0], False)
+    assert (cell.text, cell.note) == ("cannot tell", "computes in bfloat16")
