@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
-"""fresh processes find the layers that are in modules beside the tests"""
+# Fresh processes find the layers that are in modules beside the tests.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
 
 import sys
