@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import samples
 
 from lipbench import errors
-from lipbench.analysis import document
-from lipbench.analysis.rows import certificate_rows, measured_rows, warning_rows
+from lipbench.analysis import document, rows
+from lipbench.analysis.rows import certificate_rows, measured_rows, round_rows, warning_rows
 from lipbench.answer import Answer
 from lipbench.cases import Case, ExternalNetworkSpec, LayerSpec, NetworkSpec, Spec
 from lipbench.cli import formats
@@ -129,9 +130,11 @@ def readable(read: Callable[[], object]) -> str:
 
 
 def all_rows(directory: Path) -> None:
+    """Read a run, and make its tables; without theory, which takes most of the time and reads nothing but the case."""
     run = records.load_run(directory)
-    for rows in (measured_rows, certificate_rows, warning_rows):
-        rows(run)
+    with mock.patch.object(rows, "expected", return_value={}):
+        for table in (measured_rows, certificate_rows, round_rows, warning_rows):
+            table(run)
     assert all(problem.isprintable() for problem in run.problems)
 
 
@@ -145,7 +148,7 @@ def test_damaged_records_and_plans_are_read_or_named(tmp_path: Path, seed: int) 
         assert said.isprintable()
         read += not said
         fuzzed.restored()
-    assert READ // 40 < read < READ // 4
+    assert READ // 80 < read < READ // 4
 
 
 @pytest.mark.parametrize("seed", range(2))

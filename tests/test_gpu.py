@@ -11,7 +11,7 @@ import torch
 
 from lipbench.meters import gpu
 from lipbench.quantities import Caution, Contention, Machine
-from lipbench.store import files
+from lipbench.store import typed
 
 IDLE, POWER, HARDWARE, HOT_BY_SOFTWARE, HOT_BY_HARDWARE, BRAKE = 0x1, 0x4, 0x8, 0x20, 0x40, 0x80
 
@@ -234,10 +234,10 @@ def test_heat_is_said_at_any_clock_and_what_is_over_or_of_others_at_none() -> No
 
 def test_records_from_before_are_read_and_new_ones_come_back() -> None:
     old = {"own_share": 0.9, "foreign_share": 0.0, "involuntary_switches": 3, "gpu_processes": 0, "gpu_clock_share": 0.5}
-    assert files.from_json(Contention, old) == Contention(0.9, 0.0, 3, 0, 0.5)
+    assert typed.from_json(Contention, old) == Contention(0.9, 0.0, 3, 0, 0.5)
     new = {**old, "gpu_clock_limited_by": ["idle", "power limit"]}
-    assert files.from_json(Contention, new).gpu_clock_limited_by == ("idle", "power limit")
+    assert typed.from_json(Contention, new).gpu_clock_limited_by == ("idle", "power limit")
     described = {"hostname": "h", "system": "s", "cpu": "c", "cores": 1, "memory_bytes": 1, "python": "3", "torch": "2",
                  "packages": {}, "commit": None, "gpu": "a GPU"}  # fmt: skip
-    assert files.from_json(Machine, described).gpu_uuid is None
-    assert files.from_json(Machine, {**described, "gpu_uuid": "1-a"}).gpu_uuid == "1-a"
+    assert typed.from_json(Machine, described).gpu_uuid is None
+    assert typed.from_json(Machine, {**described, "gpu_uuid": "1-a"}).gpu_uuid == "1-a"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from lipbench_reports.intervals import CONFIDENCE, Estimate, Level, estimate, paired, used
+from lipbench_reports.intervals import CONFIDENCE, Estimate, Level, estimate, of_rounds, paired, used
 from scipy import stats
 
 from lipbench.analysis.statistics import levels, timings_by_phase
@@ -79,7 +79,7 @@ def aa_spread(measured: Sequence[Sequence[Level]]) -> float:
     """How far times differ from themselves: the 95 % quantile of |ratio − 1| between the even and the odd rounds of each."""
     found = []
     for rounds in measured:
-        quiet = [math.log(one.median_s) for one in used(rounds)]
+        quiet = [math.log(one.median_s) for one in used(rounds) if one.median_s > 0]
         if len(quiet) >= 4:
             found.append(math.expm1(abs(float(np.mean(quiet[::2]) - np.mean(quiet[1::2])))))
     return float(np.quantile(found, SPREAD_QUANTILE)) if found else math.nan
@@ -128,7 +128,7 @@ def _time_row(
     limit: float,
     least: int,
 ) -> dict[str, object]:
-    found = estimate([logs])
+    found = estimate([logs]) if logs else Estimate(math.nan)
     busy = [name for name, rounds in (("base", base), ("head", head)) if not any(one.quiet for one in rounds)]
     if busy:
         verdict, reason = UNCLEAR, f"other processes were busy in every round of {' and '.join(busy)}"
@@ -144,7 +144,7 @@ def _time_row(
 
 
 def _mean(rounds: Sequence[Level]) -> float:
-    return math.exp(float(np.mean([math.log(one.median_s) for one in used(rounds)])))
+    return of_rounds(rounds).value
 
 
 def _status_row(base: Record, head: Record) -> list[Mapping[str, object]]:

@@ -74,8 +74,9 @@ def used(levels: Sequence[Level]) -> list[Level]:
 
 
 def of_rounds(levels: Sequence[Level]) -> Estimate:
-    """The time of a case: the geometric mean of its quiet rounds, or of all if none was quiet."""
-    return estimate([[math.log(one.median_s) for one in used(levels)]])
+    """The time of a case: the geometric mean of its quiet rounds, or of all if none was quiet; NaN without a time above 0."""
+    logs = [math.log(one.median_s) for one in used(levels) if one.median_s > 0]
+    return estimate([logs]) if logs else Estimate(math.nan)
 
 
 def paired(own: Sequence[Level], base: Sequence[Level]) -> list[float]:
