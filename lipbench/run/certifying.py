@@ -13,8 +13,8 @@ from lipbench.state import State
 from lipbench.weights import copied
 from lipbench.workload import Workload
 
-PASSES = (100,)
-"""numbers of training passes after which a module is certified again"""
+PASSES = 100
+"""number of training passes after which a module is certified again"""
 SCALES = (1.0, 1e-2)
 """Sizes of the images in these passes. State that converges with the weights alone settles with any; statistics of the input,
 such as those of batch normalisation, do not, and so they hold no bound."""
@@ -30,20 +30,20 @@ def certified(
 ) -> Certificate:
     """The certificate of a module as it is; if that violates, and only because state has not settled, that of the settled one.
 
-    State settles in forward passes in training mode, up to 100, without a step: weights stay the same. A remark then says how
+    State settles in 100 forward passes in training mode, without a step: weights stay the same. A remark then says how
     large the constant was before. The parameters and errors are those of `certify.certify`; the module stays as it is.
     """
     found = certify.certify(module, like, training_mode, each_layer, remake, claimed)
     if not certify.violation(found) or not _moves(module, like, remake):
         return found
     for scale in SCALES:
-        settled, passes = _settled(module, like, scale, each_layer, remake, claimed)
+        settled = _settled(module, like, scale, each_layer, remake, claimed)
         if settled is None:
             return found
     assert settled is not None
     later = certify.certify(settled, like, training_mode, each_layer, remake, claimed)
     before, after = (one.evaluation[0].largest if one.evaluation else 0.0 for one in (found, later))
-    text = f"{before:.6f} before the layer's own state has settled, {after:.6f} after {passes} training passes without a step"
+    text = f"{before:.6f} before the layer's own state has settled, {after:.6f} after {PASSES} training passes without a step"
     return replace(later, remarks=(text, *later.remarks))
 
 
@@ -77,13 +77,8 @@ def _settled(
     each_layer: bool,
     remake: Callable[[], nn.Module] | None,
     claimed: float,
-) -> tuple[nn.Module | None, int]:
-    """A copy after training passes that no longer violates, and their number; None if it always does."""
+) -> nn.Module | None:
+    """A copy after training passes, if it no longer violates; else None."""
     one = copied(module, remake)
-    done = 0
-    for passes in PASSES:
-        training.pass_through(one, like, passes - done, scale, seed=done)
-        done = passes
-        if not certify.violation(certify.certify(one, like, False, each_layer, remake, claimed)):
-            return one, done
-    return None, done
+    training.pass_through(one, like, PASSES, scale)
+    return None if certify.violation(certify.certify(one, like, False, each_layer, remake, claimed)) else one
