@@ -29,8 +29,8 @@ class Doubled(nn.Module):
 class Parametrised(Pointwise):
     """Its weight is computed by `torch.nn.utils.parametrize`."""
 
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size)
         parametrize.register_parametrization(self, "weight", Doubled())
 
 

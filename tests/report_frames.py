@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -141,14 +142,17 @@ WOBBLE = (1.0, 1.004, 0.996, 1.002, 0.998)
 
 
 def rounds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Five rounds for each time in rows, whose geometric mean is that time; all quiet, except those of a contended phase."""
+    """Five rounds for each time in rows, whose geometric mean is that time, in an order of its own for each case.
+
+    All are quiet, except those of a contended phase.
+    """
     data = with_columns(rows, ["case", "phase", "median_s", "contended"])
     data = data[pd.to_numeric(data["median_s"], errors="coerce").notna()]
     mean = float(np.exp(np.mean(np.log(WOBBLE))))
     return pd.DataFrame([
         {"case": case, "phase": phase, "round": number, "median_s": median * factor / mean, "quiet": contended is not True}
         for case, phase, median, contended in zip(data["case"], data["phase"], data["median_s"], data["contended"])
-        for number, factor in enumerate(WOBBLE)
+        for number, factor in enumerate(np.roll(WOBBLE, zlib.crc32(str(case).encode())))
     ])  # fmt: skip
 
 

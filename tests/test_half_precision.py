@@ -195,4 +195,4 @@ def test_an_operation_without_half_precision_is_a_status_with_its_reason() -> No
         measured(HalfRefuses(), "fp16")
     found = failures.of_exception(raised.value)
     assert found.status == "raised"
-    assert found.reason == "RuntimeError: \"slow_op\" not implemented for 'Half'"
+    assert found.reason.startswith("RuntimeError: \"slow_op\" not implemented for 'Half' (test_half_precision.py:")

@@ -45,7 +45,7 @@ def printed(found: Costs, measure: str) -> dict[str, float]:
     return {label: value for label, value in entries.items() if np.isfinite(value)}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 def test_no_superlative_is_contradicted_by_a_printed_number(seed: int) -> None:
     ready = prepare(tables(disturbed(seed)))
     found = costs(ready)
@@ -70,6 +70,7 @@ def test_a_disturbed_method_beyond_the_slowest_is_named() -> None:
     rows = quick()
     lot = (rows["method"] == "lot") & (rows["channels"] == 32)
     rows.loc[lot, "contended"] = True
+    rows.loc[rows["method"] == "lot", "median_s"] *= 20
     ready = prepare(tables(rows))
     sentence = verdict(ready, costs(ready))[0]
     assert re.search(r"Not ranked: LOT at \d", sentence)

@@ -29,6 +29,8 @@ class External(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        with torch.no_grad():
+            self.convolution.weight.mul_(0.1)  # 1-Lipschitz
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolution(x)
