@@ -11,13 +11,13 @@ uncompiled, in `compilation`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lipbench_reports.cells import CONTENDED, PARTIAL
+from lipbench_reports.cells import CONTENDED, PARTIAL, VIOLATION
 from lipbench_reports.intervals import Estimate, estimate, paired
 from lipbench_reports.prepared import Prepared, Series
 from lipbench_reports.tables import YARDSTICK, certificate_fails, is_missing
@@ -52,7 +52,7 @@ class Relative:
     shapes: int
     """number of shapes in the geometric mean"""
     mark: str = ""
-    """contended, or partial: not over the shapes at which the others are compared"""
+    """contended, not 1-Lipschitz, or partial: not over the shapes at which the others are compared"""
 
     @property
     def ratio(self) -> float:
@@ -152,7 +152,7 @@ def _unclaimed(methods: pd.DataFrame) -> set[str]:
 
 
 def _compared(
-    ready: Prepared, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Iterable[str]
+    ready: Prepared, measure: Measure, base: Series | None, yardsticks: Iterable[str], excluded: Collection[str]
 ) -> Comparison:
     """Each series relative to `base`. A series is ranked if it has all shapes and is neither a yardstick nor excluded."""
     rows = ready.rows
@@ -179,7 +179,7 @@ def _compared(
         if used:
             ratio = _ratio(ready, measure, values.loc[used], str(key), base.key)
             mark = CONTENDED if not clean.loc[used, key].all() else PARTIAL if shapes and set(used) != set(shapes) else ""
-            entries[str(key)] = Relative(ratio, len(used), mark)
+            entries[str(key)] = Relative(ratio, len(used), VIOLATION if key in excluded else mark)
     left_out = {
         str(key): _has(len(shapes), known.loc[shapes, key], proven.loc[shapes, key], clean.loc[shapes, key])
         for key in candidates

@@ -69,7 +69,8 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
 def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel]:
     """One panel per set of conditions other than the channels, at most `MOST_PANELS`, those with the most points.
 
-    Series under a condition with a label, such as compiled ones, have panels of their own. Interpreted cases are not drawn.
+    Series under a condition with a label, such as compiled ones, have panels of their own. Interpreted cases, and those that
+    are not 1-Lipschitz as they claim, are not drawn.
     """
     rows = ready.rows[~ready.rows["interpreted"]]
     narrow = rows["high_s"] <= WIDEST**2 * rows["low_s"]
@@ -77,7 +78,8 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
     others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != "channels"]
     grouped = rows.assign(network=rows["network"] != "").groupby(["network", *others], sort=False, dropna=False)
     keyed = rows.assign(panel=grouped.ngroup())
-    drawn = keyed[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0)]
+    broken = rows["case"].isin(rows.loc[rows["status"] == "not_lipschitz", "case"])
+    drawn = keyed[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0) & ~broken]
     marks = {one.key: one.marks for one in ready.series}
     chosen = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
     chosen = sorted(chosen, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
