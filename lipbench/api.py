@@ -262,7 +262,7 @@ def profile(
             Path(out) if out else None,
             resume,
             measure=_several(measure),
-            retries=profiling.RETRIES if retries is None else retries,
+            retries=retries,
             allow=tuple(allow),
         )
         finished = profiling.profile(options, "lipbench.profile(…)", executor=executor)

@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lipbench.run import profiling
+
+profiling.RETRIES = 0  # tests run beside each other, so that many rounds are contended
+
 if TYPE_CHECKING:
     import torch
 

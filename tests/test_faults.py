@@ -87,7 +87,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, subprocess.
     # Time enough on a machine that becomes several times slower meanwhile; two layers use all of it.
     limits = ("--timeout", f"{5 + 4 * seconds:.0f}", "--memory-limit", str(address_space + HEADROOM_BYTES))
     methods = ",".join(f"faulty_layers:{name}" for name in EXPECTED)
-    command = [sys.executable, "-m", "lipbench.cli", "profile", "--out", str(folder / "run"), "--method", methods]
+    command = [
+        sys.executable,
+        "-m",
+        "lipbench.cli",
+        "profile",
+        "--retries",
+        "0",
+        "--out",
+        str(folder / "run"),
+        "--method",
+        methods,
+    ]
     process = subprocess.run([*command, *SIZES, *limits], env=environment, capture_output=True, text=True)
     return records.load_run(folder / "run"), process, folder / "pids"
 

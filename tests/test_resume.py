@@ -11,7 +11,7 @@ import psutil
 
 from lipbench.store import records
 
-COMMAND = [sys.executable, "-m", "lipbench.cli", "profile"]
+COMMAND = [sys.executable, "-m", "lipbench.cli", "profile", "--retries", "0"]
 SIZES = ["--method", "standard,aol,sll", "--channels", "2,3", "--image-size", "4", "--batch-size", "2", "--threads", "1",
          "--phase-seconds", "0.01", "--rounds", "1", "--device", "cpu"]  # fmt: skip
 CASES = 6

@@ -122,7 +122,7 @@ def profile(
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)
     options = profiling.Options(
         request, str(device), limits, deadline, out, resume, retry_failed, measure,
-        profiling.RETRIES if retries is None else retries, retry_contended, target, None if fresh is None else str(fresh),
+        retries, retry_contended, target, None if fresh is None else str(fresh),
         allow or (),
     )  # fmt: skip
     try:

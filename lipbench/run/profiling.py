@@ -56,7 +56,8 @@ class Options:
     retry_failed: bool = False
     measure: tuple[str, ...] | None = None
     """of `book.MEASURED`; None: as in the resumed run, or all"""
-    retries: int = RETRIES
+    retries: int | None = None
+    """as in `book.Order`, by default `RETRIES`"""
     retry_contended: bool = False
     target: float | None = None
     """as in `book.Order`"""
@@ -106,7 +107,7 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
         limits, rounds = _limits(options, standing)
         order = Order(
             rounds, limits, _measured(options, standing), frozenset(added), options.retry_failed, deadline,
-            ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores, options.retries, options.retry_contended,
+            ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores, _retries(options), options.retry_contended,
             options.target,
         )  # fmt: skip
         directory = options.out or _new_directory(Path("runs"))
@@ -125,6 +126,10 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
     return Finished(directory, outcome)
+
+
+def _retries(options: Options) -> int:
+    return RETRIES if options.retries is None else options.retries
 
 
 def _standing_plan(options: Options) -> RunPlan | None:
