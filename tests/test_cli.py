@@ -165,8 +165,10 @@ def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: py
     assert provenance["warnings"] == ["a doubt"]
 
 
-def test_a_report_is_written_though_a_layer_crashes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predictions run on fake tensors in a separate process; a layer whose cases failed is not tried again."""
+def test_a_report_runs_no_layer_and_says_what_was_not_counted(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted of an external layer is stored when it is measured; this run has nothing of it."""
     phases = {name: samples.timing(0.001, 0.002) for name in ("forward", "step", "inference")}
     works = [samples.case(f"faulty_layers:{name}") for name in ("Plain", "Segfaults")]
     never = Record(samples.case("faulty_layers:Aborts"), 1, (Round("crashed", "ended by SIGABRT"),))
@@ -176,12 +178,10 @@ def test_a_report_is_written_though_a_layer_crashes(shell: Shell, tmp_path: Path
     assert shell.ok("report", str(run)) == f"{run / 'report.html'}\n"
     (tables,) = rendered
     fitted = tables.fitted.groupby("method")[["fitted", "note"]].first()
-    assert fitted.loc["faulty_layers:Plain"].to_list() == ["1.00 C", ""]
-    assert "none of its cases ran" in fitted.loc["faulty_layers:Aborts", "note"]
-    assert fitted.loc["faulty_layers:Segfaults", "fitted"] == ""
-    assert "ended by SIGSEGV" in fitted.loc["faulty_layers:Segfaults", "note"]
-    assert ["ended by SIGSEGV" in line for line in tables.run["warnings"] if "Segfaults" in line] == [True]
-    assert set(tables.predicted["case"]) == {works[0].id}
+    assert set(fitted.index) == {f"faulty_layers:{name}" for name in ("Plain", "Segfaults", "Aborts")}
+    assert fitted["fitted"].eq("").all()
+    assert fitted["note"].str.startswith("not counted").all()
+    assert tables.predicted.empty
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -218,8 +218,8 @@ def test_what_is_not_counted_stands_in_the_row_that_it_spoils(layer: str, place:
 def test_refused_sizes_are_left_out_and_said() -> None:
     note = fitted(EXTERNAL + "Pointwise")["input", "macs"].note
     assert "at k = 1 only" in note
-    assert "without channels 8 (ValueError: only for multiples of 16 channels)" in note
-    assert "without kernel size 3, 5, 7, 9, 11 (ValueError: only for 1 × 1 kernels)" in note
+    assert "without channels 8 (ValueError: only for multiples of 16 channels (external_layers.py:" in note
+    assert "without kernel size 3, 5, 7, 9, 11 (ValueError: only for 1 × 1 kernels (external_layers.py:" in note
 
 
 def test_an_axis_of_one_value_is_a_constant() -> None:
@@ -314,7 +314,10 @@ def test_a_residual_that_nothing_tells_survives_being_written() -> None:
             [EXTERNAL + "OneImage", "--image-size", "16,32", "--channels", "8", "--kernel-size", "3"],
             "runs at none of these sizes: got RuntimeError",
         ),
-        ([EXTERNAL + "Pointwise", "--channels", "8,16"], "got --channels 16 (ValueError: only for multiples of 16 channels)"),
+        (
+            [EXTERNAL + "Pointwise", "--channels", "8,16"],
+            "got --channels 16 (ValueError: only for multiples of 16 channels (external_layers.py:",
+        ),
         (["standard", "--kernel-size", "2,3"], "kernel size must be odd: got 2"),
         (["standard", "--batch-size", "4"], "too few sizes for standard: got --batch-size 4"),
         (["standard", "--channels", "0,8"], "--channels must be a whole number of at least 1: got 0"),
