@@ -293,7 +293,7 @@ def test_a_run_of_adapters_and_a_network(
     assert list(rows["network"]) == ["", "", "external"]
     assert (rows["median_s"].astype(float) > 0).all()
     certificates = rows["certificate"].astype(float).tolist()
-    assert certificates[1] == pytest.approx(2 * certificates[0], rel=1e-3)
+    assert certificates[1] == pytest.approx(2 * certificates[0], rel=2e-2)
     assert certificates[2] > 0
     text = Path("run.html").read_text()
     assert "external network" in text
