@@ -72,7 +72,7 @@ def leave_initial(module: nn.Module, x: Tensor, generator: torch.Generator) -> s
     for _ in range(ATTEMPTS):
         try:
             change = _few_steps(module.train(), x.detach()[:FEW_BATCH], generator, size)
-        except (Exception, SystemExit) as error:  # an external module may raise anything
+        except BaseException as error:  # an external module may raise anything, SystemExit too
             state.restore()
             reason = f"training steps failed ({' '.join(f'{type(error).__name__}: {error}'.split())})"
             break
