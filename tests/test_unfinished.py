@@ -61,7 +61,7 @@ def test_the_cure_of_contention_names_the_files_and_the_command() -> None:
     rows.loc[(rows["method"] == "aol") & (rows["channels"] == 16), "contended"] = True
     doubts = words(rows, "warnings", out="runs/one", command="lipbench profile --out=not-here")
     assert "(records/aol-paper-c16-s16-k3-b32.json)" in doubts
-    assert "of the run directory, and measure the cases again: lipbench profile --resume --out runs/one" in doubts
+    assert "repeat the rounds by --retry-contended: lipbench profile --resume --out runs/one" in doubts
     assert "--resume --out 'my runs/one'" in words(rows, "warnings", out="my runs/one")
     assert "--resume --out <run directory>" in words(rows, "warnings")
 
