@@ -16,7 +16,7 @@ from lipbench.cases import TRITON, Case, LayerSpec
 from lipbench.layers.base import LipschitzConv2d, WithKernel
 from lipbench.meters import lipschitz, macs
 from lipbench.prediction import memory as predict
-from lipbench.run import measure
+from lipbench.run import doubts
 from lipbench.workload import Workload
 
 METHODS = [name for name, method in registry.METHODS.items() if TRITON in method.implementations]
@@ -98,7 +98,7 @@ def test_what_is_too_large_for_the_chip_falls_back_and_the_record_names_it(
 ) -> None:
     channels = largest(precision) + 1
     case = Case(LayerSpec(method, channels, 4, 1, TRITON), 2, precision=precision)
-    (warning,) = measure._fallbacks(Workload.build(case, registry.build(case.spec)))
+    (warning,) = doubts.fallbacks(Workload.build(case, registry.build(case.spec)))
     assert warning.kind == "fallback"
     assert "fallback to paper in 1 layer" in warning.text
     assert f"{channels} × {channels}" in warning.text
