@@ -92,7 +92,7 @@ def _working_copy(module: nn.Module, like: Tensor, remake: Callable[[], nn.Modul
     except RuntimeError as error:
         try:
             _try(converted(_exact_copy(module, remake), torch.float32), like)
-        except Exception:
+        except Exception:  # an external module may raise anything
             raise error from None
         remark = f"certified in float32, because it raises in float64 ({' '.join(str(error).split())})"
         return converted(_exact_copy(module, remake), torch.float32), (remark,)

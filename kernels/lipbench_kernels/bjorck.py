@@ -41,7 +41,7 @@ def largest(precision: str) -> int:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
-def multiply(  # type: ignore[no-untyped-def]
+def multiply(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     x, x_row, x_column, y, y_row, y_column, accumulator,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
@@ -57,8 +57,8 @@ def multiply(  # type: ignore[no-untyped-def]
     return accumulator
 
 
-@triton.jit(do_not_specialize=["iterations", "apart"])  # type: ignore[untyped-decorator]
-def bjorck_forward(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["iterations", "apart"])  # type: ignore[untyped-decorator]  # triton gives it no types
+def bjorck_forward(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     matrices, result, iterates, squares, iterations, beta, apart,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
@@ -87,8 +87,8 @@ def bjorck_forward(  # type: ignore[no-untyped-def]
         target += step_stride
 
 
-@triton.jit(do_not_specialize=["iterations", "apart"])  # type: ignore[untyped-decorator]
-def bjorck_backward(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["iterations", "apart"])  # type: ignore[untyped-decorator]  # triton gives it no types
+def bjorck_backward(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     matrices, iterates, gradient, result, squares, iterations, beta, apart,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip

@@ -288,13 +288,13 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 @triton.jit
-def _cut(x):  # type: ignore[no-untyped-def]
+def _cut(x):  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     """float32 with the mantissa of tf32: the last 13 bits are cleared, as tensor cores ignore them."""
     return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
-def product(a, b, accumulator, PRECISION: tl.constexpr, EMULATED: tl.constexpr):  # type: ignore[no-untyped-def]
+def product(a, b, accumulator, PRECISION: tl.constexpr, EMULATED: tl.constexpr):  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     """`accumulator + a · b`, (n, k) · (k, m), float32, all sizes at least 16, in the given precision.
 
     The interpreter always multiplies in float32, so there (`EMULATED`) the operands are cut to the bits that tensor cores

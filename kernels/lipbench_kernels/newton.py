@@ -44,7 +44,7 @@ def largest(precision: str) -> int:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
-def multiply_complex(  # type: ignore[no-untyped-def]
+def multiply_complex(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     x, y, plane, real, imaginary,
     ADJOINT_X: tl.constexpr, ADJOINT_Y: tl.constexpr,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
@@ -73,7 +73,7 @@ def multiply_complex(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def replace_complex(pointers, plane, real, imaginary):  # type: ignore[no-untyped-def]
+def replace_complex(pointers, plane, real, imaginary):  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     """Store values that all threads of the program read next, after all have read the old ones."""
     tl.debug_barrier()
     tl.store(pointers, real)
@@ -81,8 +81,8 @@ def replace_complex(pointers, plane, real, imaginary):  # type: ignore[no-untype
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["iterations", "count", "apart"])  # type: ignore[untyped-decorator]
-def newton_forward(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["iterations", "count", "apart"])  # type: ignore[untyped-decorator]  # triton gives it no types
+def newton_forward(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     planes, result, iterates, factors, iterations, count, apart,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
@@ -123,8 +123,8 @@ def newton_forward(  # type: ignore[no-untyped-def]
     tl.store(result + matrix + plane + at, imaginary)
 
 
-@triton.jit(do_not_specialize=["iterations", "count", "apart"])  # type: ignore[untyped-decorator]
-def newton_backward(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["iterations", "count", "apart"])  # type: ignore[untyped-decorator]  # triton gives it no types
+def newton_backward(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     planes, iterates, gradient, result, scratch, iterations, count, apart,
     BLOCK: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip

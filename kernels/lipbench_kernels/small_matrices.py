@@ -74,7 +74,7 @@ def variants_of(
 
 
 @triton.jit
-def replace(pointers, values):  # type: ignore[no-untyped-def]
+def replace(pointers, values):  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     """Store values that all threads of the program read next, after all have read the old ones."""
     tl.debug_barrier()
     tl.store(pointers, values)

@@ -120,7 +120,7 @@ def _step(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
         tl.store(total + first + places, tl.load(base + first + places, mask=exist, other=0.0) + value, mask=exist)
 
 
-@triton.jit(do_not_specialize=["first", "splits", "chunk", *SIZES])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["first", "splits", "chunk", *SIZES])  # type: ignore[untyped-decorator]  # triton gives it no types
 def _gradient(  # type: ignore[no-untyped-def]  # compiled by triton, not Python
     source, upstream, partial, first, splits, chunk, pixel_count, channels, height, width,
     K: tl.constexpr, PRECISION: tl.constexpr, EMULATED: tl.constexpr,

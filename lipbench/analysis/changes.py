@@ -59,7 +59,7 @@ def _ratio(row: pd.Series) -> Estimate:
 
 
 def _value(value: object, quantity: str) -> str:
-    return with_unit(float(value), UNITS[quantity]) if quantity in UNITS else str(value)  # type: ignore[arg-type]
+    return with_unit(float(value), UNITS[quantity]) if quantity in UNITS else str(value)  # type: ignore[arg-type]  # a cell of a frame
 
 
 def remarks(found: Comparison, base: Run, head: Run) -> tuple[str, ...]:

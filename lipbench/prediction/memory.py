@@ -84,7 +84,7 @@ def _imagined(case: Case) -> Iterator[Workload]:
             yield Workload.imagine(case, lambda: fakes.build(case.spec, mode))
     except errors.LipbenchError:
         raise
-    except Exception as error:
+    except Exception as error:  # an external layer may raise anything
         why = traces.line(error)
         if any(word in why.lower() for word in _TOO_LARGE):
             raise errors.too_large_to_count(case.id, why) from error

@@ -233,7 +233,7 @@ def epochs(ready: Prepared) -> Table | None:
     paper = with_columns(ready.tables.published, PUBLISHED)
     found = []
     for step in steps.to_dict("records"):
-        dataset = paper[paper["dataset"] == DATASETS.get(number(step["image_size"]), "")]  # type: ignore[call-overload]
+        dataset = paper[paper["dataset"] == DATASETS.get(number(step["image_size"]), "")]  # type: ignore[call-overload]  # a value of any kind
         images = pd.to_numeric(dataset["train_images"], errors="coerce").dropna()
         here = dataset[(dataset["layer"] == step["title"]) & (dataset["size"] == step["network"])]
         seconds = pd.to_numeric(here["train_seconds_per_epoch"], errors="coerce").dropna()
