@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from lipbench import errors
 from lipbench.layers.base import TwoHalves
+from lipbench.weights import copied
 from lipbench.workload import Workload
 
 Export = Callable[[nn.Module], nn.Module]
@@ -56,7 +56,7 @@ def exported(module: nn.Module, own: Export | None = None) -> nn.Module:
     (deel-torchlip) is replaced by that method's result, and in all others the parametrizations of `torch.nn.utils` are removed,
     so that the effective weights remain. Raises `UnsupportedError` where nothing of this applies, and the errors of the module.
     """
-    found = _copied(module).eval()
+    found = copied(module).eval()
     with torch.no_grad():
         if own is not None:
             made = own(found)
@@ -69,15 +69,6 @@ def exported(module: nn.Module, own: Export | None = None) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise errors.export_is_no_module(type(made).__name__)
     return made
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy. Attributes that hooks computed, such as weights, lose their graph first, with which they cannot be copied."""
-    for part in module.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                vars(part)[name] = value.detach()
-    return copy.deepcopy(module)
 
 
 def _replaced(module: nn.Module) -> tuple[nn.Module, bool]:

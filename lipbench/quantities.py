@@ -101,6 +101,11 @@ class Timing:
     first_call_s: float = 0.0
     """the first call of the phase, with compilation and autotuning; it is no sample and not part of `warmup_s`"""
 
+    @property
+    def contended(self) -> bool:
+        """Whether other processes were seen to use the machine; False where that was not watched."""
+        return self.contention is not None and self.contention.contended
+
 
 @dataclass(frozen=True)
 class Peak:

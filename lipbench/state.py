@@ -131,7 +131,7 @@ def _is_same(now: Any, before: Any) -> bool:
 
 def _wanted(holder: Holder, before: dict[Any, Any], present: dict[_Saved, Tensor], keep_new_weights: bool) -> dict[Any, Any]:
     """The content that a container shall have."""
-    wanted = {key: _revived(value, present) for key, value in before.items()}
+    wanted = {key: replaced(value, present.__getitem__, _Saved) for key, value in before.items()}
     if not isinstance(holder, dict):
         return wanted
     if keep_new_weights:
@@ -143,17 +143,6 @@ def _wanted(holder: Holder, before: dict[Any, Any], present: dict[_Saved, Tensor
         made = {*holder["_parameters"], *holder["_modules"]} - holder.keys()
         wanted = {key: one for key, one in wanted.items() if key not in made}
     return wanted
-
-
-def _revived(value: Any, present: dict[_Saved, Tensor]) -> Any:
-    if isinstance(value, _Saved):
-        return present[value]
-    if not isinstance(value, tuple):
-        return value
-    found = [_revived(one, present) for one in value]
-    if all(one is old for one, old in zip(found, value)):
-        return value
-    return type(value)._make(found) if hasattr(value, "_make") else tuple(found)
 
 
 def _refill(holder: Holder, wanted: dict[Any, Any]) -> None:

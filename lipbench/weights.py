@@ -69,13 +69,13 @@ def items(holder: Holder) -> list[tuple[Any, Any]]:
     return list(holder.items() if isinstance(holder, dict) else enumerate(holder))
 
 
-def replaced(value: Any, new: Callable[[Tensor], Any]) -> Any:
-    """A tensor replaced, or a tuple with its tensors replaced; anything else is returned itself."""
-    if isinstance(value, Tensor):
+def replaced(value: Any, new: Callable[[Any], Any], kind: type = Tensor) -> Any:
+    """A tensor, or value of `kind`, replaced, or a tuple with those in it replaced; anything else is returned itself."""
+    if isinstance(value, kind):
         return new(value)
     if not isinstance(value, tuple):
         return value
-    found = [replaced(one, new) for one in value]
+    found = [replaced(one, new, kind) for one in value]
     if all(one is old for one, old in zip(found, value)):
         return value
     return type(value)._make(found) if hasattr(value, "_make") else tuple(found)

@@ -39,10 +39,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def levels(timings: Mapping[int, Timing]) -> list[Level]:
     """The median of each round, by the number of the round. A round without a record of contention counts as quiet."""
-    return [
-        Level(number, float(np.median(timing.samples_s)), not (timing.contention and timing.contention.contended))
-        for number, timing in timings.items()
-    ]
+    return [Level(number, float(np.median(timing.samples_s)), not timing.contended) for number, timing in timings.items()]
 
 
 def time_columns(timings: Mapping[int, Timing], case: Case) -> dict[str, Any]:

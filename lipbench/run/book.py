@@ -18,7 +18,7 @@ from lipbench.cases import Case, ExternalNetworkSpec, Limits
 from lipbench.quantities import EXAMINED
 from lipbench.store import claims, records
 from lipbench.store.files import write_errors
-from lipbench.store.rounds import HARMLESS, Record, Round, is_quiet
+from lipbench.store.rounds import HARMLESS, Record, Round
 
 TIME = "time"
 MEASURED = (TIME, "memory", *EXAMINED)
@@ -61,7 +61,7 @@ def widest_reach(record: Record) -> float:
     levels: dict[str, list[Level]] = {}
     for number, one in enumerate(record.rounds):
         for phase, timing in (one.phases or {}).items():
-            level = Level(number, statistics.median(timing.samples_s), is_quiet(one))
+            level = Level(number, statistics.median(timing.samples_s), not timing.contended)
             levels.setdefault(phase, []).append(level)
     reaches = [of_rounds(found).reach for found in levels.values()]
     return max((reach if math.isfinite(reach) else math.inf for reach in reaches), default=math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,15 +34,18 @@ def certified(
     State settles in 100 forward passes in training mode, without a step: weights stay the same. A remark then says how
     large the constant was before. The parameters and errors are those of `certify.certify`; the module stays as it is.
     """
-    found = certify.certify(module, like, training_mode, each_layer, remake, claimed)
+    judged = functools.partial(
+        certify.certify, like=like, training=training_mode, each_layer=each_layer, remake=remake, claimed=claimed
+    )
+    found = judged(module)
     if not certify.violation(found) or not _moves(module, like, remake):
         return found
     for scale in SCALES:
-        settled = _settled(module, like, scale, each_layer, remake, claimed)
-        if settled is None:
+        settled = copied(module, remake)
+        training.pass_through(settled, like, PASSES, scale)
+        if certify.violation(judged(settled, training=False)):
             return found
-    assert settled is not None
-    later = certify.certify(settled, like, training_mode, each_layer, remake, claimed)
+    later = judged(settled)
     before, after = (one.evaluation[0].largest if one.evaluation else 0.0 for one in (found, later))
     text = f"{before:.6f} before the layer's own state has settled, {after:.6f} after {PASSES} training passes without a step"
     return replace(later, remarks=(text, *later.remarks))
@@ -68,17 +72,3 @@ def _moves(module: nn.Module, like: Tensor, remake: Callable[[], nn.Module] | No
     except Exception:  # an external module may raise anything
         return False
     return state.is_changed()
-
-
-def _settled(
-    module: nn.Module,
-    like: Tensor,
-    scale: float,
-    each_layer: bool,
-    remake: Callable[[], nn.Module] | None,
-    claimed: float,
-) -> nn.Module | None:
-    """A copy after training passes, if it no longer violates; else None."""
-    one = copied(module, remake)
-    training.pass_through(one, like, PASSES, scale)
-    return None if certify.violation(certify.certify(one, like, False, each_layer, remake, claimed)) else one

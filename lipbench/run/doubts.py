@@ -116,7 +116,7 @@ def warnings(case: Case, found: Round) -> Iterator[Caution]:
     if (threads := torch.get_num_threads()) != case.threads:
         text = f"torch runs {threads} threads instead of {case.threads}; set OMP_NUM_THREADS before torch is imported"
         yield Caution("threads", (), text)
-    if contended := tuple(name for name, timing in phases.items() if timing.contention and timing.contention.contended):
+    if contended := tuple(name for name, timing in phases.items() if timing.contended):
         text = f"other processes used the machine during {', '.join(contended)}; measure again when it is idle"
         yield Caution("contended", contended, text)
     yield from gpu.clock_warnings({phase: timing.contention for phase, timing in phases.items()})

@@ -61,7 +61,7 @@ class Round:
 
 def is_quiet(one: Round) -> bool:
     """Whether no phase of a round was contended, as far as contention was watched."""
-    return not any(timing.contention and timing.contention.contended for timing in (one.phases or {}).values())
+    return not any(timing.contended for timing in (one.phases or {}).values())
 
 
 def summed_up(one: Round) -> Round:
