@@ -24,6 +24,8 @@ PAPER, TRITON = "paper", "triton"
 """names of implementations: the algorithm as published, and the one with Triton kernels"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
 """Channels w of the first block of the paper's ConvNet by size (Table 5) for 32 × 32 images; half as many for 64 × 64."""
+NETWORK_IMAGE_SIZES = (8, 16, 32, 64)
+"""Image sizes of the ConvNet: 32 and 64 as published, and its continuation to smaller images, with the same 32 w features."""
 CLASSES = 10
 """Outputs of a network."""
 EXTERNAL = "external"
@@ -78,7 +80,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, order=True)
 class NetworkSpec:
-    """The paper's ConvNet of a `size` (XS, S, M, L) built from a method, for 32 × 32 or 64 × 64 images."""
+    """The paper's ConvNet of a `size` (XS, S, M, L) built from a method, for images of one of `NETWORK_IMAGE_SIZES`."""
 
     method: str
     size: str
@@ -90,8 +92,8 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         require_choice("network size", self.size, tuple(WIDTHS))
-        if self.image_size not in (32, 64):
-            raise errors.unknown_choice("network image size", self.image_size, (32, 64))
+        if self.image_size not in NETWORK_IMAGE_SIZES:
+            raise errors.unknown_choice("network image size", self.image_size, NETWORK_IMAGE_SIZES)
         require_positive(kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise errors.even_kernel(self.kernel_size)

@@ -385,3 +385,13 @@ def export_is_no_module(got: str) -> LipbenchError:
 def no_cxx_compiler() -> UnsupportedError:
     do = "install g++ or clang++, name one in CXX, or profile without --compile"
     return UnsupportedError(_message("torch.compile needs a C++ compiler on a CPU", "a machine without one", do))
+
+
+def bad_budget(unit: str, amount: float) -> LipbenchError:
+    do = "give a number of seconds above 0" if unit == "seconds" else "give a whole number above 0"
+    return LipbenchError(_message(f"no training budget in {unit}", repr(amount), do))
+
+
+def bad_rate(name: str, value: float) -> LipbenchError:
+    least = "above 0" if name == "learning rate" else "from 0"
+    return LipbenchError(_message(f"no {name}", repr(value), f"give a finite number {least}"))

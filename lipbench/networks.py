@@ -1,6 +1,7 @@
 """The ConvNet of the comparison paper (arXiv 2311.16833, Tables 5–7), built from any method's layers.
 
-Widths w = 16, 32, 64, 128 give the sizes XS, S, M, L for 32 × 32 images; 64 × 64 images need one more block and half the width.
+Widths w = 16, 32, 64, 128 give the sizes XS, S, M, L for 32 × 32 images. Images of twice the size need one more block and half
+the width, those of half the size one block less and twice the width: the head always has 32 w features.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def downsize_block(channels: int, kernel_size: int, image_size: int, convolution
 
 def block_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
     """(channels, image_size, kernel_size) of the blocks; the last, on 2 × 2 images, uses 1 × 1 kernels."""
-    blocks = 5 if spec.image_size == 32 else 6
+    blocks = spec.image_size.bit_length() - 1  # each halves the images, down to 1 × 1
     return [
         (spec.channels * 2**block, spec.image_size // 2**block, spec.kernel_size if block < blocks - 1 else 1)
         for block in range(blocks)
@@ -89,7 +90,7 @@ def convolution_shapes(spec: NetworkSpec) -> list[tuple[int, int, int]]:
 
 
 def head_features(spec: NetworkSpec) -> int:
-    """Number of features that enter the linear head: 32 w for 32 × 32 images."""
+    """Number of features that enter the linear head: 32 w."""
     return 2 * block_shapes(spec)[-1][0]
 
 

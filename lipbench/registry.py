@@ -92,8 +92,8 @@ def build(spec: Spec) -> nn.Module:
     return build_network(spec) if isinstance(spec, NetworkSpec) else build_layer(spec)
 
 
-def build_network(spec: NetworkSpec) -> nn.Module:
-    """The ConvNet of a spec: (b, 3, image_size, image_size) → (b, 10)."""
+def build_network(spec: NetworkSpec, classes: int = cases.CLASSES) -> nn.Module:
+    """The ConvNet of a spec: (b, 3, image_size, image_size) → (b, classes)."""
 
     def convolution(channels: int, kernel_size: int, image_size: int) -> nn.Module:
         return build_layer(LayerSpec(spec.method, channels, image_size, kernel_size, spec.implementation))
@@ -102,7 +102,7 @@ def build_network(spec: NetworkSpec) -> nn.Module:
         own = None if external.is_external(spec.method) else find(spec.method).head
         return own.layer(features, features) if own else networks.ConvolutionalHead(convolution(features, 1, 1))
 
-    return networks.convnet(spec, convolution, head)
+    return networks.convnet(spec, convolution, head, classes)
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:

@@ -15,7 +15,7 @@ from lipbench import registry, theory
 from lipbench.cases import Case, LayerSpec
 from lipbench.meters import memory, peaks, saved
 from lipbench.quantities import Memory
-from lipbench.store import files
+from lipbench.store import typed
 from lipbench.workload import Workload
 
 BATCH, CHANNELS, SIZE = 4, 4, 16
@@ -244,9 +244,9 @@ def test_on_a_gpu_what_is_held_is_counted_in_blocks(monkeypatch: pytest.MonkeyPa
 
 def test_records_from_before_are_read_and_what_is_missing_comes_back(known: Memory) -> None:
     old = {name: value for name, value in asdict(known).items() if name != "workspace_bytes"}
-    assert files.from_json(Memory, json.loads(json.dumps(old))) == known
+    assert typed.from_json(Memory, json.loads(json.dumps(old))) == known
     part = replace(known, gradient_bytes=None, optimizer_bytes=None, saved_bytes=None, workspace_bytes=2**25)
-    assert files.from_json(Memory, json.loads(json.dumps(asdict(part)))) == part
+    assert typed.from_json(Memory, json.loads(json.dumps(asdict(part)))) == part
 
 
 # ----------------------------------------------------------------------------------------------------- layers of others
