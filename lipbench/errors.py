@@ -397,6 +397,31 @@ def bad_rate(name: str, value: float) -> LipbenchError:
     return LipbenchError(_message(f"no {name}", repr(value), f"give a finite number {least}"))
 
 
+def unreadable_training(path: object, why: str) -> LipbenchError:
+    do = "move its folder away, and train again with lipbench train"
+    return LipbenchError(_message("not a readable record of a training", f"{path} ({why})", do))
+
+
+def unreadable_checkpoint(path: object, why: str) -> LipbenchError:
+    do = "remove it to train from the start, or give a file that lipbench train wrote"
+    return LipbenchError(_message("not a readable checkpoint", f"{path} ({why})", do))
+
+
+def training_exists(path: object) -> LipbenchError:
+    return LipbenchError(
+        _message("the folder already holds this training", path, "add --resume to continue, or choose another --out")
+    )
+
+
+def one_budget(got: int) -> LipbenchError:
+    return LipbenchError(_message("a training has one budget", f"{got} of them", "give --epochs, --seconds or --steps"))
+
+
+def nothing_to_train() -> LipbenchError:
+    do = "give --method aol,soc with --size XS, or --network file.py:name"
+    return LipbenchError(_message("no network to train is given", "neither --method nor --network", do))
+
+
 def no_data(name: str, folder: object, published: str, marker: str) -> LipbenchError:
     what, got = (
         f"{name} is read from a folder, and is not downloaded",
