@@ -463,3 +463,8 @@ def bad_weights(path: object, why: str) -> LipbenchError:
 
 def not_published(method: str, known: object) -> LipbenchError:
     return LipbenchError(_message("no weights of this method are published", repr(method), f"choose from {_listing(known)}"))
+
+
+def what_to_evaluate() -> LipbenchError:
+    do = "give the folder of a training, or --llc FILE with --method"
+    return LipbenchError(_message("one trained network is evaluated", "none, or more than one", do))

@@ -99,6 +99,11 @@ class DataSet:
         """
         return 1 / min(self.deviation)
 
+    def to(self, device: str | torch.device) -> DataSet:
+        """The same data set on a device."""
+        train, validation, test = (images.to(device) for images in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
+
     def part(self, name: Part) -> Images:
         """The images of a part. Raises `LipbenchError` for an empty one."""
         found: Images = {"train": self.train, "validation": self.validation, "test": self.test}[name]
@@ -136,8 +141,7 @@ def load(
     held_out, rest = _split(len(train), VALIDATION_SHARE, split_seed)
     whole = train.chosen(torch.cat((rest, held_out)).sort().values) if all_images else train.chosen(rest)
     validation = train.first(0) if all_images else train.chosen(held_out)
-    train, validation, test = (images.to(device) for images in (whole, validation, test))
-    return DataSet(name, CLASSES[name], train, validation, test, MEANS.get(name, (0.0,)))
+    return DataSet(name, CLASSES[name], whole, validation, test, MEANS.get(name, (0.0,))).to(device)
 
 
 def batches(images: Images, size: int) -> Iterator[Images]:
