@@ -454,3 +454,24 @@ def attack_beats_certificate(images: int, radius: float) -> LipbenchError:
     what = f"an attack changed the class within the certified radius {radius:.6g}, which no 1-Lipschitz network allows"
     got = f"{images} such {'image' if images == 1 else 'images'}"
     return LipbenchError(_message(what, got, "trust no certified accuracy of this network, and report this as a bug"))
+
+
+def unreadable_journal(path: object, why: str) -> LipbenchError:
+    do = "move it away and run the command again; finished trainings are not repeated"
+    return LipbenchError(_message("not a readable journal of a search", f"{path} ({why})", do))
+
+
+def evaluated_elsewhere(folder: object, part: str) -> LipbenchError:
+    what = "a draw is chosen by its evaluation on the validation images"
+    return LipbenchError(_message(what, f"one on {part} images in {folder}", "move the folder away, or choose another --out"))
+
+
+def training_interrupted(folder: object, why: str) -> LipbenchError:
+    return LipbenchError(
+        _message("a training was interrupted", f"{folder} ({why})", "run the same command again to continue it")
+    )
+
+
+def bad_range(option: str, got: str) -> LipbenchError:
+    do = "write the ends as LOW,HIGH with 0 < LOW ≤ HIGH, such as 1e-4,1e-1"
+    return LipbenchError(_message(f"{option} takes a range", repr(got), do))
