@@ -475,3 +475,12 @@ def training_interrupted(folder: object, why: str) -> LipbenchError:
 def bad_range(option: str, got: str) -> LipbenchError:
     do = "write the ends as LOW,HIGH with 0 < LOW ≤ HIGH, such as 1e-4,1e-1"
     return LipbenchError(_message(f"{option} takes a range", repr(got), do))
+
+
+def bad_weights(path: object, why: str) -> LipbenchError:
+    do = "give the file of this method and size, or another --method, --size or --dataset"
+    return LipbenchError(_message("not the published weights of this network", f"{path} ({why})", do))
+
+
+def not_published(method: str, known: object) -> LipbenchError:
+    return LipbenchError(_message("no weights of this method are published", repr(method), f"choose from {_listing(known)}"))
