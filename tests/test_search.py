@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 import searching_worker
 from searching_worker import DIVERGES, OPTIONS, TEMPLATE, Notes, certified, noted
 
 from lipbench.analysis import draws
+from lipbench.cli.main import main
 from lipbench.errors import LipbenchError
 from lipbench.store.claims import claimed, holders
 from lipbench.train import records, search, studies
@@ -36,6 +38,19 @@ def trials(out: Path, name: str = NAME) -> list[optuna.trial.FrozenTrial]:
     """The trials of a study as Optuna's own tools read them."""
     backend = optuna.storages.journal.JournalFileBackend(str(out / "search" / "journal.log"))
     return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend)).get_trials()
+
+
+NETWORK = """
+from torch import nn
+def network(image_size, classes):
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(3 * image_size**2, classes)))
+"""
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lipbench.cli", "search", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- the draws
@@ -338,3 +353,40 @@ def test_a_claimed_draw_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
     (found,) = search.search((TEMPLATE,), OPTIONS, tmp_path, Notes(tmp_path / "log"))
     assert len(found.results) == 8
     assert waited == [search.POLL_S]
+
+
+# -------------------------------------------------------------------------------------------------------- the command line
+
+
+def test_a_true_search_on_digits(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(NETWORK)
+    asked = ["--network", f"{tmp_path / 'tiny.py'}:network", "--learning-rate", "0.1,1", "--trials", "2", "--steps", "30"]
+    out, table = tmp_path / "out", tmp_path / "table.csv"
+    done = command(*asked, "--seeds", "1", "--threads", "1", "--device", "cpu", "--out", str(out), "-o", str(table))
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = pd.read_csv(table)
+    assert rows["part"].tolist() == ["validation", "validation", "test"]
+    assert rows["status"].tolist() == ["ok"] * 3
+    assert rows["certified_36"].min() > 0.2  # chance is 0.1 without any radius
+    assert (rows["certified_36"] <= rows["accuracy"]).all()
+    stored, problems = records.read_all(out)
+    assert problems == []
+    assert sorted((one.case.all_images, one.train_images) for one in stored) == [(False, 1294), (False, 1294), (True, 1438)]
+    chosen = rows[:2].loc[rows["certified_36"][:2].idxmax()]
+    assert rows.iloc[2]["learning_rate"] == chosen["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--learning-rate", "0.1"], "--learning-rate takes a range: got '0.1'"),
+        (["--weight-decay", "1e-3,1e-4"], "--weight-decay takes a range"),
+        (["--halving", "1", "--method", "aol"], "--halving"),
+        (["--method", "aol"], "a training has one budget: got 0 of them"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["search", *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err

@@ -76,12 +76,8 @@ def _readable(search: Search) -> Iterator[dict[str, str]]:
     common = {"Method": title, "Implementation": network.implementation, "Size": network_of(network), "Loss": case.loss}
     for rung in search.rungs:
         for _, one in sorted(rung.results.items()):
-            yield {
-                **common,
-                **_readable_draw(one),
-                "Budget": str(rung.budget),
-                "Draw": str(one.index) + " best" * (one == search.best),
-            }
+            draw = f"{one.index} best" if one == search.best else str(one.index)
+            yield {**common, "Budget": str(rung.budget), "Draw": draw, **_readable_draw(one)}
     if search.finals:
         yield {**common, **_readable_finals(search.finals)}
 
