@@ -456,6 +456,27 @@ def attack_beats_certificate(images: int, radius: float) -> LipbenchError:
     return LipbenchError(_message(what, got, "trust no certified accuracy of this network, and report this as a bug"))
 
 
+def unreadable_journal(path: object, why: str) -> LipbenchError:
+    do = "move it away and run the command again; finished trainings are not repeated"
+    return LipbenchError(_message("not a readable journal of a search", f"{path} ({why})", do))
+
+
+def evaluated_elsewhere(folder: object, part: str) -> LipbenchError:
+    what = "a draw is chosen by its evaluation on the validation images"
+    return LipbenchError(_message(what, f"one on {part} images in {folder}", "move the folder away, or choose another --out"))
+
+
+def training_interrupted(folder: object, why: str) -> LipbenchError:
+    return LipbenchError(
+        _message("a training was interrupted", f"{folder} ({why})", "run the same command again to continue it")
+    )
+
+
+def bad_range(option: str, got: str) -> LipbenchError:
+    do = "write the ends as LOW,HIGH with 0 < LOW ≤ HIGH, such as 1e-4,1e-1"
+    return LipbenchError(_message(f"{option} takes a range", repr(got), do))
+
+
 def bad_weights(path: object, why: str) -> LipbenchError:
     do = "give the file of this method and size, or another --method, --size or --dataset"
     return LipbenchError(_message("not the published weights of this network", f"{path} ({why})", do))

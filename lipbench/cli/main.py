@@ -24,6 +24,7 @@ VERBS = {
     "verify": "Compute Lipschitz constants of layers and networks.",
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
+    "search": "Search learning rate and weight decay, then train with the best.",
     "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "evaluate": "Certify and evaluate a trained network, also under attack.",
     "profile": "Measure methods over shapes, and store a run directory.",

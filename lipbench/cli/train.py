@@ -74,6 +74,8 @@ def train(
     with Processes(usual_start()) as processes:
         cases = plan.cases(request, processes)
         options = series.Options(out or new_directory(Path("runs")), data, resume, attack)
-        with shown(cases, options.out) as begin:
-            found = series.run(processes, cases, options, begin)
+        with shown(options.out) as begin:
+            found = series.run(
+                processes, cases, options, lambda case: begin(case, f"training {cases.index(case) + 1}/{len(cases)}")
+            )
     printer.print(answer(found))

@@ -23,10 +23,13 @@ REMARKS = (
 
 
 @contextlib.contextmanager
-def shown(cases: Sequence[TrainingCase], out: Path) -> Iterator[Callable[[TrainingCase], None]]:
-    """Show a progress bar on stderr while the block runs, from the records on disk; nothing if stderr is not a terminal."""
+def shown(out: Path) -> Iterator[Callable[[TrainingCase, str], None]]:
+    """Show a progress bar on stderr while the block runs, from the records on disk; nothing if stderr is not a terminal.
+
+    Yields a function that is called with each training that begins, and with words that say which one it is.
+    """
     if not sys.stderr.isatty():
-        yield lambda case: None
+        yield lambda case, words: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -36,25 +39,33 @@ def shown(cases: Sequence[TrainingCase], out: Path) -> Iterator[Callable[[Traini
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}", markup=False),
         console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
     )  # fmt: skip
-    stop, current = threading.Event(), [cases[0]]
+    stop, current = threading.Event(), list[tuple[TrainingCase, str]]()
     with bar:
         task = bar.add_task("", total=1.0, left="")
 
         def watch() -> None:
             while not stop.wait(1.0):
-                with contextlib.suppress(errors.LipbenchError, OSError):
-                    record = records.read(records.folder_of(out, current[0]))
+                for case, words in current[-1:]:
+                    record = _record(out, case)
                     share = _share(record)
-                    text = f"training {cases.index(current[0]) + 1}/{len(cases)}: {current[0].network.slug}{_last(record)}"
+                    text = f"{words}: {case.network.slug}{_last(record)}"
                     bar.update(task, description=streams.shown(text), completed=share, left=_left(record, share))
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            yield lambda case: current.__setitem__(0, case)
+            yield lambda case, words: current.append((case, words))
         finally:
             stop.set()
             thread.join()
+
+
+def _record(out: Path, case: TrainingCase) -> TrainingRecord:
+    """The record of a training so far."""
+    try:
+        return records.read(records.folder_of(out, case))
+    except (errors.LipbenchError, OSError):
+        return TrainingRecord(case, "running")
 
 
 def _share(record: TrainingRecord) -> float:

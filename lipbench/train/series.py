@@ -15,7 +15,7 @@ from lipbench import errors
 from lipbench.run import isolate
 from lipbench.run.processes import LONGEST_WAIT_S, Ending, Processes
 from lipbench.train import records
-from lipbench.train.task import TrainingCase, TrainingRecord
+from lipbench.train.task import Part, TrainingCase, TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Options:
     data_folder: Path | None = None
     resume: bool = False
     attack: bool = False
+    part: Part = "test"
+    """of the data that is evaluated at the end"""
 
 
 def run(
@@ -55,7 +57,7 @@ def train_apart(processes: Processes, case: TrainingCase, folder: Path, options:
     question = {
         "module": "lipbench.train.series", "case": records.case_to_dict(case), "folder": str(folder.absolute()),
         "data": options.data_folder and str(options.data_folder.absolute()),
-        "resume": options.resume, "attack": options.attack,
+        "resume": options.resume, "attack": options.attack, "part": options.part,
     }  # fmt: skip
     killed_before = isolate.killed_for_memory()
     ending = processes.ask(question, LONGEST_WAIT_S, case.threads)
@@ -98,6 +100,6 @@ def answer(question: dict[str, Any]) -> str:
     data = question["data"]
     record = trainer.train(
         records.case_from_dict(question["case"]), Path(question["folder"]), data and Path(data), resume=question["resume"],
-        attack=question["attack"],
+        attack=question["attack"], evaluate_part=question["part"],
     )  # fmt: skip
     return record.status
