@@ -24,6 +24,7 @@ VERBS = {
     "verify": "Compute Lipschitz constants of layers and networks.",
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
+    "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table of measurements and theory.",
     "compare": "Compare two runs: what became slower, larger, or fails.",
