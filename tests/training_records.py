@@ -67,3 +67,18 @@ def several(seeds: int = 3, spread: float = 0.004, **changed: Any) -> list[Train
 
 def failed(own: TrainingCase, status: Any = "not finite", reason: str = "the loss became NaN at step 40") -> TrainingRecord:
     return replace(record(own), status=status, reason=reason, evaluation=None)
+
+
+def everything() -> list[TrainingRecord]:
+    """A folder with several data sets and losses, failures, a network without a certificate, and the draws of a search."""
+    nothing = evaluation(0.7, certified={}, margins={}, constant=None, verdict="cannot tell", reason="no upper bound is known")
+    drawn = evaluation(0.5, part="validation", attacked=())
+    return [
+        *several(all_images=False),
+        failed(case("eco", 0)), record(case("eco", 1), 0.7), failed(case("sandwich"), "out of memory", "12 GiB were asked for"),
+        record(case("standard"), 0.7, evaluation=nothing),
+        *(record(case(method, dataset="cifar10", image_size=32, all_images=True), WORTH[method] - 0.1) for method in ("aol", "soc")),
+        *(record(case("soc", loss="annealed", learning_rate=10**-place, weight_decay=10**-4), 0.5, evaluation=drawn)
+          for place in range(1, 4)),
+        failed(case("soc", loss="annealed", learning_rate=0.7)),
+    ]  # fmt: skip

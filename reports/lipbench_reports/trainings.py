@@ -92,13 +92,17 @@ class Arena:
 
 
 def frame(given: pd.DataFrame, numbers: Iterable[str] = ()) -> pd.DataFrame:
-    """A frame of trainings with one type per column: texts, flags, and floats with NaN for missing values."""
+    """A frame of trainings with one type per column: texts, flags, and floats with NaN for missing values.
+
+    `numbers` are further columns with numbers; in a learning curve, `loss` is one.
+    """
+    numbers = tuple(numbers)
     shares = [f"{name}{end}" for name in ("accuracy", *CERTIFIED, *ATTACKED) for end in ("", "_low", "_high")]
     plain = ["image_size", "kernel_size", "batch_size", "threads", "learning_rate", "weight_decay", "seed", "trainings", "seeds",
              "parameters", "epochs", "seconds_per_epoch", "peak_bytes", "images_per_second", "constant", "attacked_images",
              "place_first", "place_last", "budget_amount", *published_columns()]  # fmt: skip
     found = with_columns(given, dict.fromkeys([*TEXTS, *FLAGS, *shares, *plain, *numbers]))
-    kinds = {**dict.fromkeys(TEXTS, "str"), **dict.fromkeys(FLAGS, "boolean")}
+    kinds = {**dict.fromkeys(TEXTS, "str"), **dict.fromkeys(FLAGS, "boolean"), **dict.fromkeys(numbers, "float64")}
     return pd.DataFrame({name: typed(found[name], kinds.get(name, "float64")) for name in found}).reset_index(drop=True)
 
 
