@@ -77,7 +77,8 @@ def everything() -> list[TrainingRecord]:
         *several(all_images=False),
         failed(case("eco", 0)), record(case("eco", 1), 0.7), failed(case("sandwich"), "out of memory", "12 GiB were asked for"),
         record(case("standard"), 0.7, evaluation=nothing),
-        *(record(case(method, dataset="cifar10", image_size=32, all_images=True), WORTH[method] - 0.1) for method in ("aol", "soc")),
+        *(record(case(method, dataset="cifar10", image_size=32, all_images=True), WORTH[method] - 0.1)
+          for method in ("aol", "soc")),
         *(record(case("soc", loss="annealed", learning_rate=10**-place, weight_decay=10**-4), 0.5, evaluation=drawn)
           for place in range(1, 4)),
         failed(case("soc", loss="annealed", learning_rate=0.7)),

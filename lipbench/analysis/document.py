@@ -68,6 +68,11 @@ def _machine(run: Run) -> dict[str, Any]:
     return next((asdict(machine) for machine in described), {})
 
 
+def _trained_on(trainings: Sequence[TrainingRecord]) -> dict[str, Any]:
+    """The machine of the first training that names it."""
+    return next(({"cpu" if one.case.device == "cpu" else "gpu": one.machine} for one in trainings if one.machine), {})
+
+
 def _provenance(run: Run, trainings: Sequence[TrainingRecord], warnings: Sequence[str]) -> Mapping[str, object]:
     machines = {(one.machine.hostname, one.machine.gpu or one.machine.cpu)
                 for record in run.records for one in record.rounds if one.machine}  # fmt: skip
@@ -84,8 +89,9 @@ def _provenance(run: Run, trainings: Sequence[TrainingRecord], warnings: Sequenc
     return {
         "command": plan.command, "out": plan.out,
         "started": plan.started or min((one.started for one in trainings if one.started), default=""),
-        "machine": _machine(run) or {"cpu": name for name in list(trained_on)[:1]},
+        "machine": _machine(run) or _trained_on(trainings),
         "limits": {**(asdict(plan.limits) if plan.limits else {}), "rounds": plan.rounds},
-        "version": plan.version or next((one.version for one in trainings), "") or __version__, "problems": list(run.unreadable),
+        "version": plan.version or next((one.version for one in trainings), "") or __version__,
+        "problems": list(run.unreadable),
         "planned": len(plan.cases), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
     }  # fmt: skip

@@ -16,15 +16,19 @@ from lipbench.answer import Answer
 from lipbench.train.task import TrainingRecord
 
 RADII_REMARK = (
-    "CRA r: certified robust accuracy, the share of test images whose class no perturbation of Euclidean norm r/255 can change; "
-    "pixels are in [0, 1]. Attacked r: the share that an attack of that radius left correct. All shares are in %."
+    "CRA r: certified robust accuracy, the share of test images whose class no perturbation of Euclidean norm r/255 can "
+    "change, for pixels in [0, 1]. Attacked r: the share that an attack of that radius left correct. All shares are in %."
 )
-SPREAD_REMARK = "Means over seeds; ± is half of the 95 % interval by Student's t, from three seeds on, for the same test images."
+SPREAD_REMARK = (
+    "Means over seeds; ± is half of the 95 % interval by Student's t, from three seeds on, for the same test images."
+)
 PLACE_REMARK = (
     "Place: by CRA 36, among trainings with the same data, size, loss, budget and kind of machine; a range where intervals "
     "overlap or are unknown."
 )
-NO_BOUND_REMARK = "A network without a proved Lipschitz constant has no CRA; where the constant is above 1, it divides the margins."
+NO_BOUND_REMARK = (
+    "A network without a proved Lipschitz constant has no CRA; where the constant is above 1, it divides the margins."
+)
 SAME_TIME_REMARK = "Equal seconds gave different numbers of epochs: see the column Epochs."
 
 
@@ -85,7 +89,13 @@ def _explained(found: Sequence[Arena], table: pd.DataFrame) -> list[str]:
         for arena in found
     )
     machines = "Trainings on a shared or slower machine do fewer epochs in the same seconds."
-    return [RADII_REMARK, SPREAD_REMARK, PLACE_REMARK, NO_BOUND_REMARK, *([f"{SAME_TIME_REMARK} {machines}"] if same_time else [])]
+    return [
+        RADII_REMARK,
+        SPREAD_REMARK,
+        PLACE_REMARK,
+        NO_BOUND_REMARK,
+        *([f"{SAME_TIME_REMARK} {machines}"] if same_time else []),
+    ]
 
 
 def _readable(found: Sequence[Arena]) -> pd.DataFrame:
@@ -97,7 +107,6 @@ def _readable(found: Sequence[Arena]) -> pd.DataFrame:
 
 
 def _row(one: Group, arena: Arena) -> dict[str, str]:
-    first, last = one.value("place_first"), one.value("place_last")
     constant, peak = one.value("constant"), one.value("peak_bytes")
     return {
         "Method": one.label, "Trained": arena.words, "Seeds": f"{one.value('seeds'):.0f}",
@@ -105,7 +114,7 @@ def _row(one: Group, arena: Arena) -> dict[str, str]:
         **{f"CRA {radius}": _with_interval(one.estimate(name)) for radius, name in zip(RADII, CERTIFIED)},
         **{f"Attacked {radius}": _with_interval(one.estimate(name)) for radius, name in zip(RADII, ATTACKED)},
         "Constant": f"{constant:.6g}" if math.isfinite(constant) else "", "Certificate": one.text("verdict"),
-        "Place": "" if math.isnan(first) or len(arena.ranked) < 2 else f"{first:.0f}" if first == last else f"{first:.0f}–{last:.0f}",
+        "Place": arena.place(one),
         "Epochs": _digits(one.value("epochs")), "s/epoch": _digits(one.value("seconds_per_epoch")),
         "Peak MiB": _digits(peak / 2**20), "Parameters": _digits(one.value("parameters"), whole=True),
         "Paper: accuracy, CRA 36": paper(one), "Paper: epochs in 2 h": _digits(one.value("published_epochs_2h")),

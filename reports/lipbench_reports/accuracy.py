@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, digits, named, numbers, placed, table
+from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, digits, named, numbers, table
 from lipbench_reports.costs import AXES
 from lipbench_reports.intervals import Estimate
 from lipbench_reports.measurements import RATES
-from lipbench_reports.trainings import ATTACKED, CERTIFIED, RADII, RANKED_BY, Arena, Group, frame, sentence
+from lipbench_reports.trainings import ATTACKED, CERTIFIED, CONDITIONS, RADII, RANKED_BY, Arena, Group, frame, sentence
 from lipbench_reports.verdict import listing
 
 HOURS = (2, 10, 24)
@@ -31,7 +31,7 @@ def results(arenas: Sequence[Arena]) -> Table | None:
         return None
     groups = [one for _, one in entries]
     columns = [named([one.key for one in groups], {one.key: one.label for one in groups})]
-    columns += [placed([arena.words for arena, _ in entries], "Trained on")] if len(arenas) > 1 else []
+    columns += conditions(groups)
     columns.append((Column("Place"), [_place(one, arena) for arena, one in entries]))
     shares = {"Accuracy": "accuracy", **{f"CRA {radius}/255": name for radius, name in zip(RADII, CERTIFIED)},
               **{f"Attacked {radius}/255": name for radius, name in zip(RADII, ATTACKED)}}  # fmt: skip
@@ -51,6 +51,14 @@ def results(arenas: Sequence[Arena]) -> Table | None:
     return table("Accuracy and certified robust accuracy", kept)
 
 
+def conditions(groups: Sequence[Group]) -> list[tuple[Column, Sequence[Cell]]]:
+    """The columns that name data, size, loss and budget, where groups differ in them."""
+    found = [(title, [words(one) for one in groups]) for title, words in CONDITIONS.values()]
+    return [
+        (Column(title, numeric=False), [Cell(text, text) for text in texts]) for title, texts in found if len(set(texts)) > 1
+    ]
+
+
 def share(found: Estimate) -> Cell:
     """A share in %, with its interval over seeds in small print."""
     if not math.isfinite(found.value):
@@ -64,10 +72,8 @@ def _percent(value: float) -> str:
 
 
 def _place(one: Group, arena: Arena) -> Cell:
-    first, last = one.value("place_first"), one.value("place_last")
-    if not math.isfinite(first) or len(arena.ranked) < 2:
-        return Cell()
-    return Cell(f"{first:.0f}" if first == last else f"{first:.0f}–{last:.0f}", first + last)
+    text = arena.place(one)
+    return Cell(text, one.value("place_first") + one.value("place_last")) if text else Cell()
 
 
 def _constant(one: Group) -> Cell:
@@ -93,17 +99,17 @@ def without_result(trainings: pd.DataFrame, arenas: Sequence[Arena]) -> Table | 
     """Every final training that failed, is not finished or has no certified robust accuracy, with its reason; None for none."""
     rows = frame(trainings)
     lacking = rows[rows["final"] & ((rows["status"] != "ok") | rows[RANKED_BY].isna())]
-    where = {one.identity: (arena, one) for arena in arenas for one in arena.groups}
-    found = [(row, *where[row["group"]]) for row in lacking.to_dict("records") if row["group"] in where]
+    groups = {one.identity: one for arena in arenas for one in arena.groups}
+    found = [(row, groups[row["group"]]) for row in lacking.to_dict("records") if row["group"] in groups]
     if not found:
         return None
     columns = [
-        named([one.key for _, _, one in found], {one.key: one.label for _, _, one in found}),
-        placed([arena.words for _, arena, _ in found], "Trained on"),
-        (Column("Seed"), [Cell(f"{row['seed']:.0f}", row["seed"]) for row, *_ in found]),
+        named([one.key for _, one in found], {one.key: one.label for _, one in found}),
+        *conditions([one for _, one in found]),
+        (Column("Seed"), [Cell(f"{row['seed']:.0f}", row["seed"]) for row, _ in found]),
         (Column("What happened", numeric=False), [_said("no certificate" if row["status"] == "ok" else row["status"])
-                                                  for row, *_ in found]),
-        (Column("Reason", numeric=False), [_said(row["reason"] or row["unproven"] or "none was recorded") for row, *_ in found]),
+                                                  for row, _ in found]),
+        (Column("Reason", numeric=False), [_said(row["reason"] or row["unproven"] or "none was recorded") for row, _ in found]),
     ]  # fmt: skip
     return table("Trainings without a result", columns)
 
@@ -124,7 +130,7 @@ def draws(trainings: pd.DataFrame, keys: Mapping[tuple[str, str], str]) -> Table
     columns = [
         (Column("Method", numeric=False), [Cell(row["title"] or row["method"], row["title"],
                                                 series=keys.get((row["method"], row["implementation"]))) for row in rows]),
-        (Column("Trained on", numeric=False), [_said(f"{row['dataset']} ({row['network']}, {row['loss']} loss, {row['budget']})")
+        (Column("Trained on", numeric=False), [_said(f"{row['dataset']}, {row['network']}, {row['loss']} loss, {row['budget']}")
                                                for row in rows]),
         numbers("Learning rate", [row["learning_rate"] for row in rows]),
         numbers("Weight decay", [row["weight_decay"] for row in rows]),
@@ -195,10 +201,15 @@ def scores(arena: Arena, profile: Mapping[tuple[str, str], Mapping[str, float]])
             trained.append(axis)
     values = {one.key: {axis: column[place] for axis, column in axes.items()} for place, one in enumerate(ranked)}
     columns = [named(list(values), {one.key: one.label for one in ranked})]
-    columns += [(Column(axis.capitalize()), [Cell(f"{score:.1f}", score) if math.isfinite(score) else Cell() for score in column])
+    columns += [(Column(axis.capitalize()), [Cell(f"{one:.1f}", one) if math.isfinite(one) else Cell() for one in column])
                 for axis, column in axes.items()]  # fmt: skip
     lacking = [axis for axis in AXES if axis not in axes]
-    return Scores(arena, table("Scores from 1 to 5", columns), values, *(listing(names) if names else "" for names in (measured, trained, lacking)))
+    return Scores(
+        arena,
+        table("Scores from 1 to 5", columns),
+        values,
+        *(listing(names) if names else "" for names in (measured, trained, lacking)),
+    )
 
 
 def _below_best(values: Sequence[float]) -> list[float]:

@@ -133,8 +133,8 @@ def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
     if high / low < 3:  # a range this small might contain no tick
         low, high = low / math.sqrt(3), high * math.sqrt(3)
     axes.set_ylim(low / 1.2, high * 1.2)
-    ticks = ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
-    axes.set_yticks(ticks, [with_unit(tick, plot.units, round_number=True) for tick in ticks])
+    marks = ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
+    axes.set_yticks(marks, [with_unit(mark, plot.units, round_number=True) for mark in marks])
     axes.minorticks_off()
 
 
@@ -255,7 +255,7 @@ def _radar(identity: str, scores: Mapping[str, float], label: str, look: Look) -
                 words,
                 fontsize=9.5,
                 ha=align,
-                va="center",
+                va="top" if y < -0.5 and align != "center" else "center",
             )
         axes.fill(*ring(list(scores.values())), color=look.sentinel, alpha=0.22, linewidth=0)
         axes.plot(*ring(list(scores.values())), color=look.sentinel, linewidth=1.5, marker=look.marker, markersize=4.5)

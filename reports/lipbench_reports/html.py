@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipbench_reports import (
+    accuracy,
     against_theory,
     agreement,
     certificates,
@@ -18,7 +19,6 @@ from lipbench_reports import (
     figures,
     findings,
     measurements,
-    accuracy,
     pairs,
     provenance,
     training_section,

@@ -51,7 +51,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Trained:
-    """Everything a report shows of trainings. The column `group` has the same text for trainings that differ in the seed alone."""
+    """Everything a report shows of trainings.
+
+    The column `group` has the same text for trainings that differ in the seed alone.
+    """
 
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per group of trainings that were evaluated on test images, with means over seeds and their intervals"""

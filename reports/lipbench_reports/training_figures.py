@@ -31,11 +31,14 @@ from lipbench_reports.trainings import CERTIFIED, RADII, RANKED_BY, Arena, Group
 
 MOST_ARENAS = 3
 """number of arenas with figures: those with the most groups"""
+FEWEST_POINTS = 3
+"""number of groups from which their costs are drawn"""
 MOST_POINTS = 100
 """number of points that are drawn of a learning curve"""
 CURVES = (
     ("loss", "loss of training images", 1.0), ("validation_accuracy", "accuracy of validation images, %", 100.0),
-    ("validation_certified", "CRA at 36/255 of validation images, %", 100.0), ("accuracy", "accuracy of training images, %", 100.0),
+    ("validation_certified", "CRA at 36/255 of validation images, %", 100.0),
+    ("accuracy", "accuracy of training images, %", 100.0),
 )  # fmt: skip
 """columns of a learning curve, titles of their panels, and factors; the last is drawn where no images were held out"""
 DURATIONS = ((7200.0, 3600.0, "h"), (600.0, 60.0, "min"), (0.0, 1.0, "s"))
@@ -94,7 +97,7 @@ def against_radius(
             if seeds:
                 lines[one.key] = [(grid, 100 * np.mean(seeds, axis=0))]
         if lines:
-            chart = _Chart(f"radius-{number}", "certified robust accuracy, %", "radius", arena, looks)
+            chart = _Chart(f"radius-{number}", "certified robust accuracy, %", "radius × 255", arena, looks)
             found.append(chart.drawn(lines, _at_radii))
     return found
 
@@ -109,8 +112,7 @@ def _certified(row: Mapping[str, float], radii: pd.DataFrame, grid: np.ndarray) 
 
 
 def _at_radii(axes: Axes, arena: Arena, looks: Mapping[str, Look]) -> None:
-    axes.set_xticks([0, *(int(radius) / 255 for radius in RADII)], ["0", *(f"{radius}/255" for radius in RADII)])
-    axes.tick_params(axis="x", labelsize=9.5)
+    axes.set_xticks([0, *(int(radius) / 255 for radius in RADII)], ["0", *RADII])
     axes.set_xlim(0, 1.02)
     for one in arena.groups:
         for radius, name in zip(RADII, CERTIFIED):
@@ -129,7 +131,7 @@ def against_cost(arenas: Sequence[Arena], looks: Mapping[str, Look]) -> list[Dra
             for worth, title in WORTHS:
                 points = {one.key: (one.value(cost), 100 * one.value(worth)) for one in arena.groups}
                 points = {key: end for key, end in points.items() if all(map(math.isfinite, end)) and end[0] > 0}
-                if len(points) < 2:
+                if len(points) < FEWEST_POINTS:
                     continue
                 chart = _Chart(f"cost-{number}-{cost}-{worth}".replace("_", "-"), f"{title}, %", words, arena, looks)
                 found.append(chart.scattered(points, units))
@@ -137,7 +139,8 @@ def against_cost(arenas: Sequence[Arena], looks: Mapping[str, Look]) -> list[Dra
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Keys of the points of (cost, worth) that no other point beats in one without being behind in the other; cheapest first."""
+    """Keys of the points of (cost, worth) on the Pareto front, cheapest first: no other point is at least as good in both."""
+
     def beaten(mine: tuple[float, float]) -> bool:
         return any(other != mine and other[0] <= mine[0] and other[1] >= mine[1] for other in points.values())
 
@@ -201,7 +204,10 @@ class _Chart:
             low, high = min(costs) / 1.3, max(costs) * 1.3
             axes.set_xlim(low, high)
             marks = ticks(low, high, binary=units is BYTES)[:6]
-            axes.set_xticks(marks, [with_unit(mark, units, round_number=True) for mark in marks])
+            if len(marks) > 1:
+                axes.set_xticks(marks, [with_unit(mark, units, round_number=True) for mark in marks])
+            else:
+                axes.set_xticks([min(costs), max(costs)], [with_unit(end, units) for end in (min(costs), max(costs))])
             axes.minorticks_off()
             axes.yaxis.set_major_locator(MaxNLocator(6))
             axes.margins(y=0.12)
@@ -216,6 +222,7 @@ class _Chart:
             left, right, low, high = 44, PANEL_WIDTH - LABELS_WIDTH, 40, height - 26
             axes = figure.add_axes((left / PANEL_WIDTH, low / height, (right - left) / PANEL_WIDTH, (high - low) / height))
             ends = draw(axes)
+            axes.set_ylim(axes.get_ylim())  # labels are placed by the limits, which matplotlib finds late
             label_at_right(axes, ends, self.labels, self.looks)
             axes.grid(axis="y")
             sns.despine(ax=axes)

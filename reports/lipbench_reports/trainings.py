@@ -7,16 +7,16 @@ certified robust accuracy at 36/255. A method whose 95 % interval over seeds ove
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from lipbench_reports.intervals import Estimate
-from lipbench_reports.tables import EXTERNAL, Trained, as_text, network_title, number, typed, with_columns
+from lipbench_reports.tables import Trained, as_text, network_title, number, typed, with_columns
 from lipbench_reports.verdict import listing
 
-ARENA = ("dataset", "network", "image_size", "loss", "budget", "all_images", "device", "threads")
+ARENA = ("dataset", "network", "loss", "budget", "all_images", "device", "threads")
 """the columns in which compared trainings agree"""
 RADII = ("36", "72", "108", "255")
 """radii of certified robust accuracy in units of 1/255, for pixels in [0, 1]"""
@@ -29,7 +29,8 @@ TEXTS = (
 )  # fmt: skip
 FLAGS = ("all_images", "compiled", "final", "below_certified")
 _VARIANTS = (
-    ("kernel_size", "kernel {}"), ("batch_size", "batch {}"), ("learning_rate", "rate {:.3g}"), ("weight_decay", "decay {:.3g}"),
+    ("kernel_size", "kernel {}"), ("batch_size", "batch {}"), ("learning_rate", "rate {:.3g}"),
+    ("weight_decay", "decay {:.3g}"),
 )  # fmt: skip
 """columns, and how their values are written in the label of a group where groups of one method and arena differ in them"""
 
@@ -68,8 +69,10 @@ class Group:
         trainings, seeds = int(self.value("trainings")), int(self.value("seeds"))
         if self.row["below_certified"]:
             return "an attack left less accuracy than was certified"
+        if trainings == 1 and not seeds:
+            return "its training gave no result"
         if seeds < trainings:
-            return f"{trainings - seeds} of {trainings} trainings did not give a result"
+            return f"{trainings - seeds} of {trainings} trainings gave no result"
         return "" if math.isfinite(self.value(RANKED_BY)) else "no certificate"
 
 
@@ -86,9 +89,12 @@ class Arena:
         """The groups that may be ranked, the one with the largest certified robust accuracy first."""
         return sorted((one for one in self.groups if not one.hindrance), key=lambda one: -one.value(RANKED_BY))
 
-    @property
-    def budget(self) -> str:
-        return self.groups[0].text("budget")
+    def place(self, one: Group) -> str:
+        """ "2", or "2–4" for a tie; "" for a group that is not ranked, or alone."""
+        first, last = one.value("place_first"), one.value("place_last")
+        if not math.isfinite(first) or len(self.ranked) < 2:
+            return ""
+        return f"{first:.0f}" if first == last else f"{first:.0f}–{last:.0f}"
 
 
 def frame(given: pd.DataFrame, numbers: Iterable[str] = ()) -> pd.DataFrame:
@@ -98,7 +104,7 @@ def frame(given: pd.DataFrame, numbers: Iterable[str] = ()) -> pd.DataFrame:
     """
     numbers = tuple(numbers)
     shares = [f"{name}{end}" for name in ("accuracy", *CERTIFIED, *ATTACKED) for end in ("", "_low", "_high")]
-    plain = ["image_size", "kernel_size", "batch_size", "threads", "learning_rate", "weight_decay", "seed", "trainings", "seeds",
+    plain = ["kernel_size", "batch_size", "threads", "learning_rate", "weight_decay", "seed", "trainings", "seeds",
              "parameters", "epochs", "seconds_per_epoch", "peak_bytes", "images_per_second", "constant", "attacked_images",
              "place_first", "place_last", "budget_amount", *published_columns()]  # fmt: skip
     found = with_columns(given, dict.fromkeys([*TEXTS, *FLAGS, *shares, *plain, *numbers]))
@@ -126,7 +132,7 @@ def arenas(trained: Trained, order: Sequence[str] = ()) -> list[Arena]:
             Group(keys[int(str(place))], label, row)
             for place, label, row in zip(own.index, labels, own.to_dict("records"))
         )  # fmt: skip
-        found.append(Arena(_words(own.iloc[0], differing), groups))
+        found.append(Arena(_words(groups[0], differing), groups))
     return sorted(found, key=lambda one: -len(one.groups))
 
 
@@ -143,20 +149,24 @@ def _labels(own: pd.DataFrame) -> list[str]:
     return [f"{label} · {place}" if labels.count(label) > 1 else label for place, label in enumerate(labels, 1)]
 
 
-def _words(row: pd.Series, differing: Iterable[str]) -> str:
-    """What the trainings of an arena have in common; conditions that are the same in the whole report are left out."""
-    words = [
-        "external networks" if row["network"] == EXTERNAL else network_title(as_text(row["network"])),
-        f"{row['loss']} loss",
-        as_text(row["budget"]),
-    ]
-    more = {
-        "all_images": "all training images" if row["all_images"] else "without the held-out images",
-        "device": f"on {row['device']}", "threads": f"{number(row['threads'])} threads",
-    }  # fmt: skip
-    apart = set(differing)
-    named = [more[name] for name in ("all_images", "device", "threads") if name in apart]
-    return f"{row['dataset']} ({', '.join([*words, *named])})"
+CONDITIONS: Mapping[str, tuple[str, Callable[[Group], str]]] = {
+    "dataset": ("Data", lambda one: one.text("dataset")),
+    "network": ("Network", lambda one: network_title(one.text("network"))),
+    "loss": ("Loss", lambda one: f"{one.text('loss')} loss"),
+    "budget": ("Budget", lambda one: one.text("budget")),
+    "all_images": ("Trained on", lambda one: "all images" if one.row["all_images"] else "without validation images"),
+    "device": ("Device", lambda one: f"on {one.text('device')}"),
+    "threads": ("Threads", lambda one: "1 thread" if one.value("threads") == 1 else f"{one.value('threads'):.0f} threads"),
+}
+"""column of `ARENA` → its title, and its value in words"""
+_ALWAYS = ("network", "loss", "budget")
+"""conditions that are always named"""
+
+
+def _words(one: Group, differing: Iterable[str]) -> str:
+    """What the trainings of an arena have in common; other conditions are named where they differ in the report."""
+    apart = {*_ALWAYS, *differing} - {"dataset"}
+    return f"{one.text('dataset')} ({', '.join(words(one) for name, (_, words) in CONDITIONS.items() if name in apart)})"
 
 
 def places(table: pd.DataFrame) -> dict[str, list[float]]:
@@ -187,14 +197,13 @@ def sentence(arena: Arena) -> str:
     rest = f" Not ranked: {listing(barred)}." if barred else ""
     where = f"On {arena.words}: "
     if len(ranking) < 2:
-        only = f"{ranking[0].label} is the only method that is ranked, with a CRA at 36/255 of {_share(ranking[0])}." if ranking else (
-            "no method is ranked.")  # fmt: skip
-        return f"{where}{only}{rest}"
+        only = [f"{one.label} is the only method that is ranked, with a CRA at 36/255 of {_share(one)}." for one in ranking]
+        return f"{where}{next(iter(only), 'no method is ranked.')}{rest}"
     best, worst = (one.estimate(RANKED_BY) for one in (ranking[0], ranking[-1]))
     ends = f"{_share(ranking[-1])} to {_share(ranking[0])}"
     if not all(one.estimate(RANKED_BY).is_known for one in ranking):
-        few = f"the means of {len(ranking)} methods go from {ends}; none is named the best, because an interval needs three seeds."
-        return f"{where}CRA at 36/255: {few}{rest}"
+        few = f"the means of CRA at 36/255 of {len(ranking)} methods go from {ends}"
+        return f"{where}{few}; none is named the best, because an interval needs three seeds.{rest}"
     first = [one.label for one in ranking if one.estimate(RANKED_BY).overlaps(best)]
     last = [one.label for one in ranking if one.estimate(RANKED_BY).overlaps(worst)]
     if len(first) == len(ranking):
@@ -205,9 +214,8 @@ def sentence(arena: Arena) -> str:
 
 
 def _share(one: Group) -> str:
-    return f"{100 * one.value(RANKED_BY):.1f} %"
+    return f"{100 * one.value(RANKED_BY):.1f}\u00a0%"
 
 
 def _worth(one: Group) -> str:
     return f"{_share(one)}, " if math.isfinite(one.value(RANKED_BY)) else ""
-
