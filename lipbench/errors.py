@@ -397,6 +397,21 @@ def bad_rate(name: str, value: float) -> LipbenchError:
     return LipbenchError(_message(f"no {name}", repr(value), f"give a finite number {least}"))
 
 
+def no_trainings(path: object) -> LipbenchError:
+    do = "give a directory that lipbench train or lipbench search wrote"
+    return LipbenchError(_message("no trainings to show", f"{path} without a folder training", do))
+
+
+def one_table() -> LipbenchError:
+    do = "give a directory, with or without --draws, or --published, with or without --dataset"
+    return LipbenchError(_message("the table of either one's own trainings or the paper's is printed", "both or neither", do))
+
+
+def only_trainings(path: object) -> LipbenchError:
+    do = "print them with lipbench accuracy, or show them with lipbench report"
+    return LipbenchError(_message("no measured layers to print", f"{path}, which holds trainings alone", do))
+
+
 def unreadable_training(path: object, why: str) -> LipbenchError:
     do = "move its folder away, and train again with lipbench train"
     return LipbenchError(_message("not a readable record of a training", f"{path} ({why})", do))

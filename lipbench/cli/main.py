@@ -30,6 +30,7 @@ VERBS = {
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table of measurements and theory.",
     "compare": "Compare two runs: what became slower, larger, or fails.",
+    "accuracy": "Print accuracy and certified robust accuracy of trainings.",
     "report": "Write the report of a run as one HTML file.",
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""
