@@ -39,7 +39,9 @@ def train(
     seconds: Annotated[float | None, seconds_option("--seconds", "Budget: seconds of training.")] = None,
     epochs: Annotated[int | None, whole("--epochs", "N", "Budget: epochs.", "steps")] = None,
     steps: Annotated[int | None, whole("--steps", "N", "Budget: optimizer steps.", "steps")] = None,
-    seeds: Annotated[int, whole("--seeds", "N", "Trainings of each network, with the seeds 0 to N−1.", "rounds")] = 1,
+    seeds: Annotated[
+        int | None, whole("--seeds", "N", "Trainings of each network, with the seeds 0 to N−1.  [default: 1]", "rounds")
+    ] = None,
     loss: Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = plan.LEARNING_RATE,
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = plan.WEIGHT_DECAY,
@@ -66,7 +68,7 @@ def train(
 
     request = plan.Request(
         methods=method or (), sizes=size or ("XS",), networks=network or (), dataset=dataset,
-        budget=plan.budget(epochs=epochs, seconds=seconds, steps=steps), losses=loss or ("offset",), seeds=range(seeds),
+        budget=plan.budget(epochs=epochs, seconds=seconds, steps=steps), losses=loss or ("offset",), seeds=range(seeds or 1),
         learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size or plan.BATCH_SIZE,
         implementation=implementation, precision=precision, compile=compile, device=str(device), threads=threads,
         settings=given_settings(with_), claim=1.0 if lipschitz is None else lipschitz,

@@ -119,7 +119,7 @@ def _readable(record: TrainingRecord) -> dict[str, str]:
     certified = found.certified if found else {}
     return {
         "network": f"{method} {network_of(case.network)}", "data": case.dataset, "loss": case.loss, "seed": str(case.seed),
-        "accuracy": _percent(found and found.accuracy), "CRA 36/255": _percent(certified.get(f"{RADII[0]:.6g}")),
+        "accuracy": _percent(found.accuracy if found else None), "CRA 36/255": _percent(certified.get(f"{RADII[0]:.6g}")),
         "certificate": found.verdict if found else "", "epochs": f"{record.epochs:.1f}", "time": f"{record.seconds:.1f} s",
         "data share": f"{100 * record.loading_seconds / record.seconds:.1f} %" if record.seconds else "",
         "status": record.status,
