@@ -469,3 +469,12 @@ def attack_beats_certificate(images: int, radius: float) -> LipbenchError:
     what = f"an attack changed the class within the certified radius {radius:.6g}, which no 1-Lipschitz network allows"
     got = f"{images} such {'image' if images == 1 else 'images'}"
     return LipbenchError(_message(what, got, "trust no certified accuracy of this network, and report this as a bug"))
+
+
+def bad_weights(path: object, why: str) -> LipbenchError:
+    do = "give the file of this method and size, or another --method, --size or --dataset"
+    return LipbenchError(_message("not the published weights of this network", f"{path} ({why})", do))
+
+
+def not_published(method: str, known: object) -> LipbenchError:
+    return LipbenchError(_message("no weights of this method are published", repr(method), f"choose from {_listing(known)}"))

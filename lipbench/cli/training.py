@@ -18,7 +18,7 @@ from lipbench.train.task import RADII, TrainingCase, TrainingRecord
 
 REMARKS = (
     "CRA: share of the test images whose class no perturbation of this norm changes, by the certificate of the same weights.",
-    "Time: of training alone, without set-up, evaluation and checkpoints; data share: what was spent on choosing and augmenting.",
+    "Time: of training alone, without set-up, evaluation and checkpoints; data share: choosing and augmenting.",
 )
 
 
@@ -95,7 +95,8 @@ def _row(record: TrainingRecord) -> dict[str, object]:
         "method": case.network.method, "network": network_of(case.network), "dataset": case.dataset, "loss": case.loss,
         "budget": str(case.budget), "seed": case.seed, "status": record.status, "accuracy": found and found.accuracy,
         **{f"certified_{radius:.6g}": certified.get(f"{radius:.6g}") for radius in RADII},
-        "constant": found and found.constant, "verdict": found and found.verdict, "epochs": record.epochs, "steps": record.steps,
+        "constant": found and found.constant, "verdict": found and found.verdict, "epochs": record.epochs,
+        "steps": record.steps,
         "seconds": record.seconds, "loading_seconds": record.loading_seconds, "parameters": record.parameters,
         "peak_bytes": record.peak_bytes,
     }  # fmt: skip
@@ -109,7 +110,8 @@ def _readable(record: TrainingRecord) -> dict[str, str]:
         "network": f"{method} {network_of(case.network)}", "data": case.dataset, "loss": case.loss, "seed": str(case.seed),
         "accuracy": _percent(found and found.accuracy), "CRA 36/255": _percent(certified.get(f"{RADII[0]:.6g}")),
         "certificate": found.verdict if found else "", "epochs": f"{record.epochs:.1f}", "time": f"{record.seconds:.1f} s",
-        "data share": f"{100 * record.loading_seconds / record.seconds:.1f} %" if record.seconds else "", "status": record.status,
+        "data share": f"{100 * record.loading_seconds / record.seconds:.1f} %" if record.seconds else "",
+        "status": record.status,
     }  # fmt: skip
 
 

@@ -94,7 +94,8 @@ def _object(kind: Any, value: Any, where: str) -> Any:
     if missing := [name for name in _needed(kind) if name not in value]:
         raise ValueError(f"{prefix}{missing[0]} is missing")
     return kind(**{
-        name: entry if is_dataclass(entry) else _read(hints[name], entry, f"{prefix}{name}", name) for name, entry in value.items()
+        name: entry if is_dataclass(entry) else _read(hints[name], entry, f"{prefix}{name}", name)
+        for name, entry in value.items()
     })  # fmt: skip
 
 

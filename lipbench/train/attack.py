@@ -1,7 +1,7 @@
 """An attack on images by projected gradient descent in the Euclidean norm.
 
-Sources: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083; the margin as
-loss: Carlini & Wagner, arXiv 1608.04644.
+Sources: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083; the margin
+as loss: Carlini & Wagner, arXiv 1608.04644.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class PGD:
     """Steps of equal length against the gradient of the margin, from random points of the ball."""
 
     steps: int = 50
-    restarts: int = 2
+    restarts: int = 1
 
     def __str__(self) -> str:
-        return f"PGD, L2, {self.steps} steps, {self.restarts} restarts"
+        starts = "1 random start" if self.restarts == 1 else f"{self.restarts} random starts"
+        return f"PGD, L2, {self.steps} steps, {starts}"
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

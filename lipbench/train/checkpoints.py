@@ -1,7 +1,8 @@
 """Checkpoints: everything that a training needs to go on, in one file of safetensors, which executes nothing when it is read.
 
 The tensors of a module lie in its parameters and buffers, under the names of its state dict, and in plain attributes and
-containers, under a name that begins with `+`. They are copied into place: `load_state_dict` would call hooks that iterate state.
+containers, under a name that begins with `+`. They are copied into place, since `load_state_dict` calls hooks that iterate
+state.
 """
 
 from __future__ import annotations

@@ -123,9 +123,9 @@ def load(
 ) -> DataSet:
     """The data set of a name, whole, on a device.
 
-    A tenth of the training images, drawn uniformly with `split_seed`, is held out for validation; none with `all_images`. The data
-    are looked for in `folder`, else in the folder named by LIPBENCH_DATA, and there in the published folder or directly.
-    Fashion-MNIST is at last looked for where Debian's package has it.
+    A tenth of the training images, drawn uniformly with `split_seed`, is held out for validation; none with `all_images`.
+    The data are looked for in `folder`, else in the folder named by LIPBENCH_DATA, and there in the published folder or
+    directly. Fashion-MNIST is at last looked for where Debian's package has it.
 
     Raises `LipbenchError` for an unknown name, for a folder without the data set, and for damaged files.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def folder_of(out: Path, case: TrainingCase) -> Path:
 def case_to_dict(case: TrainingCase) -> dict[str, Any]:
     """A case as JSON-ready values; `kind` is the word of its network's type."""
     kind = next(word for word in _NETWORKS if isinstance(case.network, KINDS[word]))
-    return {"kind": kind, **asdict(case)}
+    return {"kind": kind, **asdict(replace(case, budget=replace(case.budget, amount=float(case.budget.amount))))}
 
 
 def case_from_dict(value: Any) -> TrainingCase:
