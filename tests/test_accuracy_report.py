@@ -1,4 +1,4 @@
-"""The report's section on trainings: sentences that no table contradicts, figures, scores, and pages with and without profile."""
+"""The report's section on trainings: sentences that no table contradicts, figures, scores; pages with and without profile."""
 
 from __future__ import annotations
 
