@@ -10,7 +10,7 @@ from torch import nn
 from lipbench import building, calling, cases, errors, external, networks
 from lipbench.cases import ExternalNetworkSpec, LayerSpec, NetworkSpec, Spec
 from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
-from lipbench.layers.base import Implementation, Method
+from lipbench.layers.base import Implementation, Method, TwoHalves
 from lipbench.parameters import KERNEL
 
 METHODS: dict[str, Method] = {
@@ -102,7 +102,11 @@ def build_network(spec: NetworkSpec, classes: int = cases.CLASSES) -> nn.Module:
         own = None if external.is_external(spec.method) else find(spec.method).head
         return own.layer(features, features) if own else networks.ConvolutionalHead(convolution(features, 1, 1))
 
-    return networks.convnet(spec, convolution, head, classes)
+    network = networks.convnet(spec, convolution, head, classes)
+    for end in (*network[1].modules(), *network[-2].modules()):
+        if isinstance(end, TwoHalves):
+            end.start_as_end()
+    return network
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 from lipbench_reports.intervals import Estimate
 from lipbench_reports.tables import Trained
-from lipbench_reports.trainings import ATTACKED, CERTIFIED, RADII, Arena, Group, arenas, sentence
+from lipbench_reports.trainings import ATTACKED, CERTIFIED, RADII, Arena, Group, arenas, rows_of, sentence
 
 from lipbench import registry
 from lipbench.analysis import accuracy
@@ -35,7 +35,7 @@ SAME_TIME_REMARK = "Equal seconds gave different numbers of epochs: see the colu
 def answer(records: Sequence[TrainingRecord], problems: Iterable[str] = ()) -> Answer:
     """The table of final trainings. It failed if an attack left less accuracy than was certified."""
     frames = Trained(accuracy.frame(records))
-    found = arenas(frames, registry.methods())
+    found = arenas(frames, list(registry.methods()))
     wrong = [f"{one.label} ({arena.words}): {one.hindrance}; its certificate is wrong"
              for arena in found for one in arena.groups if one.row["below_certified"]]  # fmt: skip
     draws = len(records) - int(frames.table["trainings"].sum())
@@ -54,7 +54,7 @@ def draws(records: Sequence[TrainingRecord], problems: Iterable[str] = ()) -> An
         "Weight decay": [f"{value:.3g}" for value in rows["weight_decay"]],
         "Accuracy": [_percent(value) for value in rows["accuracy"]], "CRA 36": [_percent(value) for value in rows["cra_36"]],
         "Epochs": [_digits(value) for value in rows["epochs"]],
-        "Status": [": ".join(filter(None, (row["status"], row["reason"]))) for row in rows.to_dict("records")],
+        "Status": [": ".join(filter(None, (row["status"], row["reason"]))) for row in rows_of(rows)],
     })  # fmt: skip
     return Answer(rows, readable, ("", "Shares of the validation images, in %. " + RADII_REMARK), tuple(problems))
 

@@ -39,6 +39,12 @@ class AOLConv2d(LipschitzConv2d):
         self.weight = nn.Parameter(identity_kernel(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
+    def start_as_end(self) -> None:
+        """An orthogonal matrix in the middle of the kernel (arXiv 2311.16833, public code): the identity would keep pixels apart."""
+        middle = self.kernel_size // 2
+        with torch.no_grad():
+            nn.init.orthogonal_(self.weight.zero_()[:, :, middle, middle])
+
     def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         return (self.weight * torch.rsqrt(self._bound() + EPSILON)[:, None, None],)
 

@@ -97,6 +97,13 @@ class TwoHalves(nn.Module, ABC):
         """
         return
 
+    def start_as_end(self) -> None:
+        """Choose the initial weights that the method has for the first layer and the head of a network.
+
+        This default leaves them as they are, since most methods start all layers alike.
+        """
+        return
+
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """Effective parameters, from the evaluation cache where that is allowed."""
         if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):

@@ -12,7 +12,7 @@ from lipbench_reports.cells import BYTES, COUNTS, TIMES, Cell, Column, Table, di
 from lipbench_reports.costs import AXES
 from lipbench_reports.intervals import Estimate
 from lipbench_reports.measurements import RATES
-from lipbench_reports.trainings import ATTACKED, CERTIFIED, CONDITIONS, RADII, RANKED_BY, Arena, Group, frame, sentence
+from lipbench_reports.trainings import ATTACKED, CERTIFIED, CONDITIONS, RADII, RANKED_BY, Arena, Group, frame, rows_of, sentence
 from lipbench_reports.verdict import listing
 
 HOURS = (2, 10, 24)
@@ -30,8 +30,7 @@ def results(arenas: Sequence[Arena]) -> Table | None:
     if not entries:
         return None
     groups = [one for _, one in entries]
-    columns = [named([one.key for one in groups], {one.key: one.label for one in groups})]
-    columns += conditions(groups)
+    columns = [named([one.key for one in groups], {one.key: one.label for one in groups}), *conditions(groups)]
     columns.append((Column("Place"), [_place(one, arena) for arena, one in entries]))
     shares = {"Accuracy": "accuracy", **{f"CRA {radius}/255": name for radius, name in zip(RADII, CERTIFIED)},
               **{f"Attacked {radius}/255": name for radius, name in zip(RADII, ATTACKED)}}  # fmt: skip
@@ -51,7 +50,7 @@ def results(arenas: Sequence[Arena]) -> Table | None:
     return table("Accuracy and certified robust accuracy", kept)
 
 
-def conditions(groups: Sequence[Group]) -> list[tuple[Column, Sequence[Cell]]]:
+def conditions(groups: Sequence[Group]) -> list[tuple[Column, list[Cell]]]:
     """The columns that name data, size, loss and budget, where groups differ in them."""
     found = [(title, [words(one) for one in groups]) for title, words in CONDITIONS.values()]
     return [
@@ -100,7 +99,7 @@ def without_result(trainings: pd.DataFrame, arenas: Sequence[Arena]) -> Table | 
     rows = frame(trainings)
     lacking = rows[rows["final"] & ((rows["status"] != "ok") | rows[RANKED_BY].isna())]
     groups = {one.identity: one for arena in arenas for one in arena.groups}
-    found = [(row, groups[row["group"]]) for row in lacking.to_dict("records") if row["group"] in groups]
+    found = [(row, groups[row["group"]]) for row in rows_of(lacking) if row["group"] in groups]
     if not found:
         return None
     columns = [
@@ -123,8 +122,8 @@ def draws(trainings: pd.DataFrame, keys: Mapping[tuple[str, str], str]) -> Table
 
     `keys` has the key of a group with the same marker, by method and implementation.
     """
-    rows = frame(trainings)
-    rows = rows[~rows["final"]].to_dict("records")
+    typed = frame(trainings)
+    rows = rows_of(typed[~typed["final"]])
     if not rows:
         return None
     columns = [

@@ -174,7 +174,7 @@ def _direct_labels(
     axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> None:
     last = points.sort_values("channels").groupby("series").last()
-    label_at_right(axes, {key: (last.loc[key, "channels"], last.loc[key, plot.column]) for key in keys}, labels, looks)
+    label_at_right(axes, {key: (*last.loc[key, ["channels", plot.column]].astype(float),) for key in keys}, labels, looks)
 
 
 def label_at_right(

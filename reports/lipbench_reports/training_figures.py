@@ -27,7 +27,7 @@ from lipbench_reports.figures import (
 )
 from lipbench_reports.look import Look
 from lipbench_reports.svg import INK, PAPER, inline, page_style
-from lipbench_reports.trainings import CERTIFIED, RADII, RANKED_BY, Arena, Group, frame
+from lipbench_reports.trainings import CERTIFIED, RADII, RANKED_BY, Arena, Group, frame, rows_of
 
 MOST_ARENAS = 3
 """number of arenas with figures: those with the most groups"""
@@ -93,7 +93,7 @@ def against_radius(
         lines = {}
         for one in arena.groups:
             own = rows[(rows["group"] == one.identity) & rows[RANKED_BY].notna() & (rows["part"] == "test")]
-            seeds = [_certified(row, radii[radii["training"] == row["training"]], grid) for row in own.to_dict("records")]
+            seeds = [_certified(row, radii[radii["training"] == row["training"]], grid) for row in rows_of(own)]
             if seeds:
                 lines[one.key] = [(grid, 100 * np.mean(seeds, axis=0))]
         if lines:
@@ -108,7 +108,7 @@ def _certified(row: Mapping[str, float], radii: pd.DataFrame, grid: np.ndarray) 
     known |= {radius: 1 - below for radius, below in zip(radii["radius"], radii["share"]) if radius > 0}
     points = sorted((radius, value) for radius, value in known.items() if math.isfinite(radius) and math.isfinite(value))
     x, y = np.array(points).T
-    return np.interp(grid, x, np.minimum.accumulate(y))
+    return np.asarray(np.interp(grid, x, np.minimum.accumulate(y)))
 
 
 def _at_radii(axes: Axes, arena: Arena, looks: Mapping[str, Look]) -> None:
@@ -193,8 +193,7 @@ class _Chart:
         def draw(axes: Axes) -> dict[str, tuple[float, float]]:
             best = [points[key] for key in front({key: end for key, end in points.items() if key in ranked})]
             if len(best) > 1:
-                x, y = zip(*best)
-                axes.plot(x, y, color=INK, linewidth=0.9, dashes=(3, 2), drawstyle="steps-post", zorder=1)
+                axes.plot(*zip(*best), color=INK, linewidth=0.9, dashes=(3, 2), drawstyle="steps-post", zorder=1)
             for key, (x, y) in points.items():
                 look = self.looks[key]
                 axes.plot([x], [y], linestyle="none", marker=look.marker, markersize=6.5, markeredgecolor=look.sentinel,

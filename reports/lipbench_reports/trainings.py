@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -109,7 +110,12 @@ def frame(given: pd.DataFrame, numbers: Iterable[str] = ()) -> pd.DataFrame:
              "place_first", "place_last", "budget_amount", *published_columns()]  # fmt: skip
     found = with_columns(given, dict.fromkeys([*TEXTS, *FLAGS, *shares, *plain, *numbers]))
     kinds = {**dict.fromkeys(TEXTS, "str"), **dict.fromkeys(FLAGS, "boolean"), **dict.fromkeys(numbers, "float64")}
-    return pd.DataFrame({name: typed(found[name], kinds.get(name, "float64")) for name in found}).reset_index(drop=True)
+    return pd.DataFrame({name: typed(found[name], kinds.get(str(name), "float64")) for name in found}).reset_index(drop=True)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def published_columns() -> list[str]:
@@ -130,7 +136,7 @@ def arenas(trained: Trained, order: Sequence[str] = ()) -> list[Arena]:
         labels = _labels(own)
         groups = tuple(
             Group(keys[int(str(place))], label, row)
-            for place, label, row in zip(own.index, labels, own.to_dict("records"))
+            for place, label, row in zip(own.index, labels, rows_of(own))
         )  # fmt: skip
         found.append(Arena(_words(groups[0], differing), groups))
     return sorted(found, key=lambda one: -len(one.groups))
@@ -178,7 +184,7 @@ def places(table: pd.DataFrame) -> dict[str, list[float]]:
     rows = frame(table)
     first, last = ([math.nan] * len(rows) for _ in range(2))
     for _, own in rows.groupby(list(ARENA), sort=False, dropna=False):
-        groups = {int(str(place)): Group("", "", row) for place, row in zip(own.index, own.to_dict("records"))}
+        groups = {int(str(place)): Group("", "", row) for place, row in zip(own.index, rows_of(own))}
         ranked = {place: one.estimate(RANKED_BY) for place, one in groups.items() if not one.hindrance}
         for place, mine in ranked.items():
             others = [other for other in ranked.values() if not mine.overlaps(other)]
