@@ -94,17 +94,19 @@ def compare(
     memory: float = 0.05,
     fail_on: Sequence[str] = (),
     any_machine: bool = False,
+    least_pairs: int = 5,
 ) -> Answer:
     """What changed from one stored run to another, for the cases that both have.
 
     The frame has a row per case, phase and quantity (time, memory, MACs), with a verdict. `slower` and `memory` are the
-    relative changes up to which times and peaks count as the same. The answer `failed` if a case fails in `head` alone, or by
+    relative changes up to which times and peaks count as the same; a time with fewer than `least_pairs` pairs of quiet rounds
+    is UNCLEAR. The answer `failed` if a case fails in `head` alone, or by
     what `fail_on` names: "slower", "memory". Raises `LipbenchError` for runs without common cases, and for runs of two machines
     unless `any_machine`.
     """
     from lipbench.analysis import changes
 
-    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine)
+    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine, least_pairs)
 
 
 def methods() -> pd.DataFrame:

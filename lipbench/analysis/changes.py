@@ -9,7 +9,7 @@ from lipbench_reports.cells import BYTES, COUNTS, TIMES, carried, interval, with
 from lipbench_reports.intervals import Estimate
 
 from lipbench import errors
-from lipbench.analysis import comparison
+from lipbench.analysis import comparison, counterparts
 from lipbench.analysis.comparison import FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
 from lipbench.answer import Answer
 from lipbench.store.records import Run
@@ -17,17 +17,22 @@ from lipbench.store.records import Run
 UNITS = {TIME: TIMES, MEMORY: BYTES, MACS: COUNTS}
 
 
-def answer(base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool) -> Answer:
+def answer(
+    base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool, least_pairs: int
+) -> Answer:
     """As `api.compare`."""
+    base, moved = counterparts.matched(base, head)
     if not {record.case for record in base.records} & {record.case for record in head.records}:
         raise errors.nothing_in_common(base.path, head.path)
     machines = _machines(base), _machines(head)
     if not any_machine and all(machines) and not machines[0] & machines[1]:
         raise errors.two_machines(*(", ".join(sorted(one)) for one in machines))
-    found = comparison.compare(base, head, slower, memory)
+    found = comparison.compare(base, head, slower, memory, least_pairs)
     bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
     failed = bool(found.frame["verdict"].isin(bad).any())
-    return Answer(found.frame, readable(found.frame), remarks(found, base, head), (*base.problems, *head.problems), failed)
+    return Answer(
+        found.frame, readable(found.frame), (*remarks(found, base, head), *moved), (*base.problems, *head.problems), failed
+    )
 
 
 def _machines(run: Run) -> set[str]:

@@ -133,7 +133,8 @@ def _time_row(
     if busy:
         verdict, reason = UNCLEAR, f"other processes were busy in every round of {' and '.join(busy)}"
     elif len(logs) < least:
-        verdict, reason = UNCLEAR, f"{len(logs)} pairs of quiet rounds, and {least} are needed"
+        counted = "1 pair" if len(logs) == 1 else f"{len(logs)} pairs"
+        verdict, reason = UNCLEAR, f"{counted} of quiet rounds, and {least} are needed"
     else:
         verdict = judge(found, p, limit)
         reason = f"the interval is wider than ± {100 * limit:.3g} %" if verdict == UNCLEAR else ""

@@ -195,6 +195,10 @@ DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both. 
 AllowList = Annotated[
     Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
 ]
+FailOn = Annotated[
+    Names | None,
+    names("--fail-on", "Of slower:5%,memory:1%: exit code 3 for times or peaks that grew by more than that."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
 Format = Annotated[
     FormatName | None,

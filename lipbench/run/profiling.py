@@ -110,7 +110,7 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
             ("cpu",) if place.gpu is None else ("cpu", "cuda"), place.cores, _retries(options), options.retry_contended,
             options.target,
         )  # fmt: skip
-        directory = options.out or _new_directory(Path("runs"))
+        directory = options.out or new_directory(Path("runs"))
         asked = RunPlan(
             version=__version__, started=datetime.now(UTC).isoformat(timespec="seconds"), command=command, out=str(directory),
             preset=options.request.preset_name, rounds=rounds, limits=limits, measure=_all_measured(order, standing),
@@ -219,7 +219,7 @@ def _limits(options: Options, standing: RunPlan | None) -> tuple[Limits, int]:
     return replace(limits, **asked), rounds
 
 
-def _new_directory(parent: Path) -> Path:
+def new_directory(parent: Path) -> Path:
     """Create a new directory, named by the time in UTC."""
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     for number in range(1, 1000):
