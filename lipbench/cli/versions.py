@@ -16,6 +16,7 @@ from lipbench.cli import compare, streams
 from lipbench.cli.printing import FAILED, Printer, print_tracebacks
 from lipbench.run import against, profiling, worktree
 from lipbench.run.against import Alternated, Order, Side
+from lipbench.run.book import TIME
 
 OWN = {"--against": 1, "--against-ref": 1, "--fail-on": 1, "--out": 1, "--rounds": 1, "--retries": 1, "--deadline": 1,
        "--method": 1, "--network": 1, "--allow": 1, "--resume": 0, "--traceback": 0}  # fmt: skip
@@ -90,7 +91,7 @@ def _names(options: profiling.Options) -> list[str]:
 
 def _order(options: profiling.Options) -> Order:
     rounds = options.limits.rounds or against.ROUNDS
-    if options.measure is not None and profiling.TIME not in options.measure:
+    if options.measure is not None and TIME not in options.measure:
         rounds = 1  # the rest is the same in every round
     deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
     return Order(rounds, profiling.RETRIES if options.retries is None else options.retries, deadline)

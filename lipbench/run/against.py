@@ -136,10 +136,10 @@ def alternate(base: Side, head: Side, order: Order, show: Shown = lambda *_: Non
 
 
 def _finished(base: Side, head: Side, done: int, wanted: int) -> Alternated:
-    runs = base.run(), head.run()
-    if runs[0] is None or runs[1] is None:
+    before, after = base.run(), head.run()
+    if before is None or after is None:
         raise errors.no_turn_in_time()
-    return Alternated(*runs, done, wanted)
+    return Alternated(before, after, done, wanted)
 
 
 def _known_options(side: Side) -> set[str]:
