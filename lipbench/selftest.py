@@ -58,9 +58,6 @@ def answer(device: str) -> Answer:
     readable = frame.assign(
         ratio=[_per_cent(value) for value in frame["ratio"]],
         interval=[_interval(low, high) for low, high in zip(frame["low"], frame["high"])],
-            "" if math.isnan(low) else f"{_per_cent(low)} to {_per_cent(high)}"
-            for low, high in zip(frame["low"], frame["high"])
-        ],
         quiet=[f"{quiet} of {turns}" if turns else "" for quiet, turns in zip(frame["quiet"], frame["turns"])],
     )[["check", "outcome", "ratio", "interval", "quiet", "reason"]]
     counted = ", ".join(f"{(frame['outcome'] == name).sum()} {name}" for name in (OK, FAILED, NOISY))
