@@ -60,8 +60,10 @@ class Run:
 
         return measured_rows(self.stored)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(self, path: str | Path | None = None, against: str | Path | None = None) -> Path:
         """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
+
+        With `against`, another run, a section shows what changed since that, as `compare` does.
 
         A link, a pipe or a device of the default name is not written to: a run may come from anywhere. Raises `LipbenchError`
         for a run without records, and where the file cannot be written.
@@ -73,7 +75,7 @@ class Run:
         output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
         if not path and (output.is_symlink() or (output.exists() and not output.is_file())):
             raise errors.not_writable(output, "a file of this name that is no regular one")
-        content = document.document(self.stored)
+        content = document.document(self.stored, load(against).stored if against else None)
         with write_errors(output):
             write_file(output, content)
         return output

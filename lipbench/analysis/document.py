@@ -12,7 +12,8 @@ from lipbench_reports import html
 from lipbench_reports.tables import Condition, Tables
 
 from lipbench import __version__, errors
-from lipbench.analysis import beside
+from lipbench.analysis import beside, changes
+from lipbench.analysis.comparison import LEAST_PAIRS, THRESHOLD
 from lipbench.analysis.exponents import exponents
 from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, round_rows, warning_rows
 from lipbench.cases import CONDITIONS
@@ -20,11 +21,15 @@ from lipbench.prediction import table1
 from lipbench.store.records import Run
 
 
-def document(run: Run) -> str:
-    """The report of a run as one HTML document. Raises `LipbenchError` for a run without records."""
+def document(run: Run, base: Run | None = None) -> str:
+    """The report of a run as one HTML document, with what changed since a base.
+
+    Raises `LipbenchError` for a run without records, and where `api.compare` does.
+    """
     if not run.records:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = measured_rows(run)
+    both = changes.compared(base, run, THRESHOLD, THRESHOLD, any_machine=False, least_pairs=LEAST_PAIRS) if base else None
     estimated = beside.estimate(list(dict.fromkeys(rows["method"])), run.records)
     return html.render(
         Tables(
@@ -42,6 +47,8 @@ def document(run: Run) -> str:
             rounds=round_rows(run),
             fitted=estimated.fitted,
             predicted=estimated.predicted,
+            changes=both.found.frame if both else pd.DataFrame(),
+            changed=changes.remarks(both) if both else (),
         )
     )
 
