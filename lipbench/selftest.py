@@ -172,7 +172,7 @@ def _spin(seconds: float) -> tuple[Call, Callable[[], float]]:
 
 def _device_loop(seconds: float, calls: int = 50) -> tuple[Call, Callable[[], float]]:
     """A kernel that waits for some cycles, and its length by the host's clock, from many in a row."""
-    sleep = torch.cuda._sleep
+    sleep: Callable[[int], object] = torch.cuda._sleep
 
     def length_s(cycles: int) -> float:
         sleep(cycles)
