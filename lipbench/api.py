@@ -11,6 +11,7 @@ Nothing heavy is imported before a function runs. Where a function takes a layer
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lipbench.run.apart import Apart
     from lipbench.run.plan import Request
     from lipbench.store.records import Run as StoredRun
+    from lipbench.train.task import TrainingRecord
 
     Layer = str | Callable[..., nn.Module] | nn.Module
 
@@ -39,10 +41,13 @@ Settings = str | Mapping[str, object]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was measured and stored, or pytest-benchmark's JSON read as one."""
+    """A run that was measured and stored, or pytest-benchmark's JSON read as one, and the trainings in the same directory."""
 
     stored: StoredRun
-    """records, plan and problems as plain data"""
+    """records, plan and problems as plain data; without records in a directory of trainings alone"""
+    trainings: tuple[TrainingRecord, ...] = ()
+    unread: tuple[str, ...] = ()
+    """records of trainings that could not be read, one line each"""
 
     @property
     def path(self) -> Path:
@@ -52,12 +57,18 @@ class Run:
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each thing that is missing from the run."""
-        return self.stored.problems
+        return (*self.stored.problems, *self.unread)
 
     def frame(self) -> pd.DataFrame:
-        """One tidy row per case and phase, with theory beside measurement, in SI units; the columns of `lipbench export`."""
+        """One tidy row per case and phase, with theory beside measurement, in SI units; the columns of `lipbench export`.
+
+        Raises `LipbenchError` for a directory that holds trainings alone.
+        """
+        from lipbench import errors
         from lipbench.analysis.rows import measured_rows
 
+        if self.trainings and not (self.stored.records or self.stored.plan.cases):
+            raise errors.only_trainings(self.path)
         return measured_rows(self.stored)
 
     def report(self, path: str | Path | None = None, against: str | Path | None = None) -> Path:
@@ -75,17 +86,34 @@ class Run:
         output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
         if not path and (output.is_symlink() or (output.exists() and not output.is_file())):
             raise errors.not_writable(output, "a file of this name that is no regular one")
-        content = document.document(self.stored, load(against).stored if against else None)
+        base = load(against).stored if against else None
+        content = document.document(self.stored, self.trainings, self.unread, base)
         with write_errors(output):
             write_file(output, content)
         return output
 
 
 def load(path: str | Path) -> Run:
-    """The run in a run directory, or in a JSON file of pytest-benchmark. Raises `LipbenchError` for anything else."""
-    from lipbench.store import benchmark_json
+    """The run in a run directory, or in a JSON file of pytest-benchmark, and the trainings in the directory.
 
-    return Run(benchmark_json.load(Path(path)))
+    Raises `LipbenchError` for anything else.
+    """
+    from lipbench import errors
+    from lipbench.store import benchmark_json
+    from lipbench.store.records import Run as Stored
+    from lipbench.store.run_plan import RunPlan
+    from lipbench.train import records
+
+    place = Path(path)
+    trainings, unread = records.read_all(place) if os.path.isdir(place) else ([], [])
+    try:
+        stored = benchmark_json.load(place)
+    except errors.LipbenchError as error:
+        if not trainings:
+            raise
+        damaged = any(os.path.lexists(place / name) for name in ("run.json", "records"))
+        stored = Stored(place, RunPlan(), (), (str(error),) if damaged else ())
+    return Run(stored, tuple(trainings), tuple(unread))
 
 
 def compare(

@@ -8,7 +8,7 @@ LARGEST_CLAIM = 1e6
 """largest Lipschitz constant that a layer may claim"""
 LARGEST = {
     "channels": 2**16, "image_size": 2**12, "kernel_size": 2**8, "batch_size": 2**16, "classes": 2**16, "threads": 2**12,
-    "rounds": 2**16, "bytes": 2**62, "seconds": 10**8,
+    "rounds": 2**16, "steps": 2**32, "bytes": 2**62, "seconds": 10**8,
 }  # fmt: skip
 """Largest number of a size, condition or limit: the bytes of one tensor of a case fit into 64 bits"""
 

@@ -30,7 +30,7 @@ class CompiledWorkload(Workload):
         from torch._dynamo.utils import counters  # here, since the import takes a second and only a compiled case needs it
 
         if workload.case.device == "cpu":
-            _require_cxx_compiler()
+            require_cxx_compiler()
         counters.clear()
         self._counters = counters
         self._network = torch.compile(self.module, dynamic=False)
@@ -99,7 +99,8 @@ class _LookedUp:
         return self.found
 
 
-def _require_cxx_compiler() -> None:
+def require_cxx_compiler() -> None:
+    """Raises `UnsupportedError` where there is no C++ compiler for a graph on the CPU."""
     from torch._inductor import cpp_builder, exc
 
     try:

@@ -450,3 +450,112 @@ def bad_budget(unit: str, amount: float) -> LipbenchError:
 def bad_rate(name: str, value: float) -> LipbenchError:
     least = "above 0" if name == "learning rate" else "from 0"
     return LipbenchError(_message(f"no {name}", repr(value), f"give a finite number {least}"))
+
+
+def no_trainings(path: object) -> LipbenchError:
+    do = "give a directory that lipbench train or lipbench search wrote"
+    return LipbenchError(_message("no trainings to show", f"{path} without a folder training", do))
+
+
+def one_table() -> LipbenchError:
+    do = "give a directory, with or without --draws, or --published, with or without --dataset"
+    return LipbenchError(_message("the table of either one's own trainings or the paper's is printed", "both or neither", do))
+
+
+def only_trainings(path: object) -> LipbenchError:
+    do = "print them with lipbench accuracy, or show them with lipbench report"
+    return LipbenchError(_message("no measured layers to print", f"{path}, which holds trainings alone", do))
+
+
+def unreadable_training(path: object, why: str) -> LipbenchError:
+    do = "move its folder away, and train again with lipbench train"
+    return LipbenchError(_message("not a readable record of a training", f"{path} ({why})", do))
+
+
+def unreadable_checkpoint(path: object, why: str) -> LipbenchError:
+    do = "remove it to train from the start, or give a file that lipbench train wrote"
+    return LipbenchError(_message("not a readable checkpoint", f"{path} ({why})", do))
+
+
+def training_exists(path: object) -> LipbenchError:
+    return LipbenchError(
+        _message("the folder already holds this training", path, "add --resume to continue, or choose another --out")
+    )
+
+
+def one_budget(got: int) -> LipbenchError:
+    return LipbenchError(_message("a training has one budget", f"{got} of them", "give --epochs, --seconds or --steps"))
+
+
+def nothing_to_train() -> LipbenchError:
+    do = "give --method aol,soc with --size XS, or --network file.py:name"
+    return LipbenchError(_message("no network to train is given", "neither --method nor --network", do))
+
+
+def no_data(name: str, folder: object, published: str, marker: str) -> LipbenchError:
+    what, got = (
+        f"{name} is read from a folder, and is not downloaded",
+        "no folder" if folder is None else f"{folder} without it",
+    )
+    do = (
+        f"put the published folder {published} (with its file {marker}) into a folder, and name that by --data or LIPBENCH_DATA"
+    )
+    return LipbenchError(_message(what, got, do))
+
+
+def unreadable_data(path: object, why: str) -> LipbenchError:
+    return LipbenchError(_message("not a file of this data set", f"{path} ({why})", "put the published file in its place"))
+
+
+def empty_part(name: str, part: str) -> LipbenchError:
+    do = "choose another part, or a training that holds images out"
+    return LipbenchError(_message(f"{name} has no images in this part", part, do))
+
+
+def no_train_extra(what: str, package: str) -> LipbenchError:
+    return LipbenchError(_message(f"{what} needs {package}", "a Python without it", "run pip install 'lipbench[train]'"))
+
+
+def no_package(what: str, package: str) -> LipbenchError:
+    return LipbenchError(_message(f"missing for {what}", f"a Python without {package}", f"run pip install {package}"))
+
+
+def attack_beats_certificate(images: int, radius: float) -> LipbenchError:
+    what = f"an attack changed the class within the certified radius {radius:.6g}, which no 1-Lipschitz network allows"
+    got = f"{images} such {'image' if images == 1 else 'images'}"
+    return LipbenchError(_message(what, got, "trust no certified accuracy of this network, and report this as a bug"))
+
+
+def unreadable_journal(path: object, why: str) -> LipbenchError:
+    do = "move it away and run the command again; finished trainings are not repeated"
+    return LipbenchError(_message("not a readable journal of a search", f"{path} ({why})", do))
+
+
+def evaluated_elsewhere(folder: object, part: str) -> LipbenchError:
+    what = "a draw is chosen by its evaluation on the validation images"
+    return LipbenchError(_message(what, f"one on {part} images in {folder}", "move the folder away, or choose another --out"))
+
+
+def training_interrupted(folder: object, why: str) -> LipbenchError:
+    return LipbenchError(
+        _message("a training was interrupted", f"{folder} ({why})", "run the same command again to continue it")
+    )
+
+
+def bad_range(option: str, got: str) -> LipbenchError:
+    do = "write the ends as LOW,HIGH with 0 < LOW ≤ HIGH, such as 1e-4,1e-1"
+    return LipbenchError(_message(f"{option} takes a range", repr(got), do))
+
+
+def bad_weights(path: object, why: str) -> LipbenchError:
+    do = "give the file of this method and size, or another --method, --size or --dataset"
+    return LipbenchError(_message("not the published weights of this network", f"{path} ({why})", do))
+
+
+def not_published(method: str, known: object) -> LipbenchError:
+    return LipbenchError(_message("no weights of this method are published", repr(method), f"choose from {_listing(known)}"))
+
+
+def what_to_evaluate() -> LipbenchError:
+    do = "give the folder of a training, or --llc FILE with --method"
+    return LipbenchError(_message("one trained network is evaluated", "none, or more than one", do))

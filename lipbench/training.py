@@ -38,10 +38,11 @@ def add_noise(module: nn.Module, generator: torch.Generator) -> None:
         if parameter.requires_grad:
             scale = parameter.abs().square().mean().sqrt() if parameter.any() else torch.ones(())
             parameter.add_(NOISE * scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    _refresh(module)
+    refresh(module)
 
 
-def _refresh(module: nn.Module) -> None:
+def refresh(module: nn.Module) -> None:
+    """Bring the iterated state of every layer with two halves to convergence on the present weights."""
     for half in module.modules():
         if isinstance(half, TwoHalves):
             half.refresh()
@@ -88,7 +89,7 @@ def leave_initial(module: nn.Module, x: Tensor, generator: torch.Generator) -> s
         reason = ""
     module.zero_grad(set_to_none=True)
     forget_graphs(module)
-    _refresh(module)
+    refresh(module)
     return reason
 
 

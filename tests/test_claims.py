@@ -16,7 +16,7 @@ import pytest
 import samples
 
 from lipbench.store import claims
-from lipbench.store.claims import GRACE_S, Owner, claimed, holders
+from lipbench.store.claims import GRACE_S, Owner, claimed, holders, renew
 
 CASE, OTHER = samples.case("aol"), samples.case("soc")
 HOLDS = """
@@ -151,3 +151,22 @@ def test_a_claim_that_is_no_file_or_nonsense_blocks_for_a_while_alone(tmp_path: 
 def test_a_lock_that_is_a_pipe_waits_for_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     assert is_free(tmp_path)
+
+
+def test_a_claim_is_renewed_by_its_owner_alone(tmp_path: Path) -> None:
+    with claimed(tmp_path, CASE, 1.0):
+        renew(tmp_path, CASE, 5000.0)
+        (owner,) = holders(tmp_path)
+        assert owner.until > time.time() + 4000.0
+        other = Owner("elsewhere", 1, "1", time.time() + 100)
+        (tmp_path / "claims" / f"{CASE.id}.json").write_text(json.dumps(asdict(other)))
+        renew(tmp_path, CASE, 5000.0)
+        assert holders(tmp_path) == (other,)
+    renew(tmp_path, OTHER, 5000.0)
+    assert holders(tmp_path) == (other,)
+
+
+def test_a_renewed_claim_goes_with_its_block(tmp_path: Path) -> None:
+    with claimed(tmp_path, CASE, 1.0):
+        renew(tmp_path, CASE, 5000.0)
+    assert not (tmp_path / "claims").exists()

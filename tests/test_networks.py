@@ -15,6 +15,8 @@ from lipbench.cases import NetworkSpec
 from lipbench.layers.base import LipschitzConv2d, LipschitzLinear, TwoHalves
 from lipbench.networks import FirstChannels, MaxMin, PadChannels
 
+SMALL = 8
+"""image size where the test asks for nothing that a larger image has"""
 AOL_PARAMETERS = {"XS": 1_572_288, "S": 6_283_136, "M": 25_120_512, "L": 100_457_984}
 AOL_MILLIONS_64 = {"XS": 1.575, "S": 6.294, "M": 25.16, "L": 100.63}
 BCOP_MILLIONS = {"XS": 1.14, "S": 4.54, "M": 18.2}
@@ -101,9 +103,10 @@ def parts(network: nn.Module) -> Iterator[Part]:
                 yield from parts(module)
 
 
-@pytest.mark.parametrize(("image_size", "width", "blocks"), [(32, 16, 5), (64, 8, 6)])
+@pytest.mark.parametrize(("image_size", "width", "blocks"), [(32, 16, 5), (64, 8, 6), (16, 32, 4), (8, 64, 3)])
 def test_is_the_sequence_of_the_paper(variant: Variant, image_size: int, width: int, blocks: int) -> None:
-    """Tables 5–7: the last block has 1 × 1 kernels, the others 3 × 3, and an activation follows every convolution."""
+    """Tables 5–7: the last block has 1 × 1 kernels, the others 3 × 3, and an activation follows every convolution. Networks for
+    smaller images continue the pair of 32 and 64."""
     expected: list[Part] = [("PadChannels", width), ("convolve", width, width, 1, image_size), ("MaxMin",)]
     c, s = width, image_size
     for kernel_size in [3] * (blocks - 1) + [1]:
@@ -122,23 +125,23 @@ def test_is_the_sequence_of_the_paper(variant: Variant, image_size: int, width: 
 
 def test_network_is_1_lipschitz_in_evaluation(variant: Variant) -> None:
     """A step against the gradient of a logit changes the logit by at most the length of the step."""
-    if not variant.keeps_its_promise_at(32):
-        pytest.skip("does not claim to be, or is not on images of 32")
-    network = registry.build(NetworkSpec(variant.method.name, "XS", implementation=variant.implementation)).double()
+    if not variant.keeps_its_promise_at(SMALL):
+        pytest.skip("does not claim to be, or is not on these images")
+    network = registry.build(NetworkSpec(variant.method.name, "XS", SMALL, implementation=variant.implementation)).double()
     disturb(network)
     network.eval().requires_grad_(False)
-    x = torch.randn(1, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 3, SMALL, SMALL, dtype=torch.float64, requires_grad=True)
     for logit in network(x)[0, :3]:
         (gradient,) = torch.autograd.grad(logit, x, retain_graph=True)
         assert 0 < torch.linalg.vector_norm(gradient) <= 1 + 1e-4
 
 
 def test_state_dict_loads_into_a_fresh_network(variant: Variant) -> None:
-    spec = NetworkSpec(variant.method.name, "XS", implementation=variant.implementation)
+    spec = NetworkSpec(variant.method.name, "XS", SMALL, implementation=variant.implementation)
     network, fresh = registry.build(spec).eval(), registry.build(spec).eval()
     fresh.load_state_dict(network.state_dict(), strict=True)
     network.load_state_dict(network.state_dict())  # loading refreshes iterated state, in both
-    x = torch.randn(1, 3, 32, 32)
+    x = torch.randn(1, 3, SMALL, SMALL)
     with torch.no_grad():
         torch.manual_seed(1)
         expected = network(x)

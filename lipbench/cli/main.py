@@ -25,11 +25,15 @@ VERBS = {
     "verify": "Compute Lipschitz constants of layers and networks.",
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
+    "search": "Search learning rate and weight decay, then train with the best.",
+    "train": "Train networks for equal budgets: accuracy and certified accuracy.",
+    "evaluate": "Certify and evaluate a trained network, also under attack.",
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table of measurements and theory.",
     "compare": "Compare two runs: what became slower, larger, or fails.",
     "selftest": "Hold the clocks and the counter against others.",
     "doctor": "Say what will spoil a measurement on this machine.",
+    "accuracy": "Print accuracy and certified robust accuracy of trainings.",
     "report": "Write the report of a run as one HTML file.",
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""

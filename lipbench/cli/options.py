@@ -113,8 +113,8 @@ def _parts(text: str) -> list[str]:
 def whole(option: str, metavar: str, text: str, kind: str, least: int = 1) -> Any:
     """An option that takes an integer from `least` to `bounds.LARGEST[kind]`. It raises `LipbenchError` for anything else."""
 
-    def parse(given: str) -> int:
-        largest = LARGEST[kind]
+    def parse(given: str | int) -> int:
+        given, largest = str(given), LARGEST[kind]  # Typer also parses defaults
         if not given.isdecimal() or (len(given) < 100 and int(given) < least):
             raise errors.not_positive(option, given)
         if len(given) >= 100 or int(given) > largest:

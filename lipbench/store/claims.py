@@ -1,4 +1,4 @@
-"""Claims on cases: a worker claims a case in the run directory while it measures it, and other workers skip that case.
+"""Claims on cases: a worker claims a case in the run directory while it works on it, and other workers skip that case.
 
 A claim is a file `claims/<case id>.json` that names its owner: machine, process and expiry time. It is created exclusively, so
 that only one of two workers gets it. It is replaced or removed under the lock of the directory. A claim is a file rather than a
@@ -6,8 +6,9 @@ held lock because on some network file systems locks outlive their process, and 
 
 A claim of a dead worker expires. On its owner's machine, a claim is in force exactly as long as the owner's process lives.
 Other machines cannot see that process; for them it is in force until its expiry time: `GRACE_S` after the time-out of the
-measurement, by the clocks of both machines. A worker that is killed before it removes its claim therefore delays the case on
-other machines until then. A user who knows that the worker is dead may delete the file.
+measurement, by the clocks of both machines. Work without a time-out, such as a training, renews its claim. A worker that is
+killed before it removes its claim therefore delays the case on other machines until then. A user who knows that the worker is
+dead may delete the file.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from lipbench import errors
-from lipbench.cases import Case
-from lipbench.store.files import load_json, locked
+from lipbench.store.files import load_json, locked, write_json
 from lipbench.store.typed import from_json
 
 FOLDER = "claims"
@@ -32,6 +33,14 @@ MOST_BYTES = 2**16
 """size limit of a claim"""
 GRACE_S = 400.0
 """added to the time-out of a round, for a server that starts late and for clocks that differ"""
+
+
+class HasId(Protocol):
+    """What can be claimed: a case of any kind."""
+
+    @property
+    def id(self) -> str:
+        """The same on every machine, and part of a file name."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +66,20 @@ class Owner:
             return _is_running(self.process_id) and _process_started(self.process_id) == self.process_started
         return time.time() < self.until
 
+    def is_same(self, other: Owner) -> bool:
+        """Whether both are the same process, whatever the expiry times of their claims."""
+        return replace(self, until=other.until) == other
+
 
 @contextlib.contextmanager
-def claimed(directory: Path, case: Case, timeout_s: float) -> Iterator[bool]:
-    """Claim a case for the block, which measures it for at most `timeout_s`. Yields False where another worker has claimed it.
+def claimed(directory: Path, case: HasId, timeout_s: float) -> Iterator[bool]:
+    """Claim a case for the block, which takes at most `timeout_s` unless it calls `renew`. Yields False where another worker
+    has claimed it.
 
     Raises `OSError` where the directory is not writable.
     """
-    path = directory / FOLDER / f"{case.id}.json"
-    own = Owner(_machine(), os.getpid(), _process_started(os.getpid()), time.time() + timeout_s + GRACE_S)
+    path = _path(directory, case)
+    own = _own(timeout_s)
     is_own = _made(directory, path, own)
     try:
         yield is_own
@@ -74,10 +88,28 @@ def claimed(directory: Path, case: Case, timeout_s: float) -> Iterator[bool]:
             _removed(directory, path, own)
 
 
+def renew(directory: Path, case: HasId, timeout_s: float) -> None:
+    """Put off the expiry of this process's claim until `timeout_s` from now; nothing where another worker has taken it over."""
+    path, own = _path(directory, case), _own(timeout_s)
+    with locked(directory):
+        standing = _owner(path)
+        if standing and standing.is_same(own):
+            write_json(path, asdict(own))
+
+
 def holders(directory: Path) -> tuple[Owner, ...]:
     """The owners of the claims in force in a run directory."""
     found = (_owner(path) for path in (directory / FOLDER).glob("*.json"))
     return tuple(owner for owner in found if owner and owner.is_alive)
+
+
+def _path(directory: Path, case: HasId) -> Path:
+    return directory / FOLDER / f"{case.id}.json"
+
+
+def _own(timeout_s: float) -> Owner:
+    """This process as the owner of a claim."""
+    return Owner(_machine(), os.getpid(), _process_started(os.getpid()), time.time() + timeout_s + GRACE_S)
 
 
 def _made(directory: Path, path: Path, own: Owner) -> bool:
@@ -100,7 +132,8 @@ def _made(directory: Path, path: Path, own: Owner) -> bool:
 def _removed(directory: Path, path: Path, own: Owner) -> None:
     """Remove a claim unless another worker has taken it over; remove the folder with the last claim."""
     with contextlib.suppress(OSError), locked(directory):
-        if _owner(path) == own:
+        standing = _owner(path)
+        if standing and standing.is_same(own):
             path.unlink()
         path.parent.rmdir()
 

@@ -12,7 +12,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
@@ -94,7 +94,8 @@ def _object(kind: Any, value: Any, where: str) -> Any:
     if missing := [name for name in _needed(kind) if name not in value]:
         raise ValueError(f"{prefix}{missing[0]} is missing")
     return kind(**{
-        name: entry if name == "spec" else _read(hints[name], entry, f"{prefix}{name}", name) for name, entry in value.items()
+        name: entry if is_dataclass(entry) else _read(hints[name], entry, f"{prefix}{name}", name)
+        for name, entry in value.items()
     })  # fmt: skip
 
 

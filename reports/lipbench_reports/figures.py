@@ -133,12 +133,12 @@ def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
     if high / low < 3:  # a range this small might contain no tick
         low, high = low / math.sqrt(3), high * math.sqrt(3)
     axes.set_ylim(low / 1.2, high * 1.2)
-    ticks = _ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
-    axes.set_yticks(ticks, [with_unit(tick, plot.units, round_number=True) for tick in ticks])
+    marks = ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
+    axes.set_yticks(marks, [with_unit(mark, plot.units, round_number=True) for mark in marks])
     axes.minorticks_off()
 
 
-def _ticks(low: float, high: float, binary: bool) -> list[float]:
+def ticks(low: float, high: float, binary: bool) -> list[float]:
     """At most seven round values between `low` and `high`: powers of two for bytes, otherwise 1-2-5, 1-3 or 1 per decade."""
     if binary:
         every = [2.0**power for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
@@ -173,12 +173,19 @@ def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks:
 def _direct_labels(
     axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> None:
-    """Write each series' name to the right of its last point, linked by a thin line; move apart names that would overlap."""
     last = points.sort_values("channels").groupby("series").last()
-    places = {key: axes.transData.transform(last.loc[key, ["channels", plot.column]].to_numpy(dtype=float)) for key in keys}
+    label_at_right(axes, {key: (last.loc[key, "channels"], last.loc[key, plot.column]) for key in keys}, labels, looks)
+
+
+def label_at_right(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], labels: Mapping[str, str], looks: Mapping[str, Look]
+) -> None:
+    """Write each series' name to the right of its end, in data coordinates, linked by a thin line; move apart names that would
+    overlap."""
+    places = {key: axes.transData.transform(np.asarray(end, dtype=float)) for key, end in ends.items()}
     bottom, top = axes.bbox.y0, axes.bbox.y1
     edge = axes.bbox.x1
-    ordered = sorted(keys, key=lambda key: float(places[key][1]))
+    ordered = sorted(ends, key=lambda key: float(places[key][1]))
     heights = apart([float(places[key][1]) for key in ordered], LABEL_GAP, bottom, top)
     to_axes = axes.transAxes.inverted().transform
     for key, height in zip(ordered, heights):
@@ -209,13 +216,16 @@ def _start(run: Sequence[float], gap: float, low: float, high: float) -> float:
 
 
 def radars(
-    scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], looks: Mapping[str, Look]
+    scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], looks: Mapping[str, Look], prefix: str = "radar"
 ) -> list[tuple[str, Markup]]:
-    """Pairs of a series' key and its radar, for series with a score on every axis; [] with fewer than three axes."""
+    """Pairs of a series' key and its radar, for series with a score on every axis; [] with fewer than three axes.
+
+    Identifiers in the page begin with `prefix`.
+    """
     complete = {key: axes for key, axes in scores.items() if all(math.isfinite(score) for score in axes.values())}
     if not complete or len(next(iter(complete.values()))) < 3:
         return []
-    return [(key, _radar(f"radar-{place}", complete[key], labels[key], looks[key])) for place, key in enumerate(complete)]
+    return [(key, _radar(f"{prefix}-{place}", complete[key], labels[key], looks[key])) for place, key in enumerate(complete)]
 
 
 def _radar(identity: str, scores: Mapping[str, float], label: str, look: Look) -> Markup:
@@ -245,7 +255,7 @@ def _radar(identity: str, scores: Mapping[str, float], label: str, look: Look) -
                 words,
                 fontsize=9.5,
                 ha=align,
-                va="center",
+                va="top" if y < -0.5 and align != "center" else "center",
             )
         axes.fill(*ring(list(scores.values())), color=look.sentinel, alpha=0.22, linewidth=0)
         axes.plot(*ring(list(scores.values())), color=look.sentinel, linewidth=1.5, marker=look.marker, markersize=4.5)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipbench_reports import (
+    accuracy,
     against_theory,
     agreement,
     certificates,
@@ -21,12 +22,15 @@ from lipbench_reports import (
     measurements,
     pairs,
     provenance,
+    training_section,
+    trainings,
 )
 from lipbench_reports.cells import MARKS, TIMES, with_unit
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
 from lipbench_reports.prepared import Prepared, prepare
-from lipbench_reports.tables import Tables, as_text
+from lipbench_reports.tables import Tables, as_text, with_columns
+from lipbench_reports.trainings import Arena
 from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven, verdict
 
 ENVIRONMENT = Environment(
@@ -38,13 +42,17 @@ def render(tables: Tables) -> str:
     """The whole document. Incomplete runs raise no error: missing parts are left out, and the page says so where it matters."""
     ready = prepare(tables)
     found = costs(ready)
-    look = looks(ready)
+    profiled = bool(len(ready.rows)) or tables.trained.trainings.empty
+    arenas = trainings.arenas(tables.trained, list(ready.methods["method"].astype(str)))
+    look = _looks(ready, arenas)
     script = _source("sort.js")
     clock = ready.rows["timer_cost_s"].max()
     left = unfinished(tables)[0]
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
-        verdict=[*verdict(ready, found), *compilation.verdict(ready)],
+        verdict=[*(verdict(ready, found) if profiled else ()), *compilation.verdict(ready), *accuracy.verdict(arenas)],
+        profiled=profiled,
+        trained=training_section.section(tables.trained, arenas, look, _scores(ready, found)),
         style=Markup(_source("style.css")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -63,7 +71,7 @@ def render(tables: Tables) -> str:
         unfinished=cases(left) if left else "",
         machine=provenance.machine(tables.run.get("machine")),
         command=provenance.command(tables.run),
-        measured=provenance.measured(tables.run, bool((ready.rows["device"] == "cuda").any())),
+        measured=provenance.measured(tables.run, _on_gpu(ready)),
         provenance=provenance.origin(tables.run),
         limits=provenance.pairs(tables.run.get("limits")),
         clock=with_unit(clock, TIMES) if math.isfinite(clock) else "",
@@ -71,6 +79,25 @@ def render(tables: Tables) -> str:
         **_proofs(ready.written, found),
         **_pictures(ready, found, look),
     )  # fmt: skip
+
+
+def _looks(ready: Prepared, arenas: Sequence[Arena]) -> dict[str, Look]:
+    """The looks of all series and groups of trainings."""
+    series = [(one.key, one.method, one.implementation) for one in ready.series]
+    groups = [(one.key, one.text("method"), one.text("implementation")) for arena in arenas for one in arena.groups]
+    return looks([*series, *groups], ready.methods["method"].astype(str))
+
+
+def _scores(ready: Prepared, found: Costs) -> dict[tuple[str, str], dict[str, float]]:
+    """The scores of costs by method, implementation and axis."""
+    scored = measurements.scores(ready, found)
+    series = {one.key: (one.method, one.implementation) for one in found.series}
+    return {series[key]: axes for key, axes in scored[1].items()} if scored else {}
+
+
+def _on_gpu(ready: Prepared) -> bool:
+    trained = with_columns(ready.tables.trained.trainings, ["device"])["device"]
+    return bool((ready.rows["device"] == "cuda").any() or (trained == "cuda").any())
 
 
 def _source(name: str) -> str:

@@ -1,7 +1,8 @@
 """Estimates over rounds with 95 % intervals: times of one case, and ratios of two cases paired by round.
 
-The data are the medians of the rounds, since processes are the replicates. All estimates are geometric means, with Student's t
-on the logarithms. `python -m bench.coverage` shows how often such an interval contains the true value.
+The data are the medians of the rounds, since processes are the replicates. Estimates of times are geometric means, with
+Student's t on the logarithms. `python -m bench.coverage` shows how often such an interval contains the true value. Shares, such
+as accuracies over several seeds, have arithmetic means.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A geometric mean with the ends of its 95 % interval; the ends are NaN where there are fewer than two rounds."""
+    """A mean with the ends of its 95 % interval; the ends are NaN where there are too few replicates."""
 
     value: float
     low: float = math.nan
@@ -66,6 +67,26 @@ def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
     freedom = total**2 / float(sum(own**2 / (len(array) - 1) for own, array in zip(variances, arrays)))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total)
     return Estimate(*(math.exp(min(700.0, max(-700.0, end))) for end in (mean, mean - reach, mean + reach)))
+
+
+FEWEST_SEEDS = 3
+"""number of seeds from which a mean over seeds has an interval; that of two is 13 standard errors wide"""
+
+
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """The arithmetic mean with its 95 % interval by Student's t, which is unknown for fewer than `FEWEST_SEEDS`; NaN for none.
+
+    Missing values are left out.
+    """
+    array = np.asarray([value for value in values if math.isfinite(value)], dtype=float)
+    if not len(array):
+        return Estimate(math.nan)
+    mean = float(array.mean())
+    if len(array) < FEWEST_SEEDS:
+        return Estimate(mean)
+    freedom = len(array) - 1
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return Estimate(mean, mean - reach, mean + reach)
 
 
 def used(levels: Sequence[Level]) -> list[Level]:

@@ -6,12 +6,12 @@ colour blindness, and no information is in the hue alone: each method has a mark
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
-from lipbench_reports.prepared import Prepared
 from lipbench_reports.tables import YARDSTICK
 
 LIGHT = (
@@ -51,19 +51,21 @@ class Look:
         return path_data(MarkerStyle(self.marker))
 
 
-def looks(ready: Prepared) -> dict[str, Look]:
-    """The look of each series. It depends on the method's place among all registered methods, not on the methods in a run."""
-    series = ready.series
-    known = [str(name) for name in ready.methods["method"] if name != YARDSTICK]
-    order = known + sorted({one.method for one in series} - set(known) - {YARDSTICK})
+def looks(entries: Iterable[tuple[str, str, str]], registered: Iterable[str]) -> dict[str, Look]:
+    """The looks of series, by key; an entry is a key, a method and an implementation.
+
+    A look depends on the method's place among all registered methods, not on the methods in a run.
+    """
+    entries = list(entries)
+    known = [name for name in registered if name != YARDSTICK]
+    order = known + sorted({method for _, method, _ in entries} - set(known) - {YARDSTICK})
     places = {YARDSTICK: 0} | {name: place + 1 for place, name in enumerate(order)}
     hues = len(LIGHT) - 1
     result = {}
-    for one in series:
-        place = places[one.method]
+    for key, method, implementation in entries:
+        place = places[method]
         colour = 0 if place == 0 else (place - 1) % hues + 1
-        dashes = DASHES.get(one.implementation, OTHER_DASHES)
-        result[one.key] = Look(colour, MARKERS[place % len(MARKERS)], dashes)
+        result[key] = Look(colour, MARKERS[place % len(MARKERS)], DASHES.get(implementation, OTHER_DASHES))
     return result
 
 

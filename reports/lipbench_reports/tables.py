@@ -51,6 +51,23 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Everything a report shows of trainings.
+
+    The column `group` has the same text for trainings that differ in the seed alone.
+    """
+
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per group of trainings that were evaluated on test images, with means over seeds and their intervals"""
+    trainings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per training, the draws of searches included"""
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per training and point of its learning curve"""
+    quantiles: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """one row per training and quantile of its certified radii"""
+
+
+@dataclass(frozen=True)
 class Tables:
     """Everything a report shows of a run."""
 
@@ -86,6 +103,8 @@ class Tables:
     """comparison with another run, the base: one row per case, phase and quantity; empty where there is none"""
     changed: Sequence[str] = ()
     """what a reader must know of it, one line each"""
+    trained: Trained = field(default_factory=Trained)
+    """trainings in the same directory"""
 
 
 def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

@@ -1,0 +1,83 @@
+"""The verb `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipbench import errors
+from lipbench.cli.options import (
+    Claim,
+    DeviceName,
+    Format,
+    Names,
+    NetworkList,
+    Output,
+    Settings,
+    given_settings,
+    names,
+    path,
+    whole,
+)
+from lipbench.cli.options import seconds as seconds_option
+from lipbench.cli.printing import Printer
+from lipbench.train import plan
+
+BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE}, published: 256]"
+
+
+def train(
+    method: Annotated[Names | None, names("--method", "Methods of which the paper's ConvNet is built, with commas.")] = None,
+    size: Annotated[Names | None, names("--size", "Sizes of the ConvNet, of XS,S,M,L.  [default: XS]")] = None,
+    network: NetworkList = None,
+    with_: Settings = None,
+    lipschitz: Claim = None,
+    dataset: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100 or tiny-imagenet.")] = "digits",
+    data: Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")] = None,
+    seconds: Annotated[float | None, seconds_option("--seconds", "Budget: seconds of training.")] = None,
+    epochs: Annotated[int | None, whole("--epochs", "N", "Budget: epochs.", "steps")] = None,
+    steps: Annotated[int | None, whole("--steps", "N", "Budget: optimizer steps.", "steps")] = None,
+    seeds: Annotated[
+        int | None, whole("--seeds", "N", "Trainings of each network, with the seeds 0 to N−1.  [default: 1]", "rounds")
+    ] = None,
+    loss: Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = plan.LEARNING_RATE,
+    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = plan.WEIGHT_DECAY,
+    batch_size: Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")] = None,
+    implementation: Annotated[str, typer.Option(help="Of the methods.")] = "paper",
+    precision: Annotated[str, typer.Option(help="ieee, tf32, tf32x3, bf16 or fp16 (autocast).")] = "ieee",
+    compile: Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")] = False,
+    device: Annotated[DeviceName, typer.Option(help="Where to train; auto is a GPU if there is one.")] = DeviceName.auto,
+    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
+    attack: Annotated[bool, typer.Option("--attack", help="Also attack the trained networks.")] = False,
+    out: Annotated[Path | None, path("--out", "DIR", "Where to store.  [default: a new directory in runs/]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue in --out; finished trainings are not repeated.")] = False,
+    format: Format = None,
+    output: Output = None,
+) -> None:
+    """Train networks for equal budgets, and print what they are worth: accuracy and certified robust accuracy."""
+    printer = Printer(format, output)
+    if resume and out is None:
+        raise errors.resume_without_run()
+    from lipbench.cli.training import answer, shown
+    from lipbench.run.processes import Processes, usual_start
+    from lipbench.run.profiling import new_directory
+    from lipbench.train import series
+
+    request = plan.Request(
+        methods=method or (), sizes=size or ("XS",), networks=network or (), dataset=dataset,
+        budget=plan.budget(epochs=epochs, seconds=seconds, steps=steps), losses=loss or ("offset",), seeds=range(seeds or 1),
+        learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size or plan.BATCH_SIZE,
+        implementation=implementation, precision=precision, compile=compile, device=str(device), threads=threads,
+        settings=given_settings(with_), claim=1.0 if lipschitz is None else lipschitz,
+    )  # fmt: skip
+    with Processes(usual_start()) as processes:
+        cases = plan.cases(request, processes)
+        options = series.Options(out or new_directory(Path("runs")), data, resume, attack)
+        with shown(options.out) as begin:
+            found = series.run(
+                processes, cases, options, lambda case: begin(case, f"training {cases.index(case) + 1}/{len(cases)}")
+            )
+    printer.print(answer(found))
