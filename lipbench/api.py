@@ -71,8 +71,10 @@ class Run:
             raise errors.only_trainings(self.path)
         return measured_rows(self.stored)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(self, path: str | Path | None = None, against: str | Path | None = None) -> Path:
         """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
+
+        With `against`, another run, a section shows what changed since that, as `compare` does.
 
         A link, a pipe or a device of the default name is not written to: a run may come from anywhere. Raises `LipbenchError`
         for a run without records, and where the file cannot be written.
@@ -84,7 +86,8 @@ class Run:
         output = Path(path) if path else self.path / "report.html" if self.path.is_dir() else self.path.with_suffix(".html")
         if not path and (output.is_symlink() or (output.exists() and not output.is_file())):
             raise errors.not_writable(output, "a file of this name that is no regular one")
-        content = document.document(self.stored, self.trainings, self.unread)
+        base = load(against).stored if against else None
+        content = document.document(self.stored, self.trainings, self.unread, base)
         with write_errors(output):
             write_file(output, content)
         return output
@@ -121,17 +124,19 @@ def compare(
     memory: float = 0.05,
     fail_on: Sequence[str] = (),
     any_machine: bool = False,
+    least_pairs: int = 5,
 ) -> Answer:
     """What changed from one stored run to another, for the cases that both have.
 
     The frame has a row per case, phase and quantity (time, memory, MACs), with a verdict. `slower` and `memory` are the
-    relative changes up to which times and peaks count as the same. The answer `failed` if a case fails in `head` alone, or by
+    relative changes up to which times and peaks count as the same; a time with fewer than `least_pairs` pairs of quiet rounds
+    is UNCLEAR. The answer `failed` if a case fails in `head` alone, or by
     what `fail_on` names: "slower", "memory". Raises `LipbenchError` for runs without common cases, and for runs of two machines
     unless `any_machine`.
     """
     from lipbench.analysis import changes
 
-    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine)
+    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine, least_pairs)
 
 
 def methods() -> pd.DataFrame:

@@ -358,6 +358,61 @@ def two_machines(base: str, head: str) -> LipbenchError:
     )
 
 
+def both_versions() -> LipbenchError:
+    return LipbenchError(_message("one base is compared", "--against and --against-ref", "leave one of them out"))
+
+
+def only_against() -> LipbenchError:
+    what = "profile compares only with another version"
+    return LipbenchError(
+        _message(what, "--fail-on without --against", "add --against or --against-ref, or use lipbench compare")
+    )
+
+
+def not_against(option: str) -> LipbenchError:
+    what = "two versions have as many rounds as each other, measured in turns"
+    return LipbenchError(_message(what, f"{option} with --against", f"leave {option} out"))
+
+
+def no_other_version(python: str, why: str) -> LipbenchError:
+    do = "give the Python interpreter of an environment in which another lipbench is installed"
+    return LipbenchError(_message("cannot run the other version", f"{python} ({why})", do))
+
+
+def option_of_one_version(name: str, python: str, missing: Sequence[str]) -> LipbenchError:
+    do = "leave it out, or compare with a newer version"
+    return LipbenchError(_message(f"the {name} has no such option", f"{', '.join(missing)} for the lipbench of {python}", do))
+
+
+def version_failed(name: str, why: str) -> LipbenchError:
+    do = "make this command line work with both versions"
+    return LipbenchError(_message(f"the {name} cannot measure what is requested", why.removeprefix("lipbench: "), do))
+
+
+def unreadable_version(name: str, why: str) -> LipbenchError:
+    do = "run this command with the newer of both versions"
+    return LipbenchError(_message(f"the {name} writes records that this lipbench cannot read", why, do))
+
+
+def no_turn_in_time() -> LipbenchError:
+    return LipbenchError(_message("the deadline ended before both versions were measured", "no turn", "give more time"))
+
+
+def git_failed(what: str, why: str) -> LipbenchError:
+    do = "call this in a git repository, with a commit, branch or tag of it"
+    return LipbenchError(_message("git cannot provide the other version", f"{what} ({why})", do))
+
+
+def nothing_of_the_commit(root: object) -> LipbenchError:
+    do = "name a layer that lies in this repository, or install lipbench from it as editable"
+    return LipbenchError(_message("both versions would be the same", f"nothing that is measured lies in {root}", do))
+
+
+def another_base(path: object, before: str, got: str) -> LipbenchError:
+    do = "name the same version again, or choose another --out"
+    return LipbenchError(_message(f"the base of {path} was {before}", got, do))
+
+
 def cannot_compile(line: str) -> LipbenchError:
     """`line` is a message of `lipbench_kernels.resources`, and says what is wrong, what was got and what to do."""
     return LipbenchError(line)

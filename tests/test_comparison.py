@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from lipbench import api
 from lipbench.analysis.comparison import COLUMNS, Comparison, aa_spread, compare, holm
-from lipbench.cases import Case, LayerSpec
+from lipbench.cases import Case, LayerSpec, to_dict
 from lipbench.cli import compare as verb
 from lipbench.errors import LipbenchError
 from lipbench.quantities import Contention, Machine, Macs, Memory, Peak, Timing
@@ -137,6 +139,32 @@ def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: P
     assert set(answer.frame["quantity"]) == {"time", "memory", "macs"}
     assert answer.remarks[0].startswith("times: 0 SAME, 0 FASTER, 1 SLOWER, 0 UNCLEAR")
     assert answer.remarks[1] == f"only in head: {SOC.id}"
+
+
+def test_a_report_shows_what_changed_since_a_base(base: Path, tmp_path: Path) -> None:
+    head = stored(tmp_path / "head", record(AOL, noisy(1.2, seed=1)))
+    page = api.load(head).report(tmp_path / "changed.html", against=base).read_text()
+    section = page.partition('<section id="changes">')[2].partition("</section>")[0]
+    assert "1 SLOWER" in section
+    changed, every = section.split("<details>")
+    assert len(re.findall(r">SLOWER<", changed)) == 1
+    assert not re.findall(r">SAME<", changed)
+    assert re.findall(r">SAME<", every)
+    assert 'id="changes"' not in api.load(head).report(tmp_path / "alone.html").read_text()
+
+
+def test_one_process_is_unclear_and_several_are_compared(tmp_path: Path) -> None:
+    """As pytest-benchmark's JSON is read: one file is one round, a folder of files has one for each."""
+    for seed, (name, factor) in enumerate({"base": 1.0, "head": 1.3}.items()):
+        (tmp_path / name).mkdir()
+        for number, median in enumerate(noisy(factor, seed=seed, rounds=7)):
+            info = {"case": to_dict(AOL), "phase": "step"}
+            entry = {"name": "step", "extra_info": info, "stats": {"data": [median] * 5, "iterations": 1}}
+            (tmp_path / name / f"{number}.json").write_text(json.dumps({"benchmarks": [entry]}))
+    several = api.compare(tmp_path / "base", tmp_path / "head").frame.iloc[0]
+    assert (several["verdict"], several["pairs"]) == ("SLOWER", 7)
+    alone = api.compare(tmp_path / "base" / "0.json", tmp_path / "head" / "0.json").frame.iloc[0]
+    assert (alone["verdict"], alone["reason"]) == ("UNCLEAR", "1 pair of quiet rounds, and 5 are needed")
 
 
 def test_runs_of_two_machines_are_refused_unless_asked_for(base: Path, tmp_path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import samples
 from lipbench_reports.cells import carried, estimated, interval
 from lipbench_reports.intervals import Estimate, Level, estimate, of_rounds, paired
 from scipy import stats
 
 from bench import coverage
 from lipbench.analysis import comparison
+from lipbench.analysis.statistics import time_columns
+from lipbench.cases import Case, LayerSpec
+from lipbench.store.rounds import Part, Record, Round
 
 
 def levels(*medians: float, busy: tuple[int, ...] = ()) -> list[Level]:
@@ -29,6 +34,36 @@ def test_two_rounds_that_differ_give_no_small_interval() -> None:
     """6.99 and 147.85 ms were once printed as 77.4 (69.6–81.6)."""
     cell = estimated(of_rounds(levels(6.99e-3, 147.85e-3)))
     assert cell.note == "uncertain by more than a factor of 10"
+
+
+@pytest.mark.parametrize(
+    ("medians", "mean", "converged"),
+    [
+        ((147.85e-3, 6.99e-3), 32.15e-3, False),
+        ((1e-3, 1.57e-3), 1.253e-3, False),
+        ((1.0e-3, 1.002e-3, 1.001e-3), 1.001e-3, True),
+    ],
+)
+def test_an_export_has_the_mean_over_rounds_and_says_whether_it_converged(
+    medians: tuple[float, ...], mean: float, converged: bool
+) -> None:
+    """A phase whose rounds differ by 57 % was once exported as converged, and the first as 77.4 ms, which no round measured."""
+    rounds = {number: samples.timing(*[median] * 5) for number, median in enumerate(medians)}
+    found = time_columns(rounds, Case(LayerSpec("aol", 4, 6), 2))
+    assert found["median_s"] == pytest.approx(mean, rel=1e-3)
+    assert found["low_s"] <= min(medians) <= max(medians) <= found["high_s"] or converged
+    assert found["converged"] == converged
+
+
+def test_two_runs_of_one_method_have_ratios_whose_intervals_overlap() -> None:
+    """AOL's step was once 1.52 and then 1.24 times Standard's, by the same command, with no uncertainty beside either."""
+    rng = np.random.default_rng(1)
+    ratios = []
+    for _ in range(2):
+        own, base = (levels(*(level * np.exp(rng.normal(0, 0.15, 5)))) for level in (1.38, 1.0))
+        ratios.append(estimate([paired(own, base)]))
+    assert ratios[0].overlaps(ratios[1])
+    assert all(one.low < 1.38 < one.high and one.reach > 0.1 for one in ratios)
 
 
 def test_one_round_has_no_interval() -> None:
@@ -89,3 +124,17 @@ def test_a_comparison_is_rarely_wrong_and_usually_sees_ten_per_cent() -> None:
     same = coverage.verdicts(population, 11, 144, 400, 0.0, rng)
     assert sum(one in (comparison.SLOWER, comparison.FASTER) for one in same) <= 2
     assert coverage.verdicts(population, 11, 144, 400, 0.1, rng).count(comparison.SLOWER) >= 380
+
+
+def test_recorded_comparisons_are_populations_of_ratios(tmp_path: Path) -> None:
+    """What both versions have in common, such as a drift, is not part of them."""
+    rng = np.random.default_rng(2)
+    drift, noise = np.linspace(0, 1, 24), rng.normal(0, 0.02, (2, 24))
+    for name, own, level in (("base", noise[0], 0.0), ("head", noise[1], 0.5)):
+        timings = [samples.timing(*[float(np.exp(level + one))] * 5) for one in drift + own]
+        rounds = tuple(Round("ok", phases={"step": timing}, parts={"step": Part()}) for timing in timings)
+        samples.save_run(tmp_path / name, [Record(Case(LayerSpec("aol", 4, 6), 2), len(rounds), rounds)])
+    ((name, found),) = coverage.recorded(tmp_path, 20)
+    assert name == "aol c4, step, ratio"
+    assert found == pytest.approx((noise[1] - noise[0] - (noise[1] - noise[0]).mean()) / math.sqrt(2))
+    assert not list(coverage.recorded(tmp_path, 25))

@@ -290,6 +290,16 @@ def test_benchmark_files_are_runs(benchmark_file: Path) -> None:
     assert "test_something_else" in run.problems[0]
 
 
+def test_a_folder_of_benchmark_files_has_a_round_for_each(benchmark_file: Path, tmp_path: Path) -> None:
+    for name in ("0001.json", "0002.json"):
+        (tmp_path / name).write_bytes(benchmark_file.read_bytes())
+    (tmp_path / "0003.json").write_text("{")
+    run = benchmark_json.load(tmp_path)
+    (record,) = run.records
+    assert (len(record.rounds), record.rounds[0].warnings) == (2, ())
+    assert any("0003.json" in problem for problem in run.problems)
+
+
 def test_benchmark_files_without_samples_or_cut_short_are_refused(benchmark_file: Path, tmp_path: Path) -> None:
     contents = json.loads(benchmark_file.read_text())
     for entry in contents["benchmarks"]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from lipbench_reports.cells import BYTES, COUNTS, TIMES, carried, interval, with_unit
 from lipbench_reports.intervals import Estimate
 
 from lipbench import errors
-from lipbench.analysis import comparison
+from lipbench.analysis import comparison, counterparts
 from lipbench.analysis.comparison import FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
 from lipbench.answer import Answer
 from lipbench.store.records import Run
@@ -17,17 +18,38 @@ from lipbench.store.records import Run
 UNITS = {TIME: TIMES, MEMORY: BYTES, MACS: COUNTS}
 
 
-def answer(base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool) -> Answer:
-    """As `api.compare`."""
+@dataclass(frozen=True)
+class Compared:
+    """Two runs that may be compared, and their comparison."""
+
+    base: Run
+    """with the names of layer files that the head has"""
+    head: Run
+    found: Comparison
+    moved: Sequence[str]
+    """which layer files are compared with files at other paths"""
+
+
+def compared(base: Run, head: Run, slower: float, memory: float, any_machine: bool, least_pairs: int) -> Compared:
+    """Compare two runs. Raises `LipbenchError` where `api.compare` does."""
+    base, moved = counterparts.matched(base, head)
     if not {record.case for record in base.records} & {record.case for record in head.records}:
         raise errors.nothing_in_common(base.path, head.path)
     machines = _machines(base), _machines(head)
     if not any_machine and all(machines) and not machines[0] & machines[1]:
         raise errors.two_machines(*(", ".join(sorted(one)) for one in machines))
-    found = comparison.compare(base, head, slower, memory)
+    return Compared(base, head, comparison.compare(base, head, slower, memory, least_pairs), moved)
+
+
+def answer(
+    base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool, least_pairs: int
+) -> Answer:
+    """As `api.compare`."""
+    both = compared(base, head, slower, memory, any_machine, least_pairs)
+    frame = both.found.frame
     bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
-    failed = bool(found.frame["verdict"].isin(bad).any())
-    return Answer(found.frame, readable(found.frame), remarks(found, base, head), (*base.problems, *head.problems), failed)
+    failed = bool(frame["verdict"].isin(bad).any())
+    return Answer(frame, readable(frame), remarks(both), (*base.problems, *head.problems), failed)
 
 
 def _machines(run: Run) -> set[str]:
@@ -62,15 +84,16 @@ def _value(value: object, quantity: str) -> str:
     return with_unit(float(value), UNITS[quantity]) if quantity in UNITS else str(value)  # type: ignore[arg-type]  # a cell of a frame
 
 
-def remarks(found: Comparison, base: Run, head: Run) -> tuple[str, ...]:
+def remarks(both: Compared) -> tuple[str, ...]:
     """How many verdicts of each kind there are, the threshold, and the cases that only one run has."""
+    found = both.found
     times = found.frame[found.frame["quantity"] == TIME]["verdict"].value_counts()
     counted = ", ".join(f"{times.get(name, 0)} {name}" for name in (SAME, FASTER, SLOWER, UNCLEAR))
     spread = f"the rounds of the base differ from themselves by {100 * found.spread:.1f} %" if found.spread >= 0 else (
         "the base has too few rounds to show how far they differ from themselves")  # fmt: skip
     lines = [f"times: {counted}; changes up to {100 * found.threshold:.3g} % count as the same ({spread})"]
-    before, after = {record.case.id for record in base.records}, {record.case.id for record in head.records}
+    before, after = {record.case.id for record in both.base.records}, {record.case.id for record in both.head.records}
     for name, only in (("base", before - after), ("head", after - before)):
         if only:
             lines.append(f"only in {name}: {', '.join(sorted(only))}")
-    return tuple(lines)
+    return (*lines, *both.moved)

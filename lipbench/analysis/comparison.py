@@ -64,7 +64,7 @@ def compare(
     spread = aa_spread([theirs for _, theirs in timed.values()])
     limit = max(slower, spread) if math.isfinite(spread) else slower
     times = {key: paired(*pair) for key, pair in timed.items()}
-    corrected = holm([_p_value(logs) for logs in times.values()])
+    corrected = holm([p_value(logs) for logs in times.values()])
     rows: list[Mapping[str, object]] = []
     for case in shared:
         rows += _status_row(before[case], after[case])
@@ -109,7 +109,7 @@ def _levels(record: Record) -> dict[str, list[Level]]:
     return {phase: levels(timings) for phase, timings in timings_by_phase(record).items()}
 
 
-def _p_value(logs: Sequence[float]) -> float:
+def p_value(logs: Sequence[float]) -> float:
     """Two-sided, of the hypothesis that the mean is 0; NaN for fewer than two pairs."""
     if len(logs) < 2:
         return math.nan
@@ -133,7 +133,8 @@ def _time_row(
     if busy:
         verdict, reason = UNCLEAR, f"other processes were busy in every round of {' and '.join(busy)}"
     elif len(logs) < least:
-        verdict, reason = UNCLEAR, f"{len(logs)} pairs of quiet rounds, and {least} are needed"
+        counted = "1 pair" if len(logs) == 1 else f"{len(logs)} pairs"
+        verdict, reason = UNCLEAR, f"{counted} of quiet rounds, and {least} are needed"
     else:
         verdict = judge(found, p, limit)
         reason = f"the interval is wider than ± {100 * limit:.3g} %" if verdict == UNCLEAR else ""

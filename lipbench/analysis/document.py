@@ -12,7 +12,8 @@ from lipbench_reports import html
 from lipbench_reports.tables import Condition, Tables, Trained
 
 from lipbench import __version__, errors
-from lipbench.analysis import accuracy, beside
+from lipbench.analysis import accuracy, beside, changes
+from lipbench.analysis.comparison import LEAST_PAIRS, THRESHOLD
 from lipbench.analysis.exponents import exponents
 from lipbench.analysis.rows import COLUMNS, certificate_rows, measured_rows, round_rows, warning_rows
 from lipbench.cases import CONDITIONS
@@ -21,14 +22,16 @@ from lipbench.store.records import Run
 from lipbench.train.task import TrainingRecord
 
 
-def document(run: Run, trainings: Sequence[TrainingRecord] = (), problems: Sequence[str] = ()) -> str:
+def document(run: Run, trainings: Sequence[TrainingRecord] = (), problems: Sequence[str] = (), base: Run | None = None) -> str:
     """The report of a run and of trainings beside it as one HTML document; either may be missing.
 
-    `problems` are those of reading the trainings. Raises `LipbenchError` where there is neither.
+    `problems` are those of reading the trainings. With a base, a section shows what changed since that run. Raises
+    `LipbenchError` where there is neither run nor training, and where `api.compare` does.
     """
     if not run.records and not trainings:
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = measured_rows(run)
+    both = changes.compared(base, run, THRESHOLD, THRESHOLD, any_machine=False, least_pairs=LEAST_PAIRS) if base else None
     estimated = beside.estimate(list(dict.fromkeys(rows["method"])), run.records)
     return html.render(
         Tables(
@@ -46,6 +49,8 @@ def document(run: Run, trainings: Sequence[TrainingRecord] = (), problems: Seque
             rounds=round_rows(run),
             fitted=estimated.fitted,
             predicted=estimated.predicted,
+            changes=both.found.frame if both else pd.DataFrame(),
+            changed=changes.remarks(both) if both else (),
             trained=accuracy.trained(trainings) if trainings else Trained(),
         )
     )

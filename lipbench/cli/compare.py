@@ -9,7 +9,7 @@ import typer
 
 from lipbench import api, errors
 from lipbench.answer import Answer
-from lipbench.cli.options import Format, Names, Output, RunArgument, names
+from lipbench.cli.options import FailOn, Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
 SLOWER, MEMORY = "slower", "memory"
@@ -19,10 +19,7 @@ DEFAULT = 0.05
 def compare(
     base: RunArgument,
     head: RunArgument,
-    fail_on: Annotated[
-        Names | None,
-        names("--fail-on", "Of slower:5%,memory:1%: exit code 3 for times or peaks that grew by more than that."),
-    ] = None,
+    fail_on: FailOn = None,
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Compare runs of different machines, whose times differ anyway.")
     ] = False,
@@ -38,16 +35,16 @@ def compare(
     printer.print(answer(base, head, fail_on or (), any_machine))
 
 
-def answer(base: Path, head: Path, fail_on: tuple[str, ...] = (), any_machine: bool = False) -> Answer:
+def answer(base: Path, head: Path, fail_on: tuple[str, ...] = (), any_machine: bool = False, **more: int) -> Answer:
     """The comparison of two stored runs. Raises `LipbenchError` for runs that cannot be compared."""
-    limits = dict(map(_limit, fail_on))
+    limits = dict(map(limit, fail_on))
     return api.compare(
         base, head, slower=limits.get(SLOWER, DEFAULT), memory=limits.get(MEMORY, DEFAULT), fail_on=tuple(limits),
-        any_machine=any_machine,
+        any_machine=any_machine, **more,
     )  # fmt: skip
 
 
-def _limit(text: str) -> tuple[str, float]:
+def limit(text: str) -> tuple[str, float]:
     """The name and the relative limit of "slower:5%". Raises `LipbenchError` for anything else."""
     name, _, amount = text.partition(":")
     try:

@@ -1,6 +1,7 @@
 """The command line: finds the verb, imports only its file, and turns errors into one line and an exit code.
 
-Exit codes: 0 success, 2 wrong use or output that cannot be written (one line on stderr), 3 some case failed, 130 interrupted,
+Exit codes: 0 success, 2 wrong use or output that cannot be written (one line on stderr), 3 some case or check failed, 4 the
+machine is too noisy for `selftest`, 130 interrupted,
 141 a broken pipe.
 
 The list of verbs is printed without Typer, whose import takes longer than the rest of `lipbench --help`. `main` imports all
@@ -30,6 +31,8 @@ VERBS = {
     "profile": "Measure methods over shapes, and store a run directory.",
     "export": "Write a run as one table of measurements and theory.",
     "compare": "Compare two runs: what became slower, larger, or fails.",
+    "selftest": "Hold the clocks and the counter against others.",
+    "doctor": "Say what will spoil a measurement on this machine.",
     "accuracy": "Print accuracy and certified robust accuracy of trainings.",
     "report": "Write the report of a run as one HTML file.",
 }

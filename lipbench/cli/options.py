@@ -195,7 +195,14 @@ DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both. 
 AllowList = Annotated[
     Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a JSON file of pytest-benchmark.")]
+FailOn = Annotated[
+    Names | None,
+    names("--fail-on", "Of slower:5%,memory:1%: exit code 3 for times or peaks that grew by more than that."),
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, or pytest-benchmark's JSON: a file, or a folder of files."),
+]
 Format = Annotated[
     FormatName | None,
     typer.Option(help="csv, json and parquet are unrounded.  [default: by the extension of --output, or table]"),

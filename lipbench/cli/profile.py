@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lipbench import errors
 from lipbench.cli.options import (
     AllowList,
     BatchSizeList,
@@ -16,6 +17,7 @@ from lipbench.cli.options import (
     Claim,
     DeviceName,
     DtypeList,
+    FailOn,
     Freshness,
     ImageSizeList,
     ImplementationList,
@@ -94,9 +96,22 @@ def profile(
         Freshness | None, typer.Option(help="How to create fresh processes: fork (hundredths of a second) or start.")
     ] = None,
     traceback: Traceback = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="PYTHON", help="Measure also the version of another interpreter, in turns; compare."),
+    ] = None,
+    against_ref: Annotated[
+        str | None,
+        typer.Option("--against-ref", metavar="REF", help="The same for another commit of the current git repository."),
+    ] = None,
+    fail_on: FailOn = None,
 ) -> None:
-    """Measure methods over shapes, each case in fresh processes, and store the records in a run directory."""
-    from lipbench.cli import progress
+    """Measure methods over shapes, each case in fresh processes, and store the records in a run directory.
+
+    With --against or --against-ref, two versions are measured in 11 alternating rounds (or --rounds), in OUT/base and OUT/head,
+    and compared: SAME, FASTER, SLOWER or UNCLEAR.
+    """
+    from lipbench.cli import progress, versions
     from lipbench.run import profiling
     from lipbench.run.plan import Request, conditions
 
@@ -125,6 +140,11 @@ def profile(
         retries, retry_contended, target, None if fresh is None else str(fresh),
         allow or (),
     )  # fmt: skip
+    if against is not None or against_ref is not None:
+        versions.measure(options, sys.argv[2:], against, against_ref, fail_on or (), traceback=traceback)
+        return
+    if fail_on:
+        raise errors.only_against()
     try:
         finished = profiling.profile(options, shlex.join(["lipbench", *sys.argv[1:]]), progress.shown)
     except profiling.InterruptedRunError as error:

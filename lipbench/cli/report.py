@@ -14,11 +14,14 @@ from lipbench.cli.printing import check_output, name_problems
 def report(
     run: RunArgument,
     output: Annotated[Path | None, path("--output", "FILE", "HTML file.  [default: in the run directory]", "-o")] = None,
+    against: Annotated[
+        Path | None, path("--against", "RUN", "Also show what changed since this run, as lipbench compare does.")
+    ] = None,
 ) -> None:
     """Write a report as one self-contained HTML file, and print its path."""
     check_output(output)
     found = api.load(run)
     if sys.stderr.isatty():
         print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)
-    print(found.report(output))
+    print(found.report(output, against))
     name_problems(found.problems)

@@ -166,6 +166,34 @@ def read_driver() -> str | None:
     return found.decode() if isinstance(found, bytes) else found
 
 
+@dataclass(frozen=True)
+class State:
+    """Present state of the GPU by NVML; None where that does not report a value."""
+
+    driver: str | None
+    clock_mhz: int | None
+    most_clock_mhz: int | None
+    power_w: float | None
+    power_limit_w: float | None
+    most_power_w: float | None
+    """the limit that the GPU was made for"""
+    celsius: int | None
+    use: Use
+
+
+def read_state() -> State:
+    """The present state of the GPU by NVML."""
+    clock, most_clock, power, limit, most_power, celsius = _ask_nvml(
+        lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        lambda nvml, handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+        lambda nvml, handle: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        lambda nvml, handle: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        lambda nvml, handle: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle) / 1000,
+        lambda nvml, handle: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+    )
+    return State(read_driver(), clock, most_clock, power, limit, most_power, celsius, read_use())
+
+
 def read_uuid() -> str | None:
     """UUID of PyTorch's current GPU; None where PyTorch does not report it."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
@@ -222,4 +223,19 @@ def _flags(threads: int) -> dict[str, str]:
         "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
         "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
         "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
+        **backends(),
     }
+
+
+def backends() -> dict[str, str]:
+    """The libraries that compute linear algebra: on a CPU, and on a GPU where this PyTorch has been built for one."""
+    built = dict(re.findall(r"\b(BLAS_INFO|LAPACK_INFO)=(\w+)", torch.__config__.show()))
+    found = {
+        "blas": built.get("BLAS_INFO", "unknown"), "lapack": built.get("LAPACK_INFO", "unknown"),
+        "onednn": "yes" if _backends.mkldnn.is_available() else "no",
+    }  # fmt: skip
+    if torch.version.cuda:
+        found["magma"] = "yes" if torch.cuda.has_magma else "no"
+        preferred = torch.backends.cuda.preferred_linalg_library()
+        found["gpu_linear_algebra"] = str(preferred).rpartition(".")[2].lower()  # default, cusolver or magma
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,16 @@ ONE_PROCESS = Caution(
 
 
 def load(path: Path) -> Run:
-    """Load a run directory or a pytest-benchmark JSON file as a run. Raises `LipbenchError` for anything else."""
+    """Load a run directory, a pytest-benchmark JSON file or a folder of these as a run.
+
+    Raises `LipbenchError` for anything else.
+    """
     try:
-        return from_benchmark_json(path) if path.is_file() else load_run(path)
+        if path.is_file():
+            return from_benchmark_json(path)
+        is_run = any((path / name).exists() for name in ("run.json", "records"))
+        files = [] if is_run else sorted(path.glob("*.json"))
+        return from_benchmark_files(path, files) if files else load_run(path)
     except OSError as error:  # a name that is too long, a directory without read permission
         raise errors.unreadable_run(path, error.strerror or str(error)) from error
 
@@ -69,6 +77,30 @@ def from_benchmark_json(path: Path) -> Run:
     problems = [f"benchmarks without a lipbench case were left out: {', '.join(foreign)}"] if foreign else []
     plan = RunPlan(started=started, command="pytest --benchmark-only", preset="pytest-benchmark", cases=tuple(phases))
     return Run(path, plan, records, (*problems, *map(str, damaged)))
+
+
+def from_benchmark_files(folder: Path, files: Sequence[Path]) -> Run:
+    """Read several files of the same benchmarks as one run: each is a process, and so a round.
+
+    Files that cannot be read become problems. Raises `LipbenchError` if none can.
+    """
+    runs, problems = [], []
+    for file in files:
+        try:
+            runs.append(from_benchmark_json(file))
+        except errors.LipbenchError as error:
+            problems.append(error)
+    if not runs:
+        raise problems[0]
+    rounds: dict[Case, list[Round]] = {}
+    for record in (record for run in runs for record in run.records):
+        rounds.setdefault(record.case, []).extend(record.rounds)
+    records = tuple(
+        Record(case, len(found), tuple(found if len(found) == 1 else (replace(one, warnings=()) for one in found)))
+        for case, found in rounds.items()
+    )
+    told = dict.fromkeys(problem for run in runs for problem in run.problems)
+    return Run(folder, replace(runs[0].plan, cases=tuple(rounds)), records, (*told, *map(str, problems)))
 
 
 def _timing(path: Path, entry: Mapping[str, Any]) -> Timing:

@@ -26,6 +26,7 @@ WARNINGS = ["case", "kind", "phases", "text"]
 ROUNDS = ["case", "phase", "round", "median_s", "quiet"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
 PREDICTED = ["case", "phase", "predicted_peak_bytes"]
+CHANGES = ["case", "phase", "quantity", "base", "head", "ratio", "low", "high", "pairs", "verdict", "reason"]
 PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_seconds_per_epoch"]
 
 LIPSCHITZ_TOLERANCE = 1e-4
@@ -98,6 +99,10 @@ class Tables:
     """formulas fitted to counts, by method, half and quantity; the residual is relative"""
     predicted: pd.DataFrame = field(default_factory=pd.DataFrame)
     """predicted peak of each case and phase, counted on fake tensors"""
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """comparison with another run, the base: one row per case, phase and quantity; empty where there is none"""
+    changed: Sequence[str] = ()
+    """what a reader must know of it, one line each"""
     trained: Trained = field(default_factory=Trained)
     """trainings in the same directory"""
 
