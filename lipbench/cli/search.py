@@ -28,7 +28,7 @@ from lipbench.train import plan
 from lipbench.train.task import Part, TrainingCase, TrainingRecord
 
 FINAL = "Budget of a final training in {}.  [default: that of the draws]"
-BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE}, published: 256]"
+BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE} as published; 32 for digits]"
 
 
 class Ends(tuple[float, ...]):
@@ -105,7 +105,7 @@ def search(
     options = searching.Options(space=space, trials=trials or 16, final=final, seeds=seeds or 3, halving=halving or 1)
     request = plan.Request(
         methods=method or (), sizes=size or ("XS",), networks=network or (), dataset=dataset, budget=budget,
-        losses=loss or ("offset",), batch_size=batch_size or plan.BATCH_SIZE, implementation=implementation,
+        losses=loss or ("offset",), batch_size=batch_size, implementation=implementation,
         precision=precision, compile=compile, device=str(device), threads=threads, settings=given_settings(with_),
         claim=1.0 if lipschitz is None else lipschitz,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from lipbench.cli.options import seconds as seconds_option
 from lipbench.cli.printing import Printer
 from lipbench.train import plan
 
-BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE}, published: 256]"
+BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE} as published; 32 for digits]"
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
     request = plan.Request(
         methods=method or (), sizes=size or ("XS",), networks=network or (), dataset=dataset,
         budget=plan.budget(epochs=epochs, seconds=seconds, steps=steps), losses=loss or ("offset",), seeds=range(seeds or 1),
-        learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size or plan.BATCH_SIZE,
+        learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size,
         implementation=implementation, precision=precision, compile=compile, device=str(device), threads=threads,
         settings=given_settings(with_), claim=1.0 if lipschitz is None else lipschitz,
     )  # fmt: skip

@@ -40,7 +40,7 @@ class AOLConv2d(LipschitzConv2d):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def start_as_end(self) -> None:
-        """An orthogonal matrix in the middle of the kernel (arXiv 2311.16833, public code): the identity would keep pixels apart."""
+        """An orthogonal matrix in the middle of the kernel (public code of arXiv 2311.16833)."""
         middle = self.kernel_size // 2
         with torch.no_grad():
             nn.init.orthogonal_(self.weight.zero_()[:, :, middle, middle])

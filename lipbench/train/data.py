@@ -38,8 +38,8 @@ MEANS = {
     "tiny-imagenet": (0.485, 0.456, 0.406),
 }
 """subtracted from each channel (arXiv 2311.16833); nothing is subtracted from grey images, so that their background stays 0"""
-PADDING = {"digits": 1, "fashion-mnist": 2, "cifar10": 4, "cifar100": 4, "tiny-imagenet": 0}
-"""pixels by which training images are padded before a random crop to their size"""
+PADDING = {"digits": 0, "fashion-mnist": 2, "cifar10": 4, "cifar100": 4, "tiny-imagenet": 0}
+"""pixels by which training images are padded before a random crop to their size; `digits` fill their 8 pixels"""
 FLIPPED = ("fashion-mnist", "cifar10", "cifar100")
 """data sets whose training images are flipped horizontally with probability 1/2; digits change their class"""
 RAND_AUGMENTED = ("tiny-imagenet",)

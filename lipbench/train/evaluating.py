@@ -81,13 +81,16 @@ def evaluate(
     )
 
 
-def accuracy_and_certified(module: nn.Module, data: DataSet, part: Part, radius: float) -> tuple[float, float]:
+def accuracy_and_certified(
+    module: nn.Module, data: DataSet, part: Part, radius: float, images: int | None = None
+) -> tuple[float, float]:
     """Accuracy and certified robust accuracy at a radius, if the network has the constant that its layers claim, 1.
 
-    For learning curves: no certificate is computed. The module is left in the mode it was in.
+    For learning curves: no certificate is computed, and with `images` only so many are used, the first. The module is left in
+    the mode it was in.
     """
     with _evaluated(module):
-        margin = _margins(module, data, data.part(part))
+        margin = _margins(module, data, data.part(part).first(images or len(data.part(part))))
     return _share(margin > 0), _share(certified_radii(margin, data.constant) > radius)
 
 

@@ -14,8 +14,12 @@ from lipbench.run.executor import Wanted
 from lipbench.run.processes import Processes
 from lipbench.train.task import CLASSES, DATASETS, IMAGE_SIZES, Budget, TrainingCase
 
-LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 10**-1.5, 10**-4.5, 64
+LEARNING_RATE, WEIGHT_DECAY = 0.05, 10**-4.5
 """defaults of every method, none of which is tuned for one"""
+BATCH_SIZES = {"digits": 32}
+"""default batch sizes of small data sets"""
+BATCH_SIZE = 256
+"""that of all others, as published"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Request:
     seeds: Sequence[int] = (0,)
     learning_rate: float = LEARNING_RATE
     weight_decay: float = WEIGHT_DECAY
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
+    """None: that of the data set"""
     implementation: str = "paper"
     precision: str = "ieee"
     compile: bool = False
@@ -88,7 +93,8 @@ def cases(request: Request, processes: Processes) -> list[TrainingCase]:
     )  # fmt: skip
     return [
         TrainingCase(
-            spec, request.dataset, request.budget, request.learning_rate, request.weight_decay, loss, request.batch_size, seed,
+            spec, request.dataset, request.budget, request.learning_rate, request.weight_decay, loss,
+            request.batch_size or BATCH_SIZES.get(request.dataset, BATCH_SIZE), seed,
             precision=request.precision, device=place.device, threads=request.threads or place.cores, compile=request.compile,
         )
         for seed, loss, spec in itertools.product(request.seeds, request.losses, specs)

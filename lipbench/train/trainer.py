@@ -22,6 +22,8 @@ TELL_S = 1.0
 """seconds between two records of a training that is running"""
 POINTS = 20
 """of a learning curve, after equal shares of the budget"""
+CURVE_IMAGES = 500
+"""largest number of validation images of a point"""
 Watch = Callable[[TrainingRecord], None]
 
 
@@ -128,7 +130,7 @@ class _Session:
         found: tuple[float | None, float | None] = (None, None)
         if len(self.images.validation):
             training.module.eval()
-            found = evaluating.accuracy_and_certified(training.module, self.images, "validation", RADII[0])
+            found = evaluating.accuracy_and_certified(training.module, self.images, "validation", RADII[0], CURVE_IMAGES)
             training.module.train()
         point = Point(
             training.pace.steps, training.epochs, training.pace.seconds, training.rate, *training.means(), *found
