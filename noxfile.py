@@ -25,6 +25,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 OUT = ROOT / "reports" / "out"
 LIPBENCH = ("python", "-m", "lipbench.cli")
+PYTEST = ("python", "-m", "pytest", "-n", "2", "--dist", "loadfile")
+"""a file's tests share results, so they run in one process"""
 VERSIONS: list[dict[str, Any]] = PROJECT["tool"]["lipbench"]["versions"]
 """of torch and triton, the oldest and the newest"""
 
@@ -57,11 +59,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests in two processes, then kernels in triton's interpreter; arguments after `--` go to pytest, run once."""
+    """Run the tests in two processes, then kernels in triton's interpreter; arguments after `--` go to pytest, run once.
+
+    With LIPBENCH_EXHAUSTIVE=1 in the environment, property tests draw all their examples.
+    """
     install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "tests"))
-    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
     if not session.posargs:
-        session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
+        session.run(*PYTEST, "tests/interpreted", env={"TRITON_INTERPRET": "1"})
 
 
 @nox.session
@@ -77,9 +82,9 @@ def versions(session: nox.Session, pair: dict[str, Any]) -> None:
     packages = (f"torch=={pair['torch']}", *pair["also"], "--editable", ".", *tools)
     session.install(*packages, "--constraint", str(path), env=build_constraint())
     session.install("--no-deps", f"triton=={pair['triton']}")  # whichever triton that torch requires
-    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
     if not session.posargs:
-        session.run("python", "-m", "pytest", "-n", "2", "tests/interpreted", env={"TRITON_INTERPRET": "1"})
+        session.run(*PYTEST, "tests/interpreted", env={"TRITON_INTERPRET": "1"})
     session.run(*LIPBENCH, "kernels")
 
 

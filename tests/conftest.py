@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from lipbench.layers.base import LipschitzConv2d, LipschitzLinear, Method
 
+EXHAUSTIVE = os.environ.get("LIPBENCH_EXHAUSTIVE") == "1"
+"""whether property tests draw all their examples; by default some of them, for speed"""
 CHANNELS, KERNEL_SIZE, IMAGE_SIZE = 4, 3, 6
 """Sizes that every method must take."""
 HEAD = "head"

@@ -24,7 +24,21 @@ from lipbench.store import records
 from lipbench.store.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
-NO_VERBS = {"__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training", "versions"}
+NO_VERBS = {
+    "__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training", "versions",
+}  # fmt: skip
+    "__init__",
+    "__main__",
+    "main",
+    "options",
+    "printing",
+    "formats",
+    "terminal",
+    "progress",
+    "streams",
+    "training",
+    "versions",
+}
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 
 

@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 import torch
 from composed_layers import composition, dense_constant
+from conftest import EXHAUSTIVE
 
 from lipbench import certify
 from lipbench.meters import lipschitz
 
-NUMBER = 200
+NUMBER = 200 if EXHAUSTIVE else 40
 ROUNDING = 1e-6
 
 

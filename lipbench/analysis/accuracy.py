@@ -184,10 +184,10 @@ def _evaluated(found: Evaluation) -> dict[str, Any]:
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
-    """One group as a row: its means over the trainings that were evaluated, and what happened to the others."""
+    """One group as a row: its means over the trainings that were evaluated, and what is to be said of the others."""
     first = group.iloc[0]
     done = group[group["part"] == "test"]
-    bad = group[(group["status"] != "ok") | (group["part"] != "test")]
+    bad = group[(group["status"] != "ok") | (group["part"] != "test") | (group["reason"] != "")]
     row: dict[str, Any] = {name: first[name] for name in (*CASE_COLUMNS, "group")}
     row |= {"trainings": len(group), "seeds": len(done), "status": _status(group), "reason": _reasons(bad)}
     row |= {name: float(pd.to_numeric((done if len(done) else group)[name]).mean()) for name in COSTS}

@@ -158,7 +158,7 @@ class TrainingRecord:
     case: TrainingCase
     status: TrainingStatus
     reason: str = ""
-    """why the status is not 'ok'; one line"""
+    """why the status is not 'ok', or by how much a budget in seconds was missed; one line"""
     started: str = ""
     """ISO 8601, UTC"""
     machine: str = ""

@@ -22,6 +22,8 @@ TELL_S = 1.0
 """seconds between two records of a training that is running"""
 POINTS = 20
 """of a learning curve, after equal shares of the budget"""
+TOLERANCE = 0.02
+"""relative difference from a budget in seconds beyond which the record says so"""
 CURVE_IMAGES = 500
 """largest number of validation images of a point"""
 Watch = Callable[[TrainingRecord], None]
@@ -185,8 +187,15 @@ class _Session:
             )  # fmt: skip
             spent = self.record.evaluation_seconds + time.perf_counter() - began
             self.record = replace(self.record, evaluation=found, evaluation_seconds=spent)
-        self.end("ok", "")
+        self.end("ok", self._missed())
         (self.folder / checkpoints.FILE).unlink(missing_ok=True)
+
+    def _missed(self) -> str:
+        """Why a budget in seconds was not met within `TOLERANCE`; "" where it was."""
+        budget, used = self.record.case.budget, self.training.pace.seconds
+        if budget.unit != "seconds" or abs(used / budget.amount - 1) <= TOLERANCE:
+            return ""
+        return f"used {used:.1f} of {budget.amount:g} s, in steps of {used / self.training.pace.steps:.1f} s"
 
     def end(self, status: str, reason: str) -> None:
         """Write the record with its final status."""
