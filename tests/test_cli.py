@@ -27,18 +27,6 @@ HERE = Path(__file__).parent
 NO_VERBS = {
     "__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training", "versions",
 }  # fmt: skip
-    "__init__",
-    "__main__",
-    "main",
-    "options",
-    "printing",
-    "formats",
-    "terminal",
-    "progress",
-    "streams",
-    "training",
-    "versions",
-}
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 
 
