@@ -162,7 +162,7 @@ def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -
 def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = samples.case("soc")
     run = records.load_run(samples.save_run(saved, [], [missing]))
-    provenance = document._provenance(run, ["a doubt"])
+    provenance = document._provenance(run, [], ["a doubt"])
     assert (provenance["planned"], provenance["unfinished"], provenance["problems"]) == (3, [missing.id], [])
     assert provenance["warnings"] == ["a doubt"]
 
