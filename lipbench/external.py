@@ -102,6 +102,11 @@ def title(name: str) -> str:
     return plain + _in_brackets(found.settings)
 
 
+def shown(name: str) -> str:
+    """Title of an external name; a method's name as it is, where the registry is not imported."""
+    return title(name) if is_external(name) else name
+
+
 def titles(names: Iterable[str]) -> dict[str, str]:
     """Titles of external names, all different: names that would share a title keep their full name as title."""
     found = {name: title(name) for name in names if is_external(name)}

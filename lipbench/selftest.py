@@ -199,10 +199,7 @@ def _product(device: str) -> tuple[object, ...]:
 
 def device_of(name: str) -> str:
     """The device that a name means. Raises `LipbenchError` for a GPU where there is none, or without Triton."""
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise errors.no_cuda()
-    device = "cuda" if has_gpu and name != "cpu" else "cpu"
+    device = machine.device_of(name)
     if device == "cuda":
         try:
             import triton  # noqa: F401  # `do_bench` is part of it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,8 +51,7 @@ class Workload:
     def __init__(self, case: Case, module: nn.Module, x: Tensor, cotangent: Tensor) -> None:
         self.case = case
         self.module = module
-        for half in self.halves:
-            half.precision = "ieee" if case.precision in AUTOCAST else case.precision
+        set_precision(self.halves, case.precision)
         self.autocast = autocast(case.precision, x.device.type)
         """context of every forward pass"""
         self.x = x
@@ -286,6 +285,12 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
     if precision not in AUTOCAST:
         return nullcontext()
     return torch.autocast(device, getattr(torch, AUTOCAST[precision]))
+
+
+def set_precision(halves: Iterable[TwoHalves], precision: str) -> None:
+    """Set the precision of kernels' products; under autocast they stay ieee."""
+    for half in halves:
+        half.precision = "ieee" if precision in AUTOCAST else precision
 
 
 def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:

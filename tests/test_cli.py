@@ -25,7 +25,8 @@ from lipbench.store.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
 NO_VERBS = {
-    "__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training", "versions",
+    "__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training",
+    "training_options", "versions",
 }  # fmt: skip
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 

@@ -19,8 +19,8 @@ from lipbench.quantities import Bound, Certificate
 from lipbench.train import evaluating
 from lipbench.train.attack import PGD
 from lipbench.train.data import DataSet, Images
-from lipbench.train.evaluating import accuracy_and_certified, certified_radii, evaluate, key, proved_constant
-from lipbench.train.task import RADII
+from lipbench.train.evaluating import accuracy_and_certified, certified_radii, evaluate, proved_constant
+from lipbench.train.task import RADII, radius_key
 
 METHODS = ("aol", "bcop", "cayley", "cpl", "lot", "sll", "soc")
 FEW = PGD(10, 1)
@@ -110,7 +110,7 @@ def test_radii_of_margins() -> None:
     assert certified_radii(margin, 0.5).tolist() == pytest.approx([1, 0, 0, 0])
     assert certified_radii(margin, 4.0).tolist() == pytest.approx([0.25, 0, 0, 0])
     assert certified_radii(margin, None).tolist() == [0, 0, 0, 0]
-    assert [key(radius) for radius in RADII] == ["0.141176", "0.282353", "0.423529", "1"]
+    assert [radius_key(radius) for radius in RADII] == ["0.141176", "0.282353", "0.423529", "1"]
 
 
 # The certificate

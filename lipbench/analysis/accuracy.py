@@ -19,7 +19,7 @@ from lipbench_reports.trainings import places
 
 from lipbench import external, registry
 from lipbench.cases import network_of
-from lipbench.train.task import RADII, Evaluation, TrainingCase, TrainingRecord
+from lipbench.train.task import RADII, Evaluation, TrainingCase, TrainingRecord, radius_key
 
 RADIUS_NAMES: Mapping[str, float] = {f"{round(255 * radius)}": radius for radius in RADII}
 """the radii in units of 1/255, as in names of columns, and their values for pixels in [0, 1]"""
@@ -173,7 +173,7 @@ def _evaluated(found: Evaluation) -> dict[str, Any]:
     }
     return {
         "part": found.part, "images": found.images, "accuracy": found.accuracy,
-        **{f"cra_{name}": found.certified.get(f"{radius:.6g}", math.nan) for name, radius in RADIUS_NAMES.items()},
+        **{f"cra_{name}": found.certified.get(radius_key(radius), math.nan) for name, radius in RADIUS_NAMES.items()},
         **{f"attacked_{name}": share for name, share in attacked.items()},
         "attack": "; ".join(dict.fromkeys(one.attack for one in found.attacked)),
         "attacked_images": min((one.images for one in found.attacked), default=math.nan),

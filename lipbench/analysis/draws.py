@@ -13,9 +13,9 @@ from lipbench.answer import Answer
 from lipbench.cases import network_of
 from lipbench.train.search import Options, Search
 from lipbench.train.studies import Drawn
-from lipbench.train.task import RADII, TrainingCase, TrainingRecord
+from lipbench.train.task import RADII, TrainingCase, TrainingRecord, radius_key
 
-CERTIFIED = {f"certified_{round(radius * 255)}": f"{radius:.6g}" for radius in RADII}
+CERTIFIED = {f"certified_{round(radius * 255)}": radius_key(radius) for radius in RADII}
 """column → the key of its radius in `Evaluation.certified`"""
 COLUMNS = (
     "study", "part", "method", "implementation", "size", "dataset", "loss", "budget", "draw", "seed", "best", "learning_rate",
@@ -72,8 +72,12 @@ def answer(searches: Sequence[Search], options: Options) -> Answer:
 
 def _readable(search: Search) -> Iterator[dict[str, str]]:
     case, network = search.template, search.template.network
-    title = external.title(network.method) if external.is_external(network.method) else network.method
-    common = {"Method": title, "Implementation": network.implementation, "Size": network_of(network), "Loss": case.loss}
+    common = {
+        "Method": external.shown(network.method),
+        "Implementation": network.implementation,
+        "Size": network_of(network),
+        "Loss": case.loss,
+    }
     for rung in search.rungs:
         for _, one in sorted(rung.results.items()):
             draw = f"{one.index} best" if one == search.best else str(one.index)

@@ -11,7 +11,8 @@ from lipbench import errors
 from lipbench.answer import Answer
 from lipbench.cli.options import AllowList, DeviceName, Format, Output, path, whole
 from lipbench.cli.printing import Printer
-from lipbench.train.task import DATASETS, IMAGE_SIZES, Evaluation
+from lipbench.cli.training_options import DataFolder
+from lipbench.train.task import DATASETS, IMAGE_SIZES, Evaluation, radius_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,7 @@ def evaluate(
     method: Annotated[str | None, typer.Option(help="The method of the published weights.")] = None,
     size: Annotated[str, typer.Option(help="Their network: XS, S, M or L.")] = "XS",
     dataset: Annotated[str, typer.Option(help="Their data set.")] = "cifar10",
-    data: Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")] = None,
+    data: DataFolder = None,
     part: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     attack: Annotated[bool, typer.Option("--attack", help="Also attack the network: PGD in the Euclidean norm.")] = False,
     attack_images: Annotated[
@@ -49,11 +50,12 @@ def evaluate(
     if (checkpoint is None) == (llc is None) or (llc is not None and method is None):
         raise errors.what_to_evaluate()
     from lipbench.bounds import require_choice
+    from lipbench.meters import machine
     from lipbench.train import evaluating
     from lipbench.train.attack import PGD
 
     require_choice("part", part, PARTS)
-    chosen = _device(str(device))
+    chosen = machine.device_of(str(device))
     if checkpoint is not None:
         title, module, images, claim = trained(checkpoint, data, allow or ())
     else:
@@ -105,7 +107,7 @@ def answer(network: str, dataset: str, found: Evaluation) -> Answer:
         "constant": found.constant, "verdict": found.verdict, "reason": found.reason,
         **{f"margin_{quantile}": radius for quantile, radius in found.margins.items()},
         "images_per_second": found.images_per_second,
-        **{f"attacked_{one.radius:.6g}": one.accuracy for one in found.attacked},
+        **{f"attacked_{radius_key(one.radius)}": one.accuracy for one in found.attacked},
         "attack": found.attacked[0].attack if found.attacked else "",
         "attacked_images": found.attacked[0].images if found.attacked else 0,
     }  # fmt: skip
@@ -136,12 +138,3 @@ def _lines(network: str, dataset: str, found: Evaluation) -> list[tuple[str, str
 
 def _over_255(radius: float) -> str:
     return f"{round(radius * 255)}/255"
-
-
-def _device(name: str) -> str:
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise errors.no_cuda()
-    return ("cuda" if has_gpu else "cpu") if name == "auto" else name

@@ -13,22 +13,32 @@ from lipbench.cli.options import (
     Claim,
     DeviceName,
     Format,
-    Names,
     NetworkList,
     Output,
     Settings,
     given_settings,
-    names,
-    path,
     whole,
 )
 from lipbench.cli.options import seconds as seconds_option
 from lipbench.cli.printing import Printer
+from lipbench.cli.training_options import (
+    BatchSize,
+    Compiled,
+    ConvNetMethods,
+    ConvNetSizes,
+    DataFolder,
+    DatasetName,
+    Device,
+    ImplementationName,
+    LossList,
+    Out,
+    PrecisionName,
+    Threads,
+)
 from lipbench.train import plan
 from lipbench.train.task import Part, TrainingCase, TrainingRecord
 
 FINAL = "Budget of a final training in {}.  [default: that of the draws]"
-BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE} as published; 32 for digits]"
 
 
 class Ends(tuple[float, ...]):
@@ -51,14 +61,14 @@ def ends(option: str, text: str) -> Any:
 
 
 def search(
-    method: Annotated[Names | None, names("--method", "Methods of which the paper's ConvNet is built, with commas.")] = None,
-    size: Annotated[Names | None, names("--size", "Sizes of the ConvNet, of XS,S,M,L.  [default: XS]")] = None,
+    method: ConvNetMethods = None,
+    size: ConvNetSizes = None,
     network: NetworkList = None,
     with_: Settings = None,
     lipschitz: Claim = None,
-    dataset: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100 or tiny-imagenet.")] = "digits",
-    data: Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")] = None,
-    loss: Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")] = None,
+    dataset: DatasetName = "digits",
+    data: DataFolder = None,
+    loss: LossList = None,
     trials: Annotated[int | None, whole("--trials", "N", "Draws for each network and loss.  [default: 16]", "rounds")] = None,
     seconds: Annotated[float | None, seconds_option("--seconds", "Budget of a draw: seconds of training.")] = None,
     epochs: Annotated[int | None, whole("--epochs", "N", "Budget of a draw: epochs.", "steps")] = None,
@@ -74,13 +84,13 @@ def search(
     final_seconds: Annotated[float | None, seconds_option("--final-seconds", FINAL.format("seconds"))] = None,
     final_epochs: Annotated[int | None, whole("--final-epochs", "N", FINAL.format("epochs"), "steps")] = None,
     final_steps: Annotated[int | None, whole("--final-steps", "N", FINAL.format("steps"), "steps")] = None,
-    batch_size: Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")] = None,
-    implementation: Annotated[str, typer.Option(help="Of the methods.")] = "paper",
-    precision: Annotated[str, typer.Option(help="ieee, tf32, tf32x3, bf16 or fp16 (autocast).")] = "ieee",
-    compile: Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")] = False,
-    device: Annotated[DeviceName, typer.Option(help="Where to train; auto is a GPU if there is one.")] = DeviceName.auto,
-    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
-    out: Annotated[Path | None, path("--out", "DIR", "Where to store.  [default: a new directory in runs/]")] = None,
+    batch_size: BatchSize = None,
+    implementation: ImplementationName = "paper",
+    precision: PrecisionName = "ieee",
+    compile: Compiled = False,
+    device: Device = DeviceName.auto,
+    threads: Threads = None,
+    out: Out = None,
     format: Format = None,
     output: Output = None,
 ) -> None:

@@ -12,47 +12,56 @@ from lipbench.cli.options import (
     Claim,
     DeviceName,
     Format,
-    Names,
     NetworkList,
     Output,
     Settings,
     given_settings,
-    names,
-    path,
     whole,
 )
 from lipbench.cli.options import seconds as seconds_option
 from lipbench.cli.printing import Printer
+from lipbench.cli.training_options import (
+    BatchSize,
+    Compiled,
+    ConvNetMethods,
+    ConvNetSizes,
+    DataFolder,
+    DatasetName,
+    Device,
+    ImplementationName,
+    LossList,
+    Out,
+    PrecisionName,
+    Threads,
+)
 from lipbench.train import plan
-
-BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE} as published; 32 for digits]"
 
 
 def train(
-    method: Annotated[Names | None, names("--method", "Methods of which the paper's ConvNet is built, with commas.")] = None,
-    size: Annotated[Names | None, names("--size", "Sizes of the ConvNet, of XS,S,M,L.  [default: XS]")] = None,
+    method: ConvNetMethods = None,
+    size: ConvNetSizes = None,
     network: NetworkList = None,
     with_: Settings = None,
     lipschitz: Claim = None,
-    dataset: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100 or tiny-imagenet.")] = "digits",
-    data: Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")] = None,
+    dataset: DatasetName = "digits",
+    data: DataFolder = None,
     seconds: Annotated[float | None, seconds_option("--seconds", "Budget: seconds of training.")] = None,
     epochs: Annotated[int | None, whole("--epochs", "N", "Budget: epochs.", "steps")] = None,
     steps: Annotated[int | None, whole("--steps", "N", "Budget: optimizer steps.", "steps")] = None,
     seeds: Annotated[
         int | None, whole("--seeds", "N", "Trainings of each network, with the seeds 0 to N−1.  [default: 1]", "rounds")
     ] = None,
-    loss: Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")] = None,
+    loss: LossList = None,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = plan.LEARNING_RATE,
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = plan.WEIGHT_DECAY,
-    batch_size: Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")] = None,
-    implementation: Annotated[str, typer.Option(help="Of the methods.")] = "paper",
-    precision: Annotated[str, typer.Option(help="ieee, tf32, tf32x3, bf16 or fp16 (autocast).")] = "ieee",
-    compile: Annotated[bool, typer.Option("--compile", help="Train with torch.compile.")] = False,
-    device: Annotated[DeviceName, typer.Option(help="Where to train; auto is a GPU if there is one.")] = DeviceName.auto,
-    threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
+    batch_size: BatchSize = None,
+    implementation: ImplementationName = "paper",
+    precision: PrecisionName = "ieee",
+    compile: Compiled = False,
+    device: Device = DeviceName.auto,
+    threads: Threads = None,
     attack: Annotated[bool, typer.Option("--attack", help="Also attack the trained networks.")] = False,
-    out: Annotated[Path | None, path("--out", "DIR", "Where to store.  [default: a new directory in runs/]")] = None,
+    out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue in --out; finished trainings are not repeated.")] = False,
     format: Format = None,
     output: Output = None,

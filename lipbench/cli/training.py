@@ -14,7 +14,7 @@ from lipbench.cases import network_of
 from lipbench.cli import streams
 from lipbench.cli.progress import REFRESHES_PER_SECOND
 from lipbench.train import records
-from lipbench.train.task import RADII, TrainingCase, TrainingRecord
+from lipbench.train.task import RADII, TrainingCase, TrainingRecord, radius_key
 
 REMARKS = (
     "CRA: share of the test images whose class no perturbation of this norm changes, by the certificate of the same weights.",
@@ -105,7 +105,7 @@ def _row(record: TrainingRecord) -> dict[str, object]:
     return {
         "method": case.network.method, "network": network_of(case.network), "dataset": case.dataset, "loss": case.loss,
         "budget": str(case.budget), "seed": case.seed, "status": record.status, "accuracy": found and found.accuracy,
-        **{f"certified_{radius:.6g}": certified.get(f"{radius:.6g}") for radius in RADII},
+        **{f"certified_{key}": certified.get(key) for key in map(radius_key, RADII)},
         "constant": found and found.constant, "verdict": found and found.verdict, "epochs": record.epochs,
         "steps": record.steps,
         "seconds": record.seconds, "loading_seconds": record.loading_seconds, "parameters": record.parameters,
@@ -115,11 +115,11 @@ def _row(record: TrainingRecord) -> dict[str, object]:
 
 def _readable(record: TrainingRecord) -> dict[str, str]:
     case, found = record.case, record.evaluation
-    method = external.title(case.network.method) if external.is_external(case.network.method) else case.network.method
     certified = found.certified if found else {}
     return {
-        "network": f"{method} {network_of(case.network)}", "data": case.dataset, "loss": case.loss, "seed": str(case.seed),
-        "accuracy": _percent(found.accuracy if found else None), "CRA 36/255": _percent(certified.get(f"{RADII[0]:.6g}")),
+        "network": f"{external.shown(case.network.method)} {network_of(case.network)}",
+        "data": case.dataset, "loss": case.loss, "seed": str(case.seed),
+        "accuracy": _percent(found.accuracy if found else None), "CRA 36/255": _percent(certified.get(radius_key(RADII[0]))),
         "certificate": found.verdict if found else "", "epochs": f"{record.epochs:.1f}", "time": f"{record.seconds:.1f} s",
         "data share": f"{100 * record.loading_seconds / record.seconds:.1f} %" if record.seconds else "",
         "status": record.status,

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from lipbench import errors
 from lipbench.meters import gpu
 from lipbench.quantities import Contention, Machine
 
@@ -144,6 +145,17 @@ def exact_products() -> Iterator[None]:
     finally:
         _backends.fp32_precision = rest
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def device_of(name: str) -> str:
+    """The device, 'cpu' or 'cuda', that 'auto', 'cpu' or 'cuda' means here.
+
+    Raises `LipbenchError` for a GPU where there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise errors.no_cuda()
+    return ("cuda" if has_gpu else "cpu") if name == "auto" else name
 
 
 def describe(device: str, threads: int) -> Machine:

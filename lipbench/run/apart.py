@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from lipbench import errors, external
+from lipbench import external
 from lipbench.cases import ExternalNetworkSpec, Limits, Spec
 from lipbench.cores import usable_cores
 from lipbench.run import isolate
@@ -75,12 +75,9 @@ class Apart:
     def _asked(self, question: dict[str, Any], wanted: str) -> Any:
         killed_before = isolate.killed_for_memory()
         ending = self._processes.ask(question, self._timeout_s, usable_cores())
+        ending.raise_refusal()
         answer = ending.answer or {}
         said = {name: text for name, text in answer.items() if isinstance(text, str)}
-        if "error" in said:
-            error = errors.LipbenchError(said["error"])
-            error.traceback = said.get("traceback", "")
-            raise error
         if "failed" in said:
             raise EndedError(said["failed"], said.get("traceback", ""))
         if wanted not in answer:

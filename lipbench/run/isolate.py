@@ -56,11 +56,8 @@ def run_round(processes: Processes, case: Case, limits: Limits, parts: Sequence[
 def survey(processes: Processes, wanted: Wanted) -> Place:
     """Survey this machine from a fresh process with the threads of the cases, if known; see `Executor.survey`."""
     ending = processes.ask(asdict(wanted), SURVEY_TIMEOUT_S, wanted.threads or usable_cores())
+    ending.raise_refusal()
     found = ending.answer or {}
-    if isinstance(found.get("error"), str):
-        error = errors.LipbenchError(found["error"])
-        error.traceback = str(found.get("traceback", ""))
-        raise error
     device, gpu, cores = found.get("device"), found.get("gpu"), found.get("cores")
     if device not in ("cpu", "cuda") or not isinstance(gpu, str | None) or not isinstance(cores, int):
         raise errors.survey_failed(_late(SURVEY_TIMEOUT_S, "no result") if ending.timed_out else ending.reason)

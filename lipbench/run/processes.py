@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lipbench import traces
+from lipbench import errors, traces
 from lipbench.run import folders, forks
 from lipbench.run.executor import StoppedError
 
@@ -118,6 +118,14 @@ class Ending:
     """the end of what it printed there"""
     fresh: str = START
     """how the child was created"""
+
+    def raise_refusal(self) -> None:
+        """Raises the `LipbenchError` that the child raised, if it answered with one, with its traceback."""
+        found = self.answer or {}
+        if isinstance(found.get("error"), str):
+            error = errors.LipbenchError(found["error"])
+            error.traceback = str(found.get("traceback", ""))
+            raise error
 
     @property
     def reason(self) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from lipbench import errors, external, registry
 from lipbench.cases import PAPER
+from lipbench.meters import machine
 from lipbench.run.executor import Wanted
 
 
@@ -22,12 +23,7 @@ def find_device(wanted: Wanted) -> tuple[str, str | None]:
     for implementation in wanted.implementations:
         if implementation not in offered:
             raise errors.unknown_choice("implementation", implementation, offered)
-    has_gpu = torch.cuda.is_available()
-    if wanted.device == "cuda" and not has_gpu:
-        raise errors.no_cuda()
-    device = wanted.device
-    if device == "auto":
-        device = "cuda" if has_gpu else "cpu"
+    device = machine.device_of(wanted.device)
     for method, name in itertools.product(known, wanted.implementations):
         if name in method.implementations:
             registry.check_machine(method.implementations[name], device)

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from lipbench import registry
-from lipbench.cases import AUTOCAST, ExternalNetworkSpec
+from lipbench.cases import ExternalNetworkSpec
 from lipbench.layers.base import TwoHalves
 from lipbench.train.task import TrainingCase
 from lipbench.weights import converted
+from lipbench.workload import set_precision
 
 
 def build(case: TrainingCase) -> nn.Module:
@@ -25,7 +26,5 @@ def build(case: TrainingCase) -> nn.Module:
             module = registry.build(replace(case.network, classes=case.classes))
         else:
             module = registry.build_network(case.network, case.classes)
-    for half in module.modules():
-        if isinstance(half, TwoHalves):
-            half.precision = "ieee" if case.precision in AUTOCAST else case.precision
+    set_precision((half for half in module.modules() if isinstance(half, TwoHalves)), case.precision)
     return converted(module, torch.float32, case.device).train()

@@ -18,7 +18,8 @@ from lipbench.meters.machine import exact_products
 from lipbench.quantities import Certificate
 from lipbench.train.attack import PGD, margins, withstands
 from lipbench.train.data import DataSet, Images, batches
-from lipbench.train.task import RADII, Attacked, Evaluation, Part
+from lipbench.train.task import RADII, Attacked, Evaluation, Part, radius_key
+from lipbench.training import refresh
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BATCH = 256
@@ -52,9 +53,7 @@ def evaluate(
     """
     chosen = data.part(part)
     with _evaluated(module):
-        for layer in module.modules():
-            if isinstance(layer, TwoHalves):
-                layer.refresh()
+        refresh(module)
         like = data.prepared(chosen.first(1).pixels)
         found = certify.certify(module, like, training=False, each_layer=True, claimed=claimed)
         verdict, reason = certify.verdict(found)
@@ -71,7 +70,7 @@ def evaluate(
         part=part,
         images=len(chosen),
         accuracy=_share(margin > 0),
-        certified={} if constant is None else {key(radius): _share(radii > radius) for radius in RADII},
+        certified={} if constant is None else {radius_key(radius): _share(radii > radius) for radius in RADII},
         constant=constant,
         verdict=verdict,
         reason=_reason(found, constant, reason),
@@ -102,11 +101,6 @@ def certified_radii(margin: Tensor, constant: float | None) -> Tensor:
     if constant is None:
         return torch.zeros_like(margin)
     return margin.nan_to_num(0.0).clamp_min(0) / (math.sqrt(2) * max(1.0, constant))
-
-
-def key(radius: float) -> str:
-    """The radius as it is written in `Evaluation.certified`."""
-    return f"{radius:.6g}"
 
 
 def proved_constant(certificate: Certificate, image_size: int) -> float | None:

@@ -61,12 +61,8 @@ def train_apart(processes: Processes, case: TrainingCase, folder: Path, options:
     }  # fmt: skip
     killed_before = isolate.killed_for_memory()
     ending = processes.ask(question, LONGEST_WAIT_S, case.threads)
-    said = ending.answer or {}
-    if isinstance(said.get("error"), str):
-        error = errors.LipbenchError(said["error"])
-        error.traceback = str(said.get("traceback", ""))
-        raise error
-    if "answer" in said:
+    ending.raise_refusal()
+    if "answer" in (ending.answer or {}):
         return records.read(folder)
     return _ended(case, folder, ending, isolate.killed_for_memory() > killed_before)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lipbench import errors
 from lipbench.store import typed
-from lipbench.train.task import RADII, TrainingRecord, TrainingStatus
+from lipbench.train.task import RADII, TrainingRecord, TrainingStatus, radius_key
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -57,7 +57,7 @@ def drawn(index: int, record: TrainingRecord, folder: Path) -> Drawn:
     evaluation = record.evaluation if record.status == "ok" else None
     if evaluation and evaluation.part != "validation":
         raise errors.evaluated_elsewhere(folder, evaluation.part)
-    certified = evaluation.certified.get(f"{RADII[0]:.6g}") if evaluation else None
+    certified = evaluation.certified.get(radius_key(RADII[0])) if evaluation else None
     case = record.case
     return Drawn(
         index, case.id, case.learning_rate, case.weight_decay, record.status,

@@ -25,6 +25,11 @@ TrainingStatus = Literal["running", "ok", "not finite", "out of memory", "failed
 """running: not finished, which `--resume` continues · not finite: loss or weights became infinite or NaN"""
 
 
+def radius_key(radius: float) -> str:
+    """A radius as it is written in `Evaluation.certified`."""
+    return f"{radius:.6g}"
+
+
 @dataclass(frozen=True, order=True)
 class Budget:
     """What a training may use: epochs, optimizer steps, or seconds of training time (evaluation is not counted)."""
@@ -138,7 +143,7 @@ class Evaluation:
     images: int
     accuracy: float
     certified: dict[str, float]
-    """radius as in `f"{radius:.6g}"` → certified robust accuracy; empty where the network has no upper bound"""
+    """`radius_key` → certified robust accuracy; empty where the network has no upper bound"""
     constant: float | None
     """proved Lipschitz constant of pixels → logits, preprocessing included; margins are divided by it where it is above 1"""
     verdict: str
