@@ -91,7 +91,7 @@ def versions(session: nox.Session, pair: dict[str, Any]) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check rules and format with ruff, and types with mypy --strict."""
-    install(session, "--editable", ".", *nox.project.dependency_groups(PROJECT, "lint"))
+    install(session, "--editable", ".[train]", *nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy", "--strict")

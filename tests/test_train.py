@@ -258,13 +258,15 @@ def test_killed_process_ends_its_own_training_alone(tmp_path: Path) -> None:
 def test_verb_prints_the_table_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lipbench.cli.main import main
 
-    words = ["train", "--network", SMALL, "--steps", "2", "--seeds", "2", "--threads", "1", "--out", str(tmp_path), "--format"]
+    words = ["train", "--network", SMALL, "--steps", "2", "--seeds", "2", "--threads", "1", "--attack-images", "6"]
+    words += ["--out", str(tmp_path), "--format"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "json"])
     rows = json.loads(capsys.readouterr().out)
     assert ended.value.code == 0
     assert [row["seed"] for row in rows] == [0, 1]
     assert all(0 <= row["certified_0.141176"] <= row["accuracy"] <= 1 for row in rows)
+    assert all([one.images for one in found.evaluation.attacked] == [6] * 4 for found in records.read_all(tmp_path)[0])
     for more, code in (([], 2), (["--resume"], 0)):
         with pytest.raises(SystemExit) as ended:
             main([*words, "table", *more])

@@ -11,7 +11,7 @@ from lipbench import errors
 from lipbench.answer import Answer
 from lipbench.cli.options import AllowList, DeviceName, Format, Output, path, whole
 from lipbench.cli.printing import Printer
-from lipbench.cli.training_options import DataFolder
+from lipbench.cli.training_options import AttackImages, DataFolder
 from lipbench.train.task import DATASETS, IMAGE_SIZES, Evaluation, radius_key
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def evaluate(
     data: DataFolder = None,
     part: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     attack: Annotated[bool, typer.Option("--attack", help="Also attack the network: PGD in the Euclidean norm.")] = False,
-    attack_images: Annotated[
-        int | None, whole("--attack-images", "N", "How many images, the first.  [default: 128]", "batch_size")
-    ] = None,
+    attack_images: AttackImages = None,
     restarts: Annotated[int | None, whole("--restarts", "N", "Random starts of an attack.  [default: 1]", "rounds")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to evaluate; auto is a GPU if there is one.")] = DeviceName.auto,
     allow: AllowList = None,

@@ -21,6 +21,7 @@ from lipbench.cli.options import (
 from lipbench.cli.options import seconds as seconds_option
 from lipbench.cli.printing import Printer
 from lipbench.cli.training_options import (
+    AttackImages,
     BatchSize,
     Compiled,
     ConvNetMethods,
@@ -35,6 +36,7 @@ from lipbench.cli.training_options import (
     Threads,
 )
 from lipbench.train import plan
+from lipbench.train.task import ATTACKED_IMAGES
 
 
 def train(
@@ -61,6 +63,7 @@ def train(
     device: Device = DeviceName.auto,
     threads: Threads = None,
     attack: Annotated[bool, typer.Option("--attack", help="Also attack the trained networks.")] = False,
+    attack_images: AttackImages = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue in --out; finished trainings are not repeated.")] = False,
     format: Format = None,
@@ -84,7 +87,8 @@ def train(
     )  # fmt: skip
     with Processes(usual_start()) as processes:
         cases = plan.cases(request, processes)
-        options = series.Options(out or new_directory(Path("runs")), data, resume, attack)
+        attacked = attack_images or (ATTACKED_IMAGES if attack else 0)
+        options = series.Options(out or new_directory(Path("runs")), data, resume, attacked)
         with shown(options.out) as begin:
             found = series.run(
                 processes, cases, options, lambda case: begin(case, f"training {cases.index(case) + 1}/{len(cases)}")

@@ -1,4 +1,4 @@
-"""Options that the verbs `train` and `search` share, one of them with `evaluate`."""
+"""Options that the verbs `train` and `search` share, some of them with `evaluate`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from lipbench.cli.options import DeviceName, Names, names, path, whole
 from lipbench.train import plan
+from lipbench.train.task import ATTACKED_IMAGES
 
 BATCH_HELP = f"Images of a step.  [default: {plan.BATCH_SIZE} as published; 32 for digits]"
 
@@ -16,6 +17,9 @@ ConvNetMethods = Annotated[Names | None, names("--method", "Methods of which the
 ConvNetSizes = Annotated[Names | None, names("--size", "Sizes of the ConvNet, of XS,S,M,L.  [default: XS]")]
 DatasetName = Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100 or tiny-imagenet.")]
 DataFolder = Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")]
+AttackImages = Annotated[
+    int | None, whole("--attack-images", "N", f"How many images, the first.  [default: {ATTACKED_IMAGES}]", "batch_size")
+]
 LossList = Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")]
 BatchSize = Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")]
 ImplementationName = Annotated[str, typer.Option(help="Of the methods.")]

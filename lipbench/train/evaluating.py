@@ -18,13 +18,11 @@ from lipbench.meters.machine import exact_products
 from lipbench.quantities import Certificate
 from lipbench.train.attack import PGD, margins, withstands
 from lipbench.train.data import DataSet, Images, batches
-from lipbench.train.task import RADII, Attacked, Evaluation, Part, radius_key
+from lipbench.train.task import ATTACKED_IMAGES, RADII, Attacked, Evaluation, Part, radius_key
 from lipbench.training import refresh
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BATCH = 256
-ATTACKED_IMAGES = 128
-"""number of images that are attacked unless told otherwise"""
 TIMED_S, TIMED_CALLS = 0.3, 3
 """throughput: a batch is timed for so long, and at least so often"""
 

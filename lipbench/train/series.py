@@ -25,7 +25,8 @@ class Options:
     out: Path
     data_folder: Path | None = None
     resume: bool = False
-    attack: bool = False
+    attack_images: int = 0
+    """how many images of the part are attacked, the first"""
     part: Part = "test"
     """of the data that is evaluated at the end"""
 
@@ -57,7 +58,7 @@ def train_apart(processes: Processes, case: TrainingCase, folder: Path, options:
     question = {
         "module": "lipbench.train.series", "case": records.case_to_dict(case), "folder": str(folder.absolute()),
         "data": options.data_folder and str(options.data_folder.absolute()),
-        "resume": options.resume, "attack": options.attack, "part": options.part,
+        "resume": options.resume, "attack_images": options.attack_images, "part": options.part,
     }  # fmt: skip
     killed_before = isolate.killed_for_memory()
     ending = processes.ask(question, LONGEST_WAIT_S, case.threads)
@@ -96,6 +97,6 @@ def answer(question: dict[str, Any]) -> str:
     data = question["data"]
     record = trainer.train(
         records.case_from_dict(question["case"]), Path(question["folder"]), data and Path(data), resume=question["resume"],
-        attack=question["attack"], evaluate_part=question["part"],
+        attack_images=question["attack_images"], evaluate_part=question["part"],
     )  # fmt: skip
     return record.status

@@ -19,6 +19,8 @@ IMAGE_SIZES: Mapping[str, int] = {"digits": 8, "fashion-mnist": 32, "cifar10": 3
 LOSSES = ("offset", "annealed", "cross-entropy")
 RADII = (36 / 255, 72 / 255, 108 / 255, 1.0)
 """radii of certified robust accuracy, for pixels in [0, 1]; the first one is that of the published search"""
+ATTACKED_IMAGES = 128
+"""number of images that are attacked unless told otherwise"""
 Unit = Literal["epochs", "seconds", "steps"]
 Part = Literal["train", "validation", "test"]
 TrainingStatus = Literal["running", "ok", "not finite", "out of memory", "failed"]

@@ -31,15 +31,17 @@ Watch = Callable[[TrainingRecord], None]
 
 def train(
     case: TrainingCase, folder: Path, data_folder: Path | None = None, *, resume: bool = False, watch: Watch | None = None,
-    evaluate_part: Part | None = "test", attack: bool = False, every_s: float = EVERY_S,
+    evaluate_part: Part | None = "test", attack_images: int = 0, every_s: float = EVERY_S,
 ) -> TrainingRecord:  # fmt: skip
     """Train a case and return its record; what happens in the training becomes its status, never an exception.
 
     `folder` is that of this training alone. It gets record.json, a checkpoint every `every_s` seconds, and weights.safetensors
     at the end. `watch` gets the record about once a second; what it raises is passed on, and the training can be resumed.
-    `evaluate_part` is evaluated at the end; with `attack`, under an attack too. The generators of PyTorch, NumPy and Python are
-    seeded. Raises `LipbenchError` for data or a checkpoint that cannot be read, and for a folder that holds a training, unless
-    `resume` is given. A finished training is then returned as it is.
+    `evaluate_part` is evaluated at the end, and its first `attack_images` under an attack too. The generators of PyTorch, NumPy
+    and Python are seeded.
+
+    Raises `LipbenchError` for data or a checkpoint that cannot be read, and for a folder that holds a training, unless `resume`
+    is given. A finished training is then returned as it is.
     """
     record = _begun(case, folder, resume)
     if record.status != "running":
@@ -52,7 +54,7 @@ def train(
     session = _Session(record, folder, images, watch, every_s)
     try:
         session.run(stored)
-        session.finish(evaluate_part, attack)
+        session.finish(evaluate_part, attack_images)
     except NotFiniteError as error:
         session.end("not finite", str(error))
     except Exception as error:  # a layer may raise anything
@@ -171,7 +173,7 @@ class _Session:
         self._stored_at = time.monotonic()
         self.training.clock.skip()
 
-    def finish(self, part: Part | None, attack: bool) -> None:
+    def finish(self, part: Part | None, attack_images: int) -> None:
         """Store the weights, evaluate them, and end; the checkpoint remains until then."""
         self._store()
         self._tell()
@@ -183,7 +185,8 @@ class _Session:
             began = time.perf_counter()
             case = self.record.case
             found = evaluating.evaluate(
-                module, self.images, part, attack=attack, seed=case.seed, claimed=case.network.claim
+                module, self.images, part, attack=attack_images > 0, images=attack_images, seed=case.seed,
+                claimed=case.network.claim,
             )  # fmt: skip
             spent = self.record.evaluation_seconds + time.perf_counter() - began
             self.record = replace(self.record, evaluation=found, evaluation_seconds=spent)
