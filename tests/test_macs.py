@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import flop_counter
 
 from lipbench import networks, registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec
@@ -486,3 +487,18 @@ class Opaque(torch.optim.SGD):
     def step(self, closure: Any = None) -> None:
         torch.linalg.svdvals(self.param_groups[0]["params"][0].detach())
         super().step(closure)
+
+
+def test_a_formula_counts_from_when_it_is_registered() -> None:
+    """Kernels bring their operations and formulas when they are imported, which may be after the counter."""
+
+    @torch.library.custom_op("lipbench_test::late", mutates_args=())
+    def late(x: Tensor) -> Tensor:
+        return x.clone()
+
+    assert macs.count(lambda: late(torch.ones(3))).unsupported == ("lipbench_test.late",)
+    flop_counter.register_flop_formula(torch.ops.lipbench_test.late)(lambda shape, **named: 2 * 7 * shape[0])
+    try:
+        assert total(lambda: late(torch.ones(3))) == 7 * 3
+    finally:
+        del flop_counter.flop_registry[torch.ops.lipbench_test.late]

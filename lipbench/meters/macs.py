@@ -8,7 +8,7 @@ Every operation of forward and backward passes is seen below autograd. Those wit
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,8 +31,8 @@ __all__ = ["Counted", "count", "count_fvcore", "measure"]
 
 Call = tuple[str, tuple[tuple[int, ...], ...]]
 """name of an operation, and the sizes of its tensors"""
-KNOWN: dict[Any, Callable[..., float]] = {**flop_registry, **FORMULAS}
-"""operation → formula for its FLOPs"""
+KNOWN: Mapping[Any, Callable[..., float]] = ChainMap(FORMULAS, flop_registry)
+"""operation → formula for its FLOPs, also of operations that are registered later, such as those of kernels"""
 
 
 @dataclass(frozen=True)
