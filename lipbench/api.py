@@ -71,6 +71,18 @@ class Run:
             raise errors.only_trainings(self.path)
         return measured_rows(self.stored)
 
+    def summary(self) -> Answer:
+        """The answer of the run in a few lines, as `lipbench show` prints it: costs relative to the baseline, and the verdict.
+
+        The frame has one row per series and measure, with the ratio and its 95 % interval. A directory of trainings alone gives
+        their accuracy. Raises `LipbenchError` for a run without records.
+        """
+        from lipbench.analysis import summary, worth
+
+        if self.trainings and not self.stored.records:
+            return worth.answer(self.trainings, self.problems)
+        return summary.summary(self.stored)
+
     def report(self, path: str | Path | None = None, against: str | Path | None = None) -> Path:
         """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
 

@@ -15,7 +15,7 @@ from lipbench_reports import html
 from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_texts, with_columns
 
-from lipbench.analysis import document
+from lipbench.analysis import origin
 from lipbench.analysis.rows import COLUMNS
 
 METHODS = {
@@ -182,7 +182,7 @@ def tables(rows: pd.DataFrame, **changed: Any) -> Tables:
         {"method": name, "title": METHODS[name][0], "source": f"Source of {METHODS[name][0]}", "linear": True,
          "orthogonal": name == "soc", "lipschitz": name != "standard"} for name in METHODS
     ])  # fmt: skip
-    values = {"title": "Synthetic run", "rows": rows, "columns": COLUMNS, "conditions": document.conditions(),
+    values = {"title": "Synthetic run", "rows": rows, "columns": COLUMNS, "conditions": origin.conditions(),
               "methods": methods, "complexity": complexity(), "exponents": exponents(), "published": PUBLISHED, "run": RUN,
               "certificates": certificates(rows), "warnings": warnings(rows), "rounds": rounds(rows),
               "fitted": fitted(), "predicted": predicted(rows)}  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 import samples
 
 from lipbench import __version__, registry
-from lipbench.analysis import document
+from lipbench.analysis import origin
 from lipbench.cli import main as cli
 from lipbench.cli import terminal
 from lipbench.prediction import table1
@@ -163,7 +163,7 @@ def test_report_is_one_file_and_its_path_is_printed(shell: Shell, saved: Path) -
 def test_a_run_that_is_not_over_is_reported_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = samples.case("soc")
     run = records.load_run(samples.save_run(saved, [], [missing]))
-    provenance = document._provenance(run, [], ["a doubt"])
+    provenance = origin.provenance(run, [], ["a doubt"])
     assert (provenance["planned"], provenance["unfinished"], provenance["problems"]) == (3, [missing.id], [])
     assert provenance["warnings"] == ["a doubt"]
 
@@ -226,6 +226,7 @@ def test_profile_measures_into_a_new_directory_and_exits_with_0(shell: Shell) ->
     directory = Path(out.splitlines()[0])
     assert directory.parent == Path("runs")
     assert "1 case: 1 ok" in out
+    assert out.endswith(f"\n\n{shell.ok('show', str(directory))}")
     exported = pd.read_csv(io.StringIO(shell.ok("export", str(directory))))
     assert list(exported["phase"]) == ["forward", "backward", "step", "parametrize", "inference", "first_inference"]
     assert (exported["status"] == "ok").all()

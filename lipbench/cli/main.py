@@ -29,6 +29,7 @@ VERBS = {
     "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "evaluate": "Certify and evaluate a trained network, also under attack.",
     "profile": "Measure methods over shapes, and store a run directory.",
+    "show": "Print the answer of a run: relative costs, and the verdict.",
     "export": "Write a run as one table of measurements and theory.",
     "compare": "Compare two runs: what became slower, larger, or fails.",
     "selftest": "Hold the clocks and the counter against others.",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lipbench import errors
+from lipbench import api, errors
 from lipbench.cli.options import (
     AllowList,
     BatchSizeList,
@@ -35,7 +36,7 @@ from lipbench.cli.options import (
     share,
     whole,
 )
-from lipbench.cli.printing import FAILED, print_tracebacks
+from lipbench.cli.printing import FAILED, Printer, print_tracebacks
 
 
 def profile(
@@ -152,6 +153,9 @@ def profile(
         raise
     print(finished.directory)
     print(progress.summary(finished.outcome))
+    if any(record.rounds for record in finished.outcome.records):
+        print()
+        Printer(None, None).print(replace(api.load(finished.directory).summary(), problems=()))  # those were named above
     if traceback:
         print_tracebacks(text for record in finished.outcome.records for text in record.tracebacks)
     if target is not None:
