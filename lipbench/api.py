@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from lipbench.cases import Spec
+    from lipbench.cases import Case, Spec
     from lipbench.quantities import Certificate
     from lipbench.run import profiling
     from lipbench.run.apart import Apart
@@ -219,22 +219,53 @@ def predict(
     predicted in a fresh process, for at most `timeout_s`, by default 300. Cases that cannot be predicted are among the answer's
     problems. Raises `LipbenchError` for sizes that no case can have.
     """
+    from lipbench.prediction import answers
+
+    def here(case: Case) -> Answer:
+        return answers.of_cases([case], memory_bytes)
+
+    return _predicted(layers, axes, device, timeout_s, here, {"memory_bytes": memory_bytes})
+
+
+def fits(*layers: Layer, memory_bytes: int, device: str = "cuda", timeout_s: float | None = None, **axes: Any) -> Answer:
+    """The largest batches that fit into a memory, for a training step and for inference, found by predictions.
+
+    `axes` are those of `profile`, without batch sizes. The frame has a row per case: the batch, 0 where one image does not fit,
+    and its peak in bytes. Each batch is confirmed: it fits, and one image more does not. `device`, `timeout_s` (for one case)
+    and errors are as for `predict`.
+    """
+    from lipbench.prediction import answers
+
+    def here(case: Case) -> Answer:
+        return answers.of_largest([case], memory_bytes)
+
+    return _predicted(
+        layers, {**axes, "batch_size": 1}, device, timeout_s, here, {"memory_bytes": memory_bytes, "largest": True}
+    )
+
+
+def _predicted(
+    layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, here: Callable[[Case], Answer],
+    question: Mapping[str, Any],
+) -> Answer:  # fmt: skip
+    """The answers on all cases: those of external names come from a fresh process, which is asked `question` about each."""
     from lipbench import cases
     from lipbench.answer import joined
-    from lipbench.prediction import answers, memory
+    from lipbench.prediction import memory
     from lipbench.run.apart import Apart
     from lipbench.run.plan import plan
 
     parts = []
     with _all_named(layers) as (names, _), Apart(timeout_s) as apart:
-        here = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
+        own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
         for case in plan(_request(names, axes), device):
-            if case.spec.method in here or not apart.is_for(case.spec):
-                parts.append(answers.of_cases([case], memory_bytes).plain())
+            if case.spec.method in own or not apart.is_for(case.spec):
+                parts.append(here(case).plain())
             else:
-                question = {"case": cases.to_dict(case), "memory_bytes": memory_bytes}
-                parts.append(_from_apart(apart, case.spec, question, case.id))
-    return replace(joined(parts), remarks=(memory.NOTES[device],))
+                parts.append(_from_apart(apart, case.spec, {**question, "case": cases.to_dict(case)}, case.id))
+    found = joined(parts)
+    assert found.readable is not None
+    return replace(found, readable=memory.narrowed(found.readable), remarks=(memory.NOTES[device],))
 
 
 def _is_foreign(layer: Layer) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lipbench import errors
 
 LARGEST_CLAIM = 1e6
@@ -20,6 +22,23 @@ def require_positive(**values: int) -> None:
             raise errors.not_positive(name.replace("_", " "), value)
         if value > LARGEST[name]:
             raise errors.too_large(name.replace("_", " "), value, LARGEST[name])
+
+
+def bytes_of(option: str, text: str) -> int:
+    """A size as people write it, in bytes: "24GB" and "24e9" are decimal, "24GiB" is binary, "1000" is in bytes.
+
+    Raises `LipbenchError` for anything else, and for less than one byte or more than the largest.
+    """
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[0-9]{1,2})?) *(?:([kmgtp]?)(i?)b?)", text.strip().lower())
+    if found is None or (found[3] and not found[2]) or len(text) > 50:
+        raise errors.no_size(option, text)
+    unit: int = (1024 if found[3] else 1000) ** " kmgtp".index(found[2] or " ")
+    size = round(float(found[1]) * unit)
+    if size < 1:
+        raise errors.no_size(option, text)
+    if size > LARGEST["bytes"]:
+        raise errors.too_large(option, text, LARGEST["bytes"])
+    return size
 
 
 def require_claim(value: float) -> None:

@@ -257,6 +257,17 @@ class Case:
         return re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join([self.spec.slug, f"b{self.batch_size}", *written]))
 
 
+def columns_of(case: Case) -> dict[str, Any]:
+    """Method, implementation, sizes and conditions of a case, by the names of their columns in tables."""
+    spec = case.spec
+    return {
+        "method": spec.method, "implementation": spec.implementation, "network": network_of(spec),
+        "channels": spec.channels or None, "image_size": spec.image_size, "kernel_size": spec.kernel_size or None,
+        "batch_size": case.batch_size,
+        **{condition.column: value for condition, value in case.conditions().items() if condition.column},
+    }  # fmt: skip
+
+
 def to_dict(case: Case) -> dict[str, Any]:
     """A case as JSON-ready values; `kind` is the word of its spec's type."""
     kind = next(word for word, spec_type in KINDS.items() if isinstance(case.spec, spec_type))

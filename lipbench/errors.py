@@ -84,6 +84,11 @@ def not_positive(option: str, got: object) -> LipbenchError:
     return LipbenchError(_message(f"{option} must be a whole number of at least 1", repr(got), "give a positive whole number"))
 
 
+def no_size(option: str, got: str) -> LipbenchError:
+    what = f"{option} must be a size of at least one byte"
+    return LipbenchError(_message(what, repr(got[:50]), "give one such as 24GB (decimal), 24GiB (binary) or 8e9"))
+
+
 def even_kernel(got: object) -> UnsupportedError:
     return UnsupportedError(_message("kernel size must be odd", got, "use 1, 3 or 5, so that the image keeps its size"))
 
@@ -255,7 +260,8 @@ def unknown_ending(path: object, known: object) -> LipbenchError:
 
 
 def not_in_list(option: str, got: object, kind: str) -> LipbenchError:
-    return LipbenchError(_message(f"{option} takes {kind}, separated by commas", repr(got), "give for example 16,32"))
+    cure = "leave out the empty one" if kind == "names" else "give for example 16,32"
+    return LipbenchError(_message(f"{option} takes {kind}, separated by commas", repr(got), cure))
 
 
 def not_positive_number(option: str, got: object) -> LipbenchError:

@@ -89,12 +89,14 @@ def test_version_and_help(shell: Shell) -> None:
     assert shell.ok("--version") == f"{__version__}\n"
     text = shell.ok("--help")
     assert max(map(len, text.splitlines())) <= 80
-    assert shell.ok() == text
+    assert shell.ok() == shell.ok("-h") == text
     assert set(cli.VERBS) == {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - NO_VERBS
     for verb, line in cli.VERBS.items():
         assert f"  {verb} " in text
         assert line in text
-        assert shell.ok(verb, "--help").startswith(f"Usage: lipbench {verb} [OPTIONS]")
+        shown = shell.ok(verb, "--help")
+        assert shown.startswith(f"Usage: lipbench {verb} [OPTIONS]")
+    assert shell.ok("profile", "-h") == shell.ok("profile", "--help")
     assert "--retry-failed" in shell.ok("profile", "--help")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from lipbench import external, registry
 from lipbench.analysis.expected import expected
 from lipbench.analysis.statistics import in_order, levels, time_columns, timings_by_phase
-from lipbench.cases import CONDITIONS, network_of
+from lipbench.cases import CONDITIONS, columns_of
 from lipbench.quantities import GROUPS, TRAINING_PHASES, Caution, Certificate
 from lipbench.store.records import Run
 from lipbench.store.rounds import Part, Record
@@ -120,16 +120,11 @@ def _failures(record: Record) -> dict[str, dict[str, str]]:
 
 
 def _conditions(record: Record) -> dict[str, Any]:
-    case, spec = record.case, record.case.spec
-    known = registry.methods().get(spec.method)
+    case, method = record.case, record.case.spec.method
+    known = registry.methods().get(method)
     return {
-        "method": spec.method,
-        "title": known.title if known else external.title(spec.method),
-        "implementation": spec.implementation,
-        "network": network_of(spec),
-        "channels": spec.channels or None, "image_size": spec.image_size, "kernel_size": spec.kernel_size or None,
-        "batch_size": case.batch_size,
-        **{condition.column: value for condition, value in case.conditions().items() if condition.column},
+        **columns_of(case),
+        "title": known.title if known else external.title(method),
         "interpreted": _is_interpreted(record),
         **_certificate(record.certificate),
         "warnings": "\n".join(dict.fromkeys(found.text for found in _warnings(record))), "case": case.id,

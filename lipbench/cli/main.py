@@ -25,6 +25,7 @@ VERBS = {
     "verify": "Compute Lipschitz constants of layers and networks.",
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
+    "fits": "Find the largest batch that fits into a memory.",
     "search": "Search learning rate and weight decay, then train with the best.",
     "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "evaluate": "Certify and evaluate a trained network, also under attack.",
@@ -38,6 +39,7 @@ VERBS = {
     "report": "Write the report of a run as one HTML file.",
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""
+HELP = ("--help", "-h")
 WRONG_USE, INTERRUPTED = 2, 130
 
 
@@ -96,7 +98,7 @@ def _code(arguments: Sequence[str]) -> int:
     verb, *rest = arguments or ["--help"]
     code = 0
     try:
-        if verb == "--help":
+        if verb in HELP:
             print(_help())
         elif verb == "--version":
             from lipbench import __version__
@@ -121,8 +123,8 @@ def _help() -> str:
             "Usage: lipbench [OPTIONS] COMMAND [ARGS]...\n",
             "  Profile 1-Lipschitz layers: time, memory and MACs, with theory.\n",
             "Options:",
-            "  --version  Print the version.",
-            "  --help     Print this list; after a command, its options.\n",
+            "  --version   Print the version.",
+            "  --help, -h  Print this list; after a command, its options.\n",
             "Commands:",
             *(f"  {verb:<{widest}}  {line}" for verb, line in VERBS.items()),
         ]
@@ -167,7 +169,7 @@ def _command(verb: str) -> Any:
     if verb not in VERBS:
         raise errors.unknown_verb(verb, VERBS)
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    app.command()(getattr(import_module(f"lipbench.cli.{verb}"), verb))
+    app.command(context_settings={"help_option_names": list(HELP)})(getattr(import_module(f"lipbench.cli.{verb}"), verb))
     return typer.main.get_command(app)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lipbench import errors, settings
-from lipbench.bounds import LARGEST
+from lipbench.bounds import LARGEST, bytes_of
 
 
 class DeviceName(StrEnum):
@@ -122,6 +122,15 @@ def whole(option: str, metavar: str, text: str, kind: str, least: int = 1) -> An
         return int(given)
 
     return typer.Option(option, parser=parse, metavar=metavar, help=text)
+
+
+def size(option: str, text: str) -> Any:
+    """An option that takes a size in memory, such as 24GB. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str | int) -> int:
+        return bytes_of(option, str(given))
+
+    return typer.Option(option, parser=parse, metavar="SIZE", help=text)
 
 
 def seconds(option: str, text: str) -> Any:

@@ -26,7 +26,7 @@ from lipbench.cli.options import (
     Traceback,
     given_settings,
     names,
-    whole,
+    size,
 )
 from lipbench.cli.printing import Printer
 
@@ -47,7 +47,7 @@ def predict(
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
     memory: Annotated[
-        int | None, whole("--memory", "BYTES", "Memory available; adds a column that says what fits.", "bytes")
+        int | None, size("--memory", "Memory available, such as 24GB or 24GiB; adds a column that says what fits.")
     ] = None,
     timeout: Timeout = None,
     traceback: Traceback = False,

@@ -34,6 +34,7 @@ from lipbench.cli.options import (
     path,
     seconds,
     share,
+    size,
     whole,
 )
 from lipbench.cli.printing import FAILED, Printer, print_tracebacks
@@ -63,7 +64,7 @@ def profile(
     threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
     timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
     memory_limit: Annotated[
-        int | None, whole("--memory-limit", "BYTES", "Limit of address space; on a GPU, of its memory.", "bytes")
+        int | None, size("--memory-limit", "Limit of address space, such as 8GB; on a GPU, of its memory.")
     ] = None,
     rounds: Annotated[
         int | None, whole("--rounds", "N", "Fresh processes per case.  [default: the preset's]", "rounds")

@@ -1,4 +1,6 @@
-"""Answers of the verbs `complexity` and `predict` about one layer; a fresh process gives those about external layers."""
+"""Answers of the verbs `complexity`, `predict` and `fits` about one layer; a fresh process gives those about
+external layers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pandas as pd
 from lipbench import cases
 from lipbench.answer import Answer
 from lipbench.cases import Case
-from lipbench.prediction import complexity, memory
+from lipbench.prediction import complexity, largest, memory
 from lipbench.prediction.complexity import Fitted
 
 Given = tuple[tuple[str, tuple[int, ...]], ...]
@@ -29,9 +31,17 @@ def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:
     return Answer(frame, memory.readable(frame), problems=tuple(problems), failed=bool(problems))
 
 
+def of_largest(planned: list[Case], memory_bytes: int) -> Answer:
+    """The largest batches of cases that fit; those that cannot be predicted are problems."""
+    frame, problems = largest.table(planned, memory_bytes)
+    return Answer(frame, largest.readable(frame), problems=tuple(problems), failed=bool(problems))
+
+
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Answer in a fresh process; `Answer.plain`."""
     if "case" in question:
+        if question.get("largest"):
+            return of_largest([cases.from_dict(question["case"])], question["memory_bytes"]).plain()
         return of_cases([cases.from_dict(question["case"])], question["memory_bytes"]).plain()
     given = tuple((str(symbol), tuple(sizes)) for symbol, sizes in question["given"])
     return of_layer(question["layer"], given).plain()

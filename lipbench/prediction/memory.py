@@ -12,7 +12,7 @@ import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench import errors, registry, traces
-from lipbench.cases import Case
+from lipbench.cases import CONDITIONS, Case, columns_of
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
 from lipbench.meters.attempts import Attempts
@@ -23,7 +23,8 @@ from lipbench.workload import Workload
 SOURCE = "fake tensors"
 _TOO_LARGE = ("overflow", "too large", "numel")
 """words of an error for tensors with more bytes than 64 bits can count"""
-COLUMNS = ["case", "parameters_bytes", "saved_bytes", "training_peak_bytes", "inference_peak_bytes"]
+SIZES = ("network", "channels", "image_size", "kernel_size", "batch_size")
+COLUMNS = ["parameters_bytes", "saved_bytes", "training_peak_bytes", "inference_peak_bytes"]
 
 
 def memory(case: Case) -> Memory:
@@ -114,11 +115,12 @@ def _peaks(workload: Workload, attempts: Attempts) -> dict[str, Peak]:
 def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.DataFrame, list[str]]:
     """One row per case, in bytes, and one line for each case that cannot be predicted.
 
+    The first columns name the case, as in `cases.columns_of`, and the last one is its id.
     The training peak is that of `step`; the inference peak is the larger of those with an empty and with a full cache. With a
     limit, `fits` says what stays within it: "training" (and inference), "inference" alone, or "nothing"; "unknown" where the
     peak that decides is not known. There is a column `remark` if a number is missing or does not contain everything.
     """
-    rows: list[list[object]] = []
+    rows: list[dict[str, object]] = []
     ends: list[tuple[int | None, int | None]] = []
     problems, told = [], []
     for case in cases:
@@ -127,24 +129,34 @@ def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.Dat
         except errors.LipbenchError as error:
             problems.append(f"{case.id}: {error}")
             continue
-        training = found.peaks["step"].total_bytes if "step" in found.peaks else None
-        peaks_bytes = [peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference")]
-        ends.append((training, max(peaks_bytes, default=None)))
-        rows.append([case.id, found.parameter_bytes, found.saved_bytes, *ends[-1]])
+        ends.append((training_peak(found), inference_peak(found)))
+        numbers = (found.parameter_bytes, found.saved_bytes, *ends[-1])
+        rows.append({**columns_of(case), **dict(zip(COLUMNS, numbers)), "case": case.id})
         told.append(_remark(found))
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame = frame.astype({column: "Int64" for column in COLUMNS[1:] if frame[column].isna().any()})
+    frame = pd.DataFrame(rows, columns=[*(columns_of(cases[0]) if cases else ()), *COLUMNS, "case"])
+    gaps = [name for name in (*SIZES[1:], *COLUMNS) if name in frame and frame[name].isna().any()]
+    frame = frame.astype(dict.fromkeys(gaps, "Int64"))
     if limit_bytes is not None:
-        fits = [_fitting(*both, limit_bytes) for both in ends]
-        frame["fits"] = pd.Series(fits, dtype=object)
+        frame["memory_bytes"] = limit_bytes
+        frame["fits"] = pd.Series([_fitting(*both, limit_bytes) for both in ends], dtype=object)
     if any(told):
         frame["remark"] = told
-    return frame, problems
+    return frame[[*frame.columns.drop("case"), "case"]], problems
+
+
+def training_peak(found: Memory) -> int | None:
+    """The peak of a training step, in bytes; None where it is not known."""
+    return found.peaks["step"].total_bytes if "step" in found.peaks else None
+
+
+def inference_peak(found: Memory) -> int | None:
+    """The larger of the peaks of inference with an empty and with a full cache, in bytes; None where neither is known."""
+    return max((peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference")), default=None)
 
 
 def _remark(found: Memory) -> str:
     """What a reader must know of a prediction; "" if it is whole."""
-    unseen = f"{_with_unit(found.unseen_bytes)} outlive the forward pass unseen by autograd, beside those saved"
+    unseen = f"{with_unit(found.unseen_bytes)} outlive the forward pass unseen by autograd, beside those saved"
     failed = [f"{what} is unknown ({why})" for what, why in found.failures.items()]
     return "; ".join(([unseen] if found.unseen_bytes else []) + failed)
 
@@ -158,14 +170,56 @@ def _fitting(training_bytes: int | None, inference_bytes: int | None, limit_byte
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table for people: values with suitable units, and column names without units."""
-    found = frame.copy()
-    for column in COLUMNS[1:]:
-        found[column] = ["?" if pd.isna(size) else _with_unit(size) for size in frame[column]]
-    return found.rename(columns={column: column.removesuffix("_bytes").replace("_", " ") for column in COLUMNS})
+    """The table for people: the case by name and sizes, values with suitable units, and what fits in how much."""
+    found = named(frame)
+    for column in COLUMNS:
+        title = column.removesuffix("_bytes").replace("_", " ")
+        found[title] = ["?" if pd.isna(size) else with_unit(size) for size in frame[column]]
+    if "fits" in frame:
+        rows = frame[["fits", *COLUMNS[2:], "memory_bytes"]].itertuples(index=False, name=None)
+        found["fits"] = [_in_words(*row) for row in rows]
+    if "remark" in frame:
+        found["remark"] = frame["remark"]
+    return found
 
 
-def _with_unit(size: float) -> str:
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that name the cases of a frame, as texts for people."""
+    found = pd.DataFrame({name: frame[name] for name in ("method", "implementation", "network")})
+    found["channels"] = ["" if pd.isna(count) else str(count) for count in frame["channels"]]
+    for name, title in (("image_size", "image"), ("kernel_size", "kernel")):
+        found[title] = ["" if pd.isna(size) else f"{size} × {size}" for size in frame[name]]
+    if "batch_size" in frame:
+        found["batch"] = [str(count) for count in frame["batch_size"]]
+    for one in _TOLD:
+        found[one.column] = [_of_condition(value) for value in frame[one.column]]
+    return found
+
+
+def narrowed(table: pd.DataFrame) -> pd.DataFrame:
+    """A readable table without the columns in which every case has the default."""
+    usual = {"implementation": "paper", **{one.column: _of_condition(one.default) for one in _TOLD}}
+    return table[[name for name in table if not len(table) or (table[name].fillna("") != usual.get(str(name), "")).any()]]
+
+
+_TOLD = [one for one in CONDITIONS if one.column and one.affects_memory and one.name not in ("device", "exported")]
+"""the conditions that a prediction depends on, but for the device, which the note names"""
+
+
+def _of_condition(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _in_words(fits: str, training_bytes: int, inference_bytes: int, limit_bytes: int) -> str:
+    limit = with_unit(limit_bytes)
+    if fits == "training":
+        return f"yes, {with_unit(training_bytes)} of {limit}"
+    if fits == "inference":
+        return f"inference alone, {with_unit(inference_bytes)} of {limit}"
+    return f"no, inference needs more than {limit}" if fits == "nothing" else fits
+
+
+def with_unit(size: float) -> str:
     """Bytes in three digits: 1 kB is 1000 bytes."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= 999.5 and len(units) > 1:

@@ -1,0 +1,61 @@
+"""The verb `fits`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lipbench import api
+from lipbench.cli.options import (
+    ChannelList,
+    DtypeList,
+    Format,
+    ImageSizeList,
+    ImplementationList,
+    KernelSizeList,
+    MethodList,
+    Names,
+    NetworkList,
+    Output,
+    PredictedDevice,
+    PresetName,
+    Settings,
+    Timeout,
+    Traceback,
+    given_settings,
+    names,
+    size,
+)
+from lipbench.cli.printing import Printer
+
+
+def fits(
+    memory: Annotated[int, size("--memory", "Memory available, such as 24GB or 24GiB.")],
+    preset: PresetName = None,
+    method: MethodList = None,
+    implementation: ImplementationList = None,
+    channels: ChannelList = None,
+    image_size: ImageSizeList = None,
+    kernel_size: KernelSizeList = None,
+    network: NetworkList = None,
+    dtype: DtypeList = None,
+    with_: Settings = None,
+    precision: Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")] = None,
+    device: Annotated[PredictedDevice, typer.Option(help="Whose memory it is; it need not exist here.")] = PredictedDevice.cuda,
+    timeout: Timeout = None,
+    traceback: Traceback = False,
+    format: Format = None,
+    output: Output = None,
+) -> None:
+    """Print the largest batch that fits into a memory, for training and for inference. Nothing is computed.
+
+    Each batch is confirmed by two predictions: it fits, and one image more does not. csv, json and parquet are in bytes.
+    """
+    printer = Printer(format, output, traceback=traceback)
+    axes = {
+        "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
+        "kernel_size": kernel_size, "network": network, "dtype": dtype, "settings": given_settings(with_),
+        "precision": precision,
+    }  # fmt: skip
+    printer.print(api.fits(*(method or ()), memory_bytes=memory, device=str(device), timeout_s=timeout, **axes))
