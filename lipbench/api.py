@@ -81,7 +81,9 @@ class Run:
 
         if self.trainings and not self.stored.records:
             return worth.answer(self.trainings, self.problems)
-        return summary.summary(self.stored)
+        found = summary.summary(self.stored)
+        beside = (f"Trainings in the same directory: {len(self.trainings)}; see lipbench accuracy {self.path}.",)
+        return replace(found, remarks=(*found.remarks, *(beside if self.trainings else ())), problems=self.problems)
 
     def report(self, path: str | Path | None = None, against: str | Path | None = None) -> Path:
         """Write the report as one HTML file and return its path, by default `report.html` in the run directory.
@@ -231,10 +233,14 @@ def fits(*layers: Layer, memory_bytes: int, device: str = "cuda", timeout_s: flo
     """The largest batches that fit into a memory, for a training step and for inference, found by predictions.
 
     `axes` are those of `profile`, without batch sizes. The frame has a row per case: the batch, 0 where one image does not fit,
-    and its peak in bytes. Each batch is confirmed: it fits, and one image more does not. `device`, `timeout_s` (for one case)
-    and errors are as for `predict`.
+    and its peak in bytes. Each batch is confirmed: it fits, and one image more does not, up to 65,536. `device`, `timeout_s`
+    (for one case) and errors are as for `predict`.
     """
+    from lipbench import errors
     from lipbench.prediction import answers
+
+    if "batch_size" in axes:
+        raise errors.batch_is_sought()
 
     def here(case: Case) -> Answer:
         return answers.of_largest([case], memory_bytes)

@@ -30,8 +30,10 @@ def bytes_of(option: str, text: str) -> int:
     Raises `LipbenchError` for anything else, and for less than one byte or more than the largest.
     """
     found = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[0-9]{1,2})?) *(?:([kmgtp]?)(i?)b?)", text.strip().lower())
-    if found is None or (found[3] and not found[2]) or len(text) > 50:
+    if found is None or (found[3] and not found[2]):
         raise errors.no_size(option, text)
+    if len(text) > 50:
+        raise errors.too_large(option, text[:50], LARGEST["bytes"])
     unit: int = (1024 if found[3] else 1000) ** " kmgtp".index(found[2] or " ")
     size = round(float(found[1]) * unit)
     if size < 1:

@@ -25,6 +25,10 @@ class UnsupportedError(LipbenchError):
     """A layer cannot be built with these sizes, or an implementation is not available here."""
 
 
+class TooLargeError(LipbenchError):
+    """The tensors of a case have more bytes than can be counted."""
+
+
 def visible(text: str) -> str:
     """A text with its control characters escaped, so that it does nothing to a terminal and can be encoded.
 
@@ -74,14 +78,18 @@ def no_constant(got: object, largest: float) -> LipbenchError:
     return LipbenchError(_message(what, repr(got), "give a positive number, such as 0.97"))
 
 
-def too_large_to_count(case: str, why: str) -> LipbenchError:
-    return LipbenchError(
+def too_large_to_count(case: str, why: str) -> TooLargeError:
+    return TooLargeError(
         _message("the tensors of this case are too large to be counted", f"{case} ({why})", "use smaller sizes")
     )
 
 
 def not_positive(option: str, got: object) -> LipbenchError:
     return LipbenchError(_message(f"{option} must be a whole number of at least 1", repr(got), "give a positive whole number"))
+
+
+def batch_is_sought() -> LipbenchError:
+    return LipbenchError(_message("the batch size is what fits looks for", "batch_size", "leave it out, or use predict"))
 
 
 def no_size(option: str, got: str) -> LipbenchError:
@@ -260,7 +268,7 @@ def unknown_ending(path: object, known: object) -> LipbenchError:
 
 
 def not_in_list(option: str, got: object, kind: str) -> LipbenchError:
-    cure = "leave out the empty one" if kind == "names" else "give for example 16,32"
+    cure = "give for example 16,32" if kind != "names" else "leave out the empty one" if got else "give a name"
     return LipbenchError(_message(f"{option} takes {kind}, separated by commas", repr(got), cure))
 
 

@@ -123,7 +123,7 @@ def test_problems_go_to_stderr_and_a_failure_is_code_3(capfd: pytest.CaptureFixt
     failing = ("predict", "--method", "cayley", "--channels", "4", "--image-size", "3", "--kernel-size", "5")
     code, out, err = run(capfd, *failing, "-o", str(tmp_path / "memory.csv"))
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert (tmp_path / "memory.csv").read_text().startswith("case,")
+    assert (tmp_path / "memory.csv").read_text().startswith("method,")
 
 
 HOSTILE = (

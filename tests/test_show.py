@@ -14,7 +14,9 @@ from lipbench_reports.costs import MEASURES, costs
 from lipbench_reports.prepared import prepare
 from lipbench_reports.verdict import verdict
 
+from lipbench.answer import Answer
 from lipbench.api import Run
+from lipbench.cli import formats
 from lipbench.errors import LipbenchError
 from lipbench.store.records import Run as Stored
 from lipbench.store.run_plan import RunPlan
@@ -54,7 +56,9 @@ def test_a_run_in_which_nothing_worked_has_a_sentence_and_no_table() -> None:
     failed = pd.DataFrame([report_frames.failed_row("aol", 16, "timeout", "took too long")])
     short = brief(report_frames.tables(failed))
     assert short.frame.empty
-    assert short.readable.empty
+    assert not len(short.readable.columns)
+    printed = formats.encoded(Answer(short.frame, short.readable, short.remarks), "table")
+    assert str(printed).splitlines()[0] == short.remarks[0]
     assert "The only case gave no measurement." in short.remarks
 
 
@@ -65,6 +69,10 @@ def test_the_constant_is_the_largest_of_all_cases() -> None:
     largest = rows[rows["method"] == "aol"]["certificate"].max()
     assert not math.isclose(largest, 0.25)
     assert set(short.frame[short.frame["method"] == "aol"]["certificate"]) == {largest}
+    kinds = rows["certificate_kind"].mask(chosen, "upper bound")
+    loose = rows.assign(certificate=rows["certificate"].mask(chosen, 9.0), certificate_kind=kinds)
+    (constant,) = set(brief(report_frames.tables(loose)).frame.query("method == 'aol'")["certificate"])
+    assert constant == rows[(rows["method"] == "aol") & ~chosen]["certificate"].max()
 
 
 def test_trainings_alone_give_their_accuracy(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def strangers_run(directory: Path, *named: Spec | str) -> Path:
 SPECS = (*NAMES, NetworkSpec("evil:Layer", "XS"), ExternalNetworkSpec("evil:Network"))
 
 
-@pytest.mark.parametrize("verb", [("report",), ("export",), ("export", "-o", "out.json"), ("verify",)])
+@pytest.mark.parametrize("verb", [("report",), ("show",), ("export",), ("export", "-o", "out.json"), ("verify",)])
 def test_no_verb_imports_what_a_run_names(marker: Path, verb: tuple[str, ...]) -> None:
     run = strangers_run(marker.with_name("run"), *SPECS)
     name, *options = verb

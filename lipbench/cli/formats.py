@@ -42,8 +42,10 @@ def encoded(answer: Answer, format: str, width: int | None = None) -> str | byte
         return _json(_with_texts(answer.frame, visible))
     if format == "parquet":
         return bytes(_with_texts(answer.frame, visible).to_parquet(index=False))
-    table = _with_texts(answer.frame if answer.readable is None else answer.readable, visible)
     remarks = [visible(remark).replace("\n", "; ") for remark in answer.remarks]
+    table = _with_texts(answer.frame if answer.readable is None else answer.readable, visible)
+    if not len(table.columns):
+        return "\n".join(remarks) + "\n"
     if format == "markdown":
         return _markdown(terminal.cells(table), remarks)
     if format == "latex":

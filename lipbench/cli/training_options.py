@@ -18,7 +18,7 @@ ConvNetSizes = Annotated[Names | None, names("--size", "Sizes of the ConvNet, of
 DatasetName = Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100 or tiny-imagenet.")]
 DataFolder = Annotated[Path | None, path("--data", "FOLDER", "Where the data set is.  [default: LIPBENCH_DATA]")]
 AttackImages = Annotated[
-    int | None, whole("--attack-images", "N", f"How many images, the first.  [default: {ATTACKED_IMAGES}]", "batch_size")
+    int | None, whole("--attack-images", "N", f"Attack so many images, the first.  [default: {ATTACKED_IMAGES}]", "batch_size")
 ]
 LossList = Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]")]
 BatchSize = Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")]

@@ -19,7 +19,7 @@ from lipbench.run.against import Alternated, Order, Side
 from lipbench.run.book import TIME
 
 OWN = {"--against": 1, "--against-ref": 1, "--fail-on": 1, "--out": 1, "--rounds": 1, "--retries": 1, "--deadline": 1,
-       "--method": 1, "--network": 1, "--allow": 1, "--resume": 0, "--traceback": 0}  # fmt: skip
+       "--memory-limit": 1, "--method": 1, "--network": 1, "--allow": 1, "--resume": 0, "--traceback": 0}  # fmt: skip
 """options that both versions do not get as they were given → number of values"""
 
 
@@ -82,7 +82,9 @@ def _arguments(options: profiling.Options, given: Sequence[str]) -> tuple[str, .
     names = {"--method": request.methods, "--network": request.networks, "--allow": options.allow}
     absolute = (part for option, some in names.items() if some for part in (option, ",".join(map(external.absolute, some))))
     cases = () if request.names_cases else ("--preset", request.preset_name)
-    return (*against.kept(given, OWN), *absolute, *cases)
+    limit = options.limits.memory_bytes
+    memory = () if limit is None else ("--memory-limit", str(limit))  # older versions know bytes alone
+    return (*against.kept(given, OWN), *absolute, *cases, *memory)
 
 
 def _names(options: profiling.Options) -> list[str]:

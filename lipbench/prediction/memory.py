@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipbench import errors, registry, traces
+from lipbench import errors, external, registry, traces
 from lipbench.cases import CONDITIONS, Case, columns_of
 from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
@@ -132,7 +132,7 @@ def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.Dat
         ends.append((training_peak(found), inference_peak(found)))
         numbers = (found.parameter_bytes, found.saved_bytes, *ends[-1])
         rows.append({**columns_of(case), **dict(zip(COLUMNS, numbers)), "case": case.id})
-        told.append(_remark(found))
+        told.append(remark(found))
     frame = pd.DataFrame(rows, columns=[*(columns_of(cases[0]) if cases else ()), *COLUMNS, "case"])
     gaps = [name for name in (*SIZES[1:], *COLUMNS) if name in frame and frame[name].isna().any()]
     frame = frame.astype(dict.fromkeys(gaps, "Int64"))
@@ -154,7 +154,7 @@ def inference_peak(found: Memory) -> int | None:
     return max((peak.total_bytes for phase, peak in found.peaks.items() if phase.endswith("inference")), default=None)
 
 
-def _remark(found: Memory) -> str:
+def remark(found: Memory) -> str:
     """What a reader must know of a prediction; "" if it is whole."""
     unseen = f"{with_unit(found.unseen_bytes)} outlive the forward pass unseen by autograd, beside those saved"
     failed = [f"{what} is unknown ({why})" for what, why in found.failures.items()]
@@ -185,7 +185,8 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that name the cases of a frame, as texts for people."""
-    found = pd.DataFrame({name: frame[name] for name in ("method", "implementation", "network")})
+    found = pd.DataFrame({"method": [external.shown(name) for name in frame["method"]]}, index=frame.index)
+    found = found.assign(implementation=frame["implementation"], network=frame["network"])
     found["channels"] = ["" if pd.isna(count) else str(count) for count in frame["channels"]]
     for name, title in (("image_size", "image"), ("kernel_size", "kernel")):
         found[title] = ["" if pd.isna(size) else f"{size} × {size}" for size in frame[name]]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lipbench_reports import compilation, measurements
 from lipbench_reports.cells import MARKS, Cell, Table
+from lipbench_reports.certificates import worst
 from lipbench_reports.costs import MEASURES, Costs, costs
 from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables
@@ -42,14 +43,20 @@ def brief(tables: Tables) -> Brief:
     summary = measurements.summary(ready, found)
     said = (*verdict(ready, found), *compilation.verdict(ready))
     if summary is None:
-        return Brief(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["Method"]), said)
+        return Brief(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(), said)
     where = [f"{f'{measures}: ' if measures else ''}{shapes}" for measures, shapes in compared(found)]
     notes = [
-        f"{summary.caption}, with 95 % intervals over rounds; {ready.common}.",
+        f"{summary.caption}{', with 95 % intervals over rounds' if _has_intervals(found) else ''}; {ready.common}.",
         *([f"Compared at {'; '.join(where)}."] if where and ready.has_several_shapes else []),
         *(f"{sign} {meaning}" for sign, meaning in summary.legend),
     ]
     return Brief(_frame(ready, found), _readable(summary), (*said, "", *notes))
+
+
+def _has_intervals(found: Costs) -> bool:
+    """Whether some time has an interval with a width."""
+    entries = (found.of(measure.title, one).estimate for one in found.series for measure in MEASURES if measure.timed)
+    return any(entry.is_known and entry.low < entry.high for entry in entries)
 
 
 def _readable(table: Table) -> pd.DataFrame:
@@ -67,13 +74,14 @@ def _text(cell: Cell) -> str:
 
 def _frame(ready: Prepared, found: Costs) -> pd.DataFrame:
     assert found.reference is not None
-    ordered = ready.rows.sort_values("certificate", na_position="first")
-    constants = ordered.drop_duplicates("series", keep="last").set_index("series")
+    constants = {
+        str(key): worst(own["certificate"], own["certificate_kind"]) for key, own in ready.rows.groupby("series", sort=False)
+    }
     rows = [
         (
             one.method, one.implementation, one.label, measure.title, found.reference.label, entry.ratio, entry.estimate.low,
             entry.estimate.high, entry.shapes, one.key in found.comparisons[measure.title].ranked, entry.mark,
-            constants["certificate"].get(one.key), constants["certificate_kind"].get(one.key),
+            *constants[one.key],
         )
         for one in found.series for measure in MEASURES if (entry := found.of(measure.title, one)).shapes
     ]  # fmt: skip

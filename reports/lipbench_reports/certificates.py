@@ -49,15 +49,22 @@ def in_summary(ready: Prepared, keys: Sequence[str], yardsticks: frozenset[str])
     return [column for column in columns if any(cell.sort is not None for cell in column[1])]
 
 
-def _worst(values: pd.Series, kinds: pd.Series, statuses: pd.Series | None = None, mark: str = "") -> Cell:
+def worst(values: pd.Series, kinds: pd.Series) -> tuple[float, str]:
+    """The largest of some constants and its kind: upper bounds count where there is nothing else; NaN and "" for none."""
     known = values.notna()
     best = known & (kinds != UPPER_BOUND)
     chosen = best if best.any() else known
-    fails = statuses is not None and (statuses == "not_lipschitz").any()
     if not chosen.any():
-        return Cell("fails", math.inf, mark=mark) if fails else Cell()
+        return math.nan, ""
     kind = LOWER_BOUND if (kinds[chosen] == LOWER_BOUND).any() else str(kinds[chosen].iloc[0])
-    largest = float(values[chosen].max())
+    return float(values[chosen].max()), kind
+
+
+def _worst(values: pd.Series, kinds: pd.Series, statuses: pd.Series | None = None, mark: str = "") -> Cell:
+    fails = statuses is not None and (statuses == "not_lipschitz").any()
+    largest, kind = worst(values, kinds)
+    if not kind:
+        return Cell("fails", math.inf, mark=mark) if fails else Cell()
     return constant(largest, kind, mark if mark and (fails or certificate_fails(largest, kind)) else "")
 
 
