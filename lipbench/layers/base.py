@@ -25,9 +25,13 @@ def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:
     module.refresh()
 
 
+_WITH_AUTOCAST = frozenset(name for name in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(name))
+"""asked once, because TorchDynamo of PyTorch 2.11 cannot trace the question"""
+
+
 def is_autocast(device: str) -> bool:
     """Whether autocast is enabled here, on a type of device such as 'cpu'."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in _WITH_AUTOCAST and torch.is_autocast_enabled(device)
 
 
 class _Cache:
