@@ -11,7 +11,9 @@ import os
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
 
+import gc
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -175,3 +177,11 @@ def calls(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(layer_type, "transform_parameters", counted)
     return seen
+
+
+@pytest.fixture(scope="module")
+def quick_collections() -> Iterator[None]:
+    """Freezes what other tests have loaded, since the meter of memory collects garbage before each phase."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

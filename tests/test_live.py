@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,13 +17,7 @@ from lipbench.meters import saved as saved_meter
 from lipbench.meters.peaks import on_cpu
 from lipbench.workload import Workload
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """The meter collects garbage before each phase; what other tests have loaded is left out of that."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 KILO = 1000

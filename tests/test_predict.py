@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,6 +17,8 @@ from lipbench.meters import live, scratch
 from lipbench.meters import memory as memory_meter
 from lipbench.prediction import memory as predict
 from lipbench.workload import Workload
+
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 CHANNELS, IMAGE_SIZE, BATCH = 16, 8, 8
 
@@ -43,14 +44,6 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.constant * torch.tanh(self.convolution(x))  # type: ignore[no-any-return]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """Freezes what other tests have loaded, since the meter collects garbage before each phase."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def measured(case: Case) -> memory_meter.Memory:

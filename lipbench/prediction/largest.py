@@ -22,11 +22,9 @@ from lipbench.quantities import Memory
 COLUMNS = [
     "memory_bytes", "training_batch", "training_peak_bytes", "inference_batch", "inference_peak_bytes", "parameters_bytes",
 ]  # fmt: skip
-"""a batch is 0 where the smallest one does not fit, whose peak then stands beside it; missing where that is not known"""
+"""a batch is 0 where one image does not fit, whose peak then stands beside it; missing where that is not known"""
 SECOND, MOST = 8, LARGEST["batch_size"]
 """second batch that is predicted, and the largest batch of a case"""
-LEAST = (1, 2)
-"""batches that are predicted first: some layers, such as batch normalization of 1 × 1 images, cannot train on one image"""
 
 
 class _UnknownError(Exception):
@@ -35,22 +33,22 @@ class _UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest batch that fits, and its peak in bytes; batch 0 with the peak of the smallest one where that does not fit."""
+    """The largest batch that fits, and its peak in bytes; batch 0 with the peak of one image where that does not fit."""
 
     batch: int
     peak_bytes: int
 
 
-def largest(peak: Callable[[int], float], limit_bytes: int, least: int = 1) -> Largest:
-    """The largest batch from `least` to `MOST` whose peak, which grows with the batch, is at most the limit.
+def largest(peak: Callable[[int], float], limit_bytes: int) -> Largest:
+    """The largest batch up to `MOST` whose peak, which grows with the batch, is at most the limit.
 
-    A peak may be infinite. A guess is on the line through two known peaks, or in the middle after two guesses that did not
+    A peak may be infinite. A guess is on the line through two known peaks, or in the middle after three guesses that did not
     halve the batches that are left.
     """
-    low, high = least, MOST + 1
-    peaks = {least: peak(least)}
-    if peaks[least] > limit_bytes:
-        return Largest(0, int(peaks[least]))
+    low, high = 1, MOST + 1
+    peaks = {1: peak(1)}
+    if peaks[1] > limit_bytes:
+        return Largest(0, int(peaks[1]))
     guess, slow = SECOND, 0
     while high - low > 1:
         left = high - low
@@ -58,7 +56,7 @@ def largest(peak: Callable[[int], float], limit_bytes: int, least: int = 1) -> L
         peaks[guess] = peak(guess)
         low, high = (guess, high) if peaks[guess] <= limit_bytes else (low, guess)
         slow = slow + 1 if 2 * (high - low) > left else 0
-        if slow < 2:
+        if slow < 3:
             one, other = (low, high) if high in peaks else sorted(peaks)[-2:]
             guess = _on_the_line(peaks, one, other, limit_bytes)
         else:
@@ -122,13 +120,7 @@ def _largest(predicted: Callable[[int], Memory], peak: Callable[[Memory], int | 
             raise _UnknownError
         return found
 
-    for least in LEAST[:-1]:
-        try:
-            size(least)
-        except (_UnknownError, errors.LipbenchError):
-            continue
-        return largest(size, limit_bytes, least)
-    return largest(size, limit_bytes, LEAST[-1])
+    return largest(size, limit_bytes)
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -146,4 +138,4 @@ def _in_words(batch: int, peak_bytes: int, limit_bytes: int) -> str:
     if pd.isna(batch):
         return "?"
     taken = f"{memory.with_unit(peak_bytes)} of {memory.with_unit(limit_bytes)}"
-    return f"{'at least ' if batch == MOST else ''}{batch:,} ({taken})" if batch else f"none: the smallest takes {taken}"
+    return f"{'at least ' if batch == MOST else ''}{batch:,} ({taken})" if batch else f"none: one image takes {taken}"
