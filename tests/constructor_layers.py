@@ -173,7 +173,10 @@ class DoublesInTraining(Doubles):
 class MadeOnCuda(nn.Module):
     def __init__(self, cin: int, cout: int, kernel_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(cin).cuda())
+        self.weight = nn.Parameter(torch.zeros(cin).cuda())  # PyTorch 2.11 allows this for fake tensors
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
 
 
 class AssertsCuda(PairOut):
