@@ -183,6 +183,7 @@ def share(option: str, text: str) -> Any:
 
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
+PredictedPrecision = Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")]
 PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
 LAYERS_HELP = "Methods, external layers as package.module:name or file.py:name, or peers, with commas."
 NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."

@@ -16,16 +16,15 @@ from lipbench.cli.options import (
     ImplementationList,
     KernelSizeList,
     MethodList,
-    Names,
     NetworkList,
     Output,
     PredictedDevice,
+    PredictedPrecision,
     PresetName,
     Settings,
     Timeout,
     Traceback,
     given_settings,
-    names,
     size,
 )
 from lipbench.cli.printing import Printer
@@ -42,7 +41,7 @@ def predict(
     network: NetworkList = None,
     dtype: DtypeList = None,
     with_: Settings = None,
-    precision: Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")] = None,
+    precision: PredictedPrecision = None,
     device: Annotated[
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,

@@ -23,7 +23,7 @@ from lipbench.workload import Workload
 SOURCE = "fake tensors"
 _TOO_LARGE = ("overflow", "too large", "numel")
 """words of an error for tensors with more bytes than 64 bits can count"""
-SIZES = ("network", "channels", "image_size", "kernel_size", "batch_size")
+SIZES = ("channels", "image_size", "kernel_size", "batch_size")
 COLUMNS = ["parameters_bytes", "saved_bytes", "training_peak_bytes", "inference_peak_bytes"]
 
 
@@ -134,7 +134,7 @@ def table(cases: Sequence[Case], limit_bytes: int | None = None) -> tuple[pd.Dat
         rows.append({**columns_of(case), **dict(zip(COLUMNS, numbers)), "case": case.id})
         told.append(remark(found))
     frame = pd.DataFrame(rows, columns=[*(columns_of(cases[0]) if cases else ()), *COLUMNS, "case"])
-    gaps = [name for name in (*SIZES[1:], *COLUMNS) if name in frame and frame[name].isna().any()]
+    gaps = [name for name in (*SIZES, *COLUMNS) if name in frame and frame[name].isna().any()]
     frame = frame.astype(dict.fromkeys(gaps, "Int64"))
     if limit_bytes is not None:
         frame["memory_bytes"] = limit_bytes
