@@ -155,13 +155,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("variant", variants, ids=ids)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """Every test draws the same numbers, alone or among others."""
+def _seed_torch() -> None:
     if "torch" in sys.modules:
         import torch
 
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    _seed_torch()
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """So does every module of tests that builds layers for its parameters."""
+    if isinstance(collector, pytest.Module):
+        _seed_torch()
 
 
 @pytest.fixture
