@@ -2,7 +2,7 @@
 
 Every clock is held against another one in turns, call by call. The ratios of the turns decide, by their own 95 % interval: ok
 if it lies within the tolerance, failed if the ratio certainly differs by more, and else too noisy. Turns during which other
-processes were busy are left out.
+processes were busy are left out. As long as the interval decides nothing, turns are added, up to a limit.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from lipbench.meters.machine import Watch
 
 OK, FAILED, NOISY = "ok", "failed", "too noisy"
 TOLERANCE = 0.05
-TURNS, LEAST_TURNS = 9, 5
-"""turns of a check, and quiet ones without which the machine is too noisy"""
+TURNS, LEAST_TURNS, MOST_TURNS = 9, 5, 36
+"""turns after which a check is judged, quiet ones without which the machine is too noisy, and turns after which it ends"""
 TURN_S = 0.1
 """sampling time of one clock in one turn"""
 SPIN_S = (50e-6, 3e-3)
@@ -110,16 +110,19 @@ def _checks(device: str) -> Iterator[tuple[object, ...]]:
 
 
 def _row(name: str, device: str, call: Call, reference_s: Callable[[], float]) -> tuple[object, ...]:
-    turns = []
-    for number in range(TURNS):
+    turns: list[Turn] = []
+    while len(turns) < MOST_TURNS:
         with Watch(device, torch.get_num_threads()) as watched:
-            if number % 2:
+            if len(turns) % 2:
                 theirs, ours = reference_s(), _ours_s(call, device)
             else:
                 ours, theirs = _ours_s(call, device), reference_s()
         turns.append(Turn(ours, theirs, not watched.contention.contended))
-        if sum(not one.quiet for one in turns) > TURNS - LEAST_TURNS:
-            break  # too few would be left
+        quiet = sum(one.quiet for one in turns)
+        if len(turns) - quiet > TURNS - LEAST_TURNS and quiet < LEAST_TURNS:
+            break  # the machine is busy
+        if len(turns) % TURNS == 0 and judged(turns)[0] != NOISY:
+            break
     outcome, ratio, low, high, reason = judged(turns)
     return name, outcome, ratio, low, high, len(turns), sum(one.quiet for one in turns), reason
 

@@ -72,6 +72,21 @@ def test_noise_makes_it_unclear_and_never_different() -> None:
     assert verdicts(compare(run(record(AOL, wild[0])), run(record(AOL, wild[1])))) == {AOL.id: "UNCLEAR"}
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.15])
+def test_an_unclear_time_says_how_many_pairs_would_decide(factor: float) -> None:
+    def compared(rounds: int, seed: int) -> pd.Series:
+        rng = np.random.default_rng(seed)
+        base, head = (list(0.01 * one * np.exp(rng.normal(0, 0.08, rounds))) for one in (1.0, factor))
+        return compare(run(record(AOL, base)), run(record(AOL, head))).frame.iloc[0]
+
+    unclear = next(row for row in (compared(9, seed) for seed in range(20)) if row["verdict"] == "UNCLEAR")
+    named = re.search(r"about (\d+) pairs would decide", unclear["reason"])
+    assert named is not None
+    assert 9 < int(named[1]) < 200
+    enough = [compared(4 * int(named[1]), seed)["verdict"] for seed in range(20)]
+    assert enough.count("SAME" if factor == 1 else "SLOWER") >= 15
+
+
 def test_few_or_busy_rounds_are_unclear_and_the_reason_is_given() -> None:
     few = compare(run(record(AOL, noisy(rounds=4))), run(record(AOL, noisy(2, rounds=4)))).frame.iloc[0]
     assert (few["verdict"], few["reason"]) == ("UNCLEAR", "4 pairs of quiet rounds, and 5 are needed")

@@ -137,11 +137,25 @@ def _time_row(
         verdict, reason = UNCLEAR, f"{counted} of quiet rounds, and {least} are needed"
     else:
         verdict = judge(found, p, limit)
-        reason = f"the interval is wider than ± {100 * limit:.3g} %" if verdict == UNCLEAR else ""
+        reason = _unclear(found, limit, len(logs)) if verdict == UNCLEAR else ""
     return {
         "case": case.id, "phase": phase, "quantity": TIME, "base": _mean(base), "head": _mean(head), "ratio": found.value,
         "low": found.low, "high": found.high, "pairs": len(logs), "p": p, "verdict": verdict, "reason": reason,
     }  # fmt: skip
+
+
+def _unclear(found: Estimate, limit: float, pairs: int) -> str:
+    """Why an interval decides nothing, and with about how many pairs it would: its width falls with their root.
+
+    It decides when it no longer contains the threshold, or, where the ratio is close to that, when it is half as wide.
+    """
+    reason = f"the interval is not within ± {100 * limit:.3g} %"
+    half, away = math.log1p(found.reach), abs(math.log(found.value))
+    allowed = max(abs(math.log1p(limit) - away), math.log1p(limit) / 2)
+    if not math.isfinite(half) or allowed == 0:
+        return reason
+    enough = max(pairs + 1, math.ceil(pairs * (half / allowed) ** 2))
+    return f"{reason}; about {enough} pairs would decide"
 
 
 def _mean(rounds: Sequence[Level]) -> float:
