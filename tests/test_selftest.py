@@ -60,10 +60,10 @@ def test_a_wrong_clock_fails_and_a_busy_machine_does_not(monkeypatch: pytest.Mon
     spoilt[0] = False
     noise = np.random.default_rng(3)
     monkeypatch.setattr(selftest, "_ours_s", lambda call, device: float(np.exp(noise.normal(0, 0.08))))
-    name, outcome, *_, turns, quiet, _ = selftest._row("x", "cpu", lambda: None, lambda: 1.0)
+    _, outcome, *_, turns, quiet, _ = selftest._row("x", "cpu", lambda: None, lambda: 1.0)
     assert (outcome, turns, quiet) == (OK, 27, 27), "turns are added until the interval decides"
     monkeypatch.setattr(selftest, "_ours_s", lambda call, device: float(np.exp(noise.normal(0, 1.0))))
-    name, outcome, *_, turns, quiet, _ = selftest._row("x", "cpu", lambda: None, lambda: 1.0)
+    _, outcome, *_, turns, quiet, _ = selftest._row("x", "cpu", lambda: None, lambda: 1.0)
     assert (outcome, turns) == (NOISY, selftest.MOST_TURNS)
 
 

@@ -20,7 +20,7 @@ def selftest(
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Hold clocks and counter against others, in one or two minutes at most: every check is ok, failed, or the machine is too noisy.
+    """Hold clocks and counter against others, in two minutes at most: every check is ok, failed, or the machine is too noisy.
 
     Exit codes: 0 if all are ok, 3 if one failed, 4 if none failed and the machine is too noisy for some, which is not a pass.
     """
