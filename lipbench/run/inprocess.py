@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench.cases import Case, Limits
 from lipbench.run import failures, measure
@@ -34,6 +35,8 @@ class InProcess:
     def survey(self, wanted: Wanted) -> Place:
         """This process. Raises `LipbenchError` as the other executors do."""
         chosen, gpu = find_device(wanted)
+        with FakeTensorMode():
+            pass  # PyTorch 2.11, built for CUDA and without a driver, crashes if the first such mode begins in another thread
         return Place(chosen, gpu, torch.get_num_threads(), FRESH)
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
