@@ -184,10 +184,14 @@ class WithKernel(LipschitzConv2d):
     """
 
     weight: nn.Parameter
+    takes_images = False
+    """whether the kernel works on images; the others work on weights alone"""
 
     @property
     def fallback(self) -> str:
         """Reason why this layer computes as `paper` does, one line; "" if its kernel runs."""
+        if self.takes_images and is_autocast(self.weight.device.type):
+            return "its kernel takes float32 images, and autocast gives it images in half precision"
         if self.weight.dtype != torch.float32:
             return f"kernels take float32, and these weights are {str(self.weight.dtype).removeprefix('torch.')}"
         size, limit = self._matrices()

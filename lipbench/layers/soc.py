@@ -17,7 +17,6 @@ from lipbench.layers.base import (
     LipschitzConv2d,
     Method,
     WithKernel,
-    is_autocast,
     refresh_loaded,
     refresh_steps,
 )
@@ -122,11 +121,7 @@ class SOCConv2d(LipschitzConv2d):
 class TritonSOCConv2d(WithKernel, SOCConv2d):
     """The same function; one kernel computes a term of the series and adds it, in one pass over the image."""
 
-    @property
-    def fallback(self) -> str:
-        if is_autocast(self.weight.device.type):
-            return "its kernel takes float32 images, and autocast gives it images in half precision"
-        return super().fallback
+    takes_images = True
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
         if self.fallback:
