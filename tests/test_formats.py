@@ -103,15 +103,37 @@ def test_markdown_shows_every_cell_as_it_is() -> None:
 
 def test_latex_has_no_character_that_would_be_read_as_code() -> None:
     lines = text("latex").splitlines()
-    assert (lines[0], lines[-3]) == (r"\begin{tabular}{lllll}", r"\end{tabular}")
+    assert lines[:3] == [r"% needs \usepackage{booktabs}", r"\begin{tabular}{lllll}", r"\toprule"]
+    assert (lines[4], lines[-4:-2]) == (r"\midrule", [r"\bottomrule", r"\end{tabular}"])
     assert lines[-2:] == ["% one_remark", "% 50 % more"]
     rows = [line for line in lines if line.endswith(r"\\")]
+    code = re.compile(r"\\[%#_{}$&]|\\texttt\{\\char34\}|\\[a-z]+(\{\}|\{\d\})?|\{[\[*]\}|\$(\\[a-z]+|-)\$|-\{\}-")
     for row in rows:
-        bare = re.sub(r"\\[%#_{}$&]|\\[a-z]+(\{\}|\{\d\})?|\{[\[*]\}|\$(\\[a-z]+|-)\$|-\{\}-", "", row.removesuffix(r"\\"))
+        bare = code.sub("", row.removesuffix(r"\\"))
         assert bare.count("&") == len(ANSWER.frame.columns) - 1
         assert not set(bare) & set('\\%#_{}$~^<>|"[*')
     assert r"$\sigma$\textsuperscript{2} $\geq$ $-$1; r" in rows[1]
     assert rows[2].startswith("{[}start]")
+
+
+def test_latex_gets_no_character_that_it_does_not_know_without_a_package() -> None:
+    """The characters that tables of this package print, and some that a layer's name may have."""
+    cells = pd.DataFrame({"a": ["÷ ≠ ✗ ○ † µs ε τ₁ 10⁻⁸ 1.90–1.94 Größe", "中 đ é \u0301 𝜎", "----"]})
+    content = encoded("latex", cells)
+    assert isinstance(content, str)
+    rows = content.splitlines()[5:8]
+    symbols = r"$\div$ $\neq$ \textbf{x} $\circ$ \dag{} $\mu$s $\varepsilon$ $\tau$$_1$"
+    assert rows[0] == symbols + r" 10\textsuperscript{$-$}\textsuperscript{8} 1.90\textendash{}1.94 Grö\ss{}e \\"
+    assert rows[1] == r"U+4E2D U+0111 é U+0301 U+1D70E \\"
+    assert rows[2] == r"-{}-{}-{}- \\"
+
+
+@pytest.mark.parametrize("verb", sorted(set(cli.VERBS) - {"profile", "report"}))  # these print a path
+def test_every_verb_that_prints_a_table_has_all_formats(capfd: pytest.CaptureFixture[str], verb: str) -> None:
+    code, out, _ = run(capfd, verb, "--help")
+    assert code == 0
+    assert "--format" in out
+    assert all(format in out for format in printing.ENDINGS.values())
 
 
 def test_remarks_stand_below_the_table_after_an_empty_line() -> None:
@@ -154,7 +176,7 @@ def test_no_text_breaks_a_format_or_acts_on_a_terminal(format: str) -> None:
         assert not any("<b>" in line.replace(r"\<", "") for line in lines)
     if format == "latex":
         end = lines.index(r"\end{tabular}")
-        assert end == len(HOSTILE) + 5
+        assert end == len(HOSTILE) + 6
         assert all(line.startswith("%") for line in lines[end + 1 :])
 
 

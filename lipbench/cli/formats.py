@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -21,14 +23,19 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}
 _LATEX = str.maketrans({
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "[": "{[}", "*": "{*}",
-    **{raised: f"\\textsuperscript{{{digit}}}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "≈": r"$\approx$",
-    "→": r"$\to$", "∞": r"$\infty$", "√": r"$\surd$", "‖": r"$\|$", "…": r"\dots{}",
-    "σ": r"$\sigma$", "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\texttt{\char34}", "[": "{[}", "*": "{*}",
+    **{raised: f"\\textsuperscript{{{digit}}}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, "⁻": r"\textsuperscript{$-$}",
+    **{lowered: f"$_{digit}$" for digit, lowered in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "÷": r"$\div$", "≥": r"$\geq$", "≤": r"$\leq$",
+    "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$", "√": r"$\surd$", "‖": r"$\|$", "…": r"\dots{}",
+    "σ": r"$\sigma$", "μ": r"$\mu$", "µ": r"$\mu$", "λ": r"$\lambda$", "ε": r"$\varepsilon$", "τ": r"$\tau$",
+    "Σ": r"$\Sigma$", "ß": r"\ss{}",
+    "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "✗": r"\textbf{x}", "○": r"$\circ$",
+    "–": r"\textendash{}", "—": r"\textemdash{}", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~", "\u202f": r"\,",
 })  # fmt: skip
 r"""Characters that LaTeX reads as commands or cannot typeset; `[` and `*` would be arguments of a preceding `\\`."""
-
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+"""combining accents of letters that every LaTeX typesets without a package"""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """beginnings of a text that spreadsheets compute, https://owasp.org/www-community/attacks/CSV_Injection"""
@@ -97,12 +104,22 @@ def _markdown(cells: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
 
 
 def _latex(cells: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
-    """A tabular that needs no package, then the remarks as comments."""
+    """A tabular with the rules of booktabs, then the remarks as comments."""
     head, *rows = [" & ".join(map(_in_latex, row)) + r" \\" for row in cells]
     begin = rf"\begin{{tabular}}{{{'l' * len(cells[0])}}}"
     comments = [f"% {remark}" for remark in remarks if remark]
-    return "\n".join([begin, r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}", *comments]) + "\n"
+    lines = [r"% needs \usepackage{booktabs}", begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, *comments]) + "\n"
 
 
 def _in_latex(cell: str) -> str:
-    return cell.translate(_LATEX).replace("--", "-{}-")  # LaTeX would typeset two hyphens as a dash
+    return re.sub("-(?=-)", "-{}", "".join(map(_typeset, cell)))  # LaTeX would typeset two hyphens as a dash
+
+
+def _typeset(character: str) -> str:
+    """A character in LaTeX; one that LaTeX does not know without a package is given by its number, as in U+4E2D."""
+    if ord(character) in _LATEX:
+        return _LATEX[ord(character)]
+    parts = unicodedata.normalize("NFD", character)
+    is_accented = len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS
+    return character if character.isascii() or is_accented else f"U+{ord(character):04X}"
