@@ -32,11 +32,16 @@ if TYPE_CHECKING:
     from lipbench.train.task import TrainingRecord
 
     Layer = str | Callable[..., nn.Module] | nn.Module
+    Tell = Callable[[int, int, str], None]
 
 Sizes = int | Sequence[int] | None
 """one size, several, or those by default"""
 Settings = str | Mapping[str, object]
 """further arguments of external layers, by name or as text"""
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Tells nobody how far a function is."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +184,15 @@ def complexity(
     batch_size: Sizes = None,
     timeout_s: float | None = None,
     settings: Settings = "",
+    tell: Tell = _silent,
 ) -> Answer:
     """Formulas of what layers cost, in the form of Table 1 of arXiv 2311.16833, from counts on fake tensors; nothing is timed.
 
     Sizes are those to count at; batch sizes are at least two. The frame has a row per layer, half and quantity (real MACs, real
     elements kept for the backward pass), with every term of the formula. A layer given by an external name is counted in a
     fresh process, for at most `timeout_s`, by default 300; if that ends without an answer, the reason is among the answer's
-    problems. Raises `LipbenchError` for a layer that cannot be counted.
+    problems. `tell` is called before each layer, with how many are done, of how many, and its name. Raises `LipbenchError` for
+    a layer that cannot be counted.
     """
     from lipbench.answer import joined
     from lipbench.cases import LayerSpec
@@ -194,10 +201,11 @@ def complexity(
 
     sizes = {"c": channels, "s": image_size, "k": kernel_size, "b": batch_size}
     given = complexity.given({symbol: _several(value) for symbol, value in sizes.items()})
-    parts = []
+    parts, expanded = [], _expanded(layers)
     with Apart(timeout_s) as apart:
-        for layer in _expanded(layers):
+        for number, layer in enumerate(expanded):
             with _named(layer, settings) as (name, is_live):  # a live one may be another under the same name: it is not cached
+                tell(number, len(expanded), name)
                 if _is_foreign(layer):
                     parts.append(_from_apart(apart, LayerSpec(name, 1, 1, 1), {"layer": name, "given": given}, name))
                 else:
@@ -212,6 +220,7 @@ def predict(
     device: str = "cpu",
     memory_bytes: int | None = None,
     timeout_s: float | None = None,
+    tell: Tell = _silent,
     **axes: Any,
 ) -> Answer:
     """How much memory training and inference take, counted from shapes alone: nothing is computed, no GPU is needed.
@@ -219,22 +228,30 @@ def predict(
     `device` is 'cpu' or 'cuda', whose memory it is. With `memory_bytes`, the column `fits` says what stays within it. `axes`
     are those of `profile`. The frame has a row per case, in bytes. Each case of a layer or network given by an external name is
     predicted in a fresh process, for at most `timeout_s`, by default 300. Cases that cannot be predicted are among the answer's
-    problems. Raises `LipbenchError` for sizes that no case can have.
+    problems. `tell` is called before each case, with how many are done, of how many, and its name. Raises `LipbenchError` for
+    sizes that no case can have.
     """
     from lipbench.prediction import answers
 
     def here(case: Case) -> Answer:
         return answers.of_cases([case], memory_bytes)
 
-    return _predicted(layers, axes, device, timeout_s, here, {"memory_bytes": memory_bytes})
+    return _predicted(layers, axes, device, timeout_s, here, {"memory_bytes": memory_bytes}, tell)
 
 
-def fits(*layers: Layer, memory_bytes: int, device: str = "cuda", timeout_s: float | None = None, **axes: Any) -> Answer:
+def fits(
+    *layers: Layer,
+    memory_bytes: int,
+    device: str = "cuda",
+    timeout_s: float | None = None,
+    tell: Tell = _silent,
+    **axes: Any,
+) -> Answer:
     """The largest batches that fit into a memory, for a training step and for inference, found by predictions.
 
     `axes` are those of `profile`, without batch sizes. The frame has a row per case: the batch, 0 where one image does not fit,
     and its peak in bytes. Each batch is confirmed: it fits, and one image more does not, up to 65,536. `device`, `timeout_s`
-    (for one case) and errors are as for `predict`.
+    (for one case), `tell` and errors are as for `predict`.
     """
     from lipbench import errors
     from lipbench.prediction import answers
@@ -245,14 +262,13 @@ def fits(*layers: Layer, memory_bytes: int, device: str = "cuda", timeout_s: flo
     def here(case: Case) -> Answer:
         return answers.of_largest([case], memory_bytes)
 
-    return _predicted(
-        layers, {**axes, "batch_size": 1}, device, timeout_s, here, {"memory_bytes": memory_bytes, "largest": True}
-    )
+    question = {"memory_bytes": memory_bytes, "largest": True}
+    return _predicted(layers, {**axes, "batch_size": 1}, device, timeout_s, here, question, tell)
 
 
 def _predicted(
     layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, here: Callable[[Case], Answer],
-    question: Mapping[str, Any],
+    question: Mapping[str, Any], tell: Tell,
 ) -> Answer:  # fmt: skip
     """The answers on all cases: those of external names come from a fresh process, which is asked `question` about each."""
     from lipbench import cases
@@ -264,7 +280,9 @@ def _predicted(
     parts = []
     with _all_named(layers) as (names, _), Apart(timeout_s) as apart:
         own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
-        for case in plan(_request(names, axes), device):
+        planned = plan(_request(names, axes), device)
+        for number, case in enumerate(planned):
+            tell(number, len(planned), case.spec.slug)
             if case.spec.method in own or not apart.is_for(case.spec):
                 parts.append(here(case).plain())
             else:

@@ -267,9 +267,20 @@ def unknown_ending(path: object, known: object) -> LipbenchError:
     return LipbenchError(_message(what, path, f"add --format, or use one of {_listing(known)}"))
 
 
-def not_in_list(option: str, got: object, kind: str) -> LipbenchError:
-    cure = "give for example 16,32" if kind != "names" else "leave out the empty one" if got else "give a name"
-    return LipbenchError(_message(f"{option} takes {kind}, separated by commas", repr(got), cure))
+def not_in_list(option: str, got: object) -> LipbenchError:
+    return LipbenchError(_message(f"{option} takes whole numbers, separated by commas", repr(got), "give for example 16,32"))
+
+
+def empty_in_list(option: str, got: str, known: object) -> LipbenchError:
+    """`known` are the names that the list may have; empty where they are too many to name."""
+    what, named = f"an empty entry in the list of {option}", f" from {_listing(known)}" if known else ""
+    do = f"leave out the comma too many, or name one more{named}" if "," in got else f"give at least one{named or ' entry'}"
+    return LipbenchError(_message(what, repr(got), do))
+
+
+def unknown_shell() -> LipbenchError:
+    do = "call it in a terminal of bash, zsh, fish or PowerShell"
+    return LipbenchError(_message("completion needs a shell that it knows", "another one, or none", do))
 
 
 def not_positive_number(option: str, got: object) -> LipbenchError:

@@ -25,8 +25,8 @@ from lipbench.store.rounds import SCHEMA, Record, Round
 
 HERE = Path(__file__).parent
 NO_VERBS = {
-    "__init__", "__main__", "main", "options", "printing", "formats", "terminal", "progress", "streams", "training",
-    "training_options", "versions",
+    "__init__", "__main__", "main", "completion", "options", "printing", "formats", "terminal", "progress", "streams",
+    "training", "training_options", "versions",
 }  # fmt: skip
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 
@@ -282,6 +282,7 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
     [
         (("nope",), "see lipbench --help"),
         (("--nope",), "--nope"),
+        (("",), "unknown command: got ''"),
         (("export",), "RUN"),
         (("complexity",), "'NAME'; see lipbench complexity --help"),
         (("verify", "--nope"), "see lipbench verify --help"),
@@ -290,7 +291,11 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
         (("profile", "--preset", "huge"), "huge"),
         (("profile", "--device", "tpu"), "tpu"),
         (("profile", "--channels", "many"), "many"),
-        (("profile", "--channels", "16,,32"), "16,,32"),
+        (("profile", "--channels", "16,,32"), "an empty entry in the list of --channels: got '16,,32'; leave out the comma"),
+        (("profile", "--channels", ""), "give at least one entry"),
+        (("profile", "--method", "aol,"), "got 'aol,'; leave out the comma too many, or name one more from aol, bcop, cayley"),
+        (("complexity", ""), "give at least one from aol, bcop"),
+        (("train", "--loss", "offset,"), "annealed, cross-entropy, offset"),
         (("profile", "--channels", "0"), "channels"),
         (("profile", "--channels", "-3"), "-3"),
         (("profile", "--image-size", "0"), "image size"),

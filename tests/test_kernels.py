@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("triton", reason="kernels need triton")
@@ -47,6 +49,7 @@ SASS = """
         /*1560*/                   LDL R19, [R1+0x4] ;                             /* 0x0000040001137983 */
 """
 """as cuobjdump prints them, cut to what matters"""
+MOST = ("registers", "stack_bytes", "shared_bytes", "spills")
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton gives it no types
@@ -269,8 +272,29 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_verb_prints_a_row_per_variant_and_architecture(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_prints_a_line_per_kernel_with_the_most_that_a_program_takes(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = pd.read_csv(io.StringIO(run(capfd, "--format", "csv")[1]))
     code, out, err = run(capfd)
+    assert (code, err) == (0, "")
+    (line,) = (line.split() for line in out.splitlines() if line.startswith((" tile ", "tile ")))
+    assert line[:7] == ["tile", "6", "all", *(str(rows[name].max()) for name in MOST)]
+    assert not any(f" {gpu} " in out for gpu in ("A100", "H100", "B200"))
+    assert "--all" in out
+
+
+@pytest.mark.usefixtures("small")
+def test_the_summary_counts_what_cannot_ship(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, stacks = resources.measure, iter([0, resources.MOST_STACK_BYTES + 8])
+    monkeypatch.setattr(resources, "measure", lambda one, where: replace(measure(one, where), stack_bytes=next(stacks)))
+    code, out, _ = run(capfd, "--arch", "sm_80", "--format", "markdown")
+    assert code == 3
+    cells = out.splitlines()[2].split(" | ")
+    assert (cells[1], cells[2], cells[4], cells[-1]) == ("2", "1", "40", r"size-16 tf32x3 16 × 16 sm\_80 |")
+
+
+@pytest.mark.usefixtures("small")
+def test_all_prints_a_row_per_variant_and_architecture(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capfd, "--all")
     assert (code, err) == (0, "")
     assert "6 programs of 1 kernel, by triton" in out
     assert "; none of them with more than 32 bytes of stack" in out
@@ -311,7 +335,7 @@ def test_a_little_stack_is_a_remark_of_the_version_that_made_it(
     monkeypatch.setattr(resources, "measure", lambda one, where: replace(measure(one, where), stack_bytes=stack))
     monkeypatch.setattr(triton, "__version__", "3.99")
     for stack, expected in ((resources.MOST_STACK_BYTES, 0), (resources.MOST_STACK_BYTES + 8, 3)):
-        code, out, err = run(capfd, "--arch", "sm_80")
+        code, out, err = run(capfd, "--arch", "sm_80", "--all")
         assert (code, err) == (expected, "")
         assert f"by triton 3.99, which is not the tested {resources.TESTED_TRITON};" in out
         assert f"tile size-16 ieee 16 × 16 sm_80: {stack} bytes of stack" in out

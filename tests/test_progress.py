@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
 
 import pytest
 import samples
@@ -35,6 +37,43 @@ def test_a_terminal_sees_the_case_and_failures_and_a_file_sees_nothing(
         assert "left" in shown
     else:
         assert shown == ""
+
+
+def test_a_slow_verb_shows_what_it_is_doing_and_a_quick_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    quick, slow = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stderr", quick)
+    with progress.of("counting") as tell:
+        tell(0, 2, "aol")
+    assert quick.getvalue() == ""
+    monkeypatch.setattr(sys, "stderr", slow)
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    with progress.of("counting") as tell:
+        tell(1, 2, "\x1b[31mlayer")
+        for _ in range(1000):
+            if "counting" in slow.getvalue():
+                break
+            time.sleep(0.01)
+    assert r"counting 2/2: \x1b[31mlayer" in slow.getvalue()
+
+
+def test_a_file_sees_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    with progress.of("counting") as tell:
+        tell(0, 1, "aol")
+        time.sleep(0.05)
+    assert stream.getvalue() == ""
+
+
+def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    before = threading.active_count()
+    with pytest.raises(KeyError), progress.of("counting"):
+        raise KeyError
+    assert threading.active_count() == before
 
 
 def test_the_summary_counts_and_names_failures_with_their_reason() -> None:

@@ -8,12 +8,14 @@ accumulator is a failure (`MOST_STACK_BYTES`). `machine_code` tells how fast the
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import multiprocessing
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,19 +129,32 @@ def measure(variant: Variant, architecture: str) -> Resources:
     )  # fmt: skip
 
 
-def measure_all(variants: Iterable[Variant], architectures: Sequence[str], processes: int) -> list[Resources]:
+def measure_all(
+    variants: Iterable[Variant],
+    architectures: Sequence[str],
+    processes: int,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[Resources]:
     """`measure` every variant for every architecture, in that order, with so many processes. Raises what `measure` raises.
 
-    The variants' functions must be found by name in the modules that define them.
+    The variants' functions must be found by name in the modules that define them. `tell` is called before each program is
+    waited for, with how many are done, of how many, and the architecture.
     """
     for architecture in architectures:
         _require(architecture)
     jobs = [(variant, architecture) for variant in variants for architecture in architectures]
-    if processes == 1 or len(jobs) < 2:
-        return [measure(*job) for job in jobs]
-    with _fresh_processes(min(processes, len(jobs))) as pool:
-        waiting = [pool.submit(_measure_named, *_sendable(*job)) for job in jobs]
-        return [replace(done.result(), variant=variant) for done, (variant, _) in zip(waiting, jobs)]
+    found = []
+    with contextlib.ExitStack() as stack:
+        waiting: list[Callable[[], Resources]]
+        if processes == 1 or len(jobs) < 2:
+            waiting = [functools.partial(measure, *job) for job in jobs]
+        else:
+            pool = stack.enter_context(_fresh_processes(min(processes, len(jobs))))
+            waiting = [pool.submit(_measure_named, *_sendable(*job)).result for job in jobs]
+        for number, (wait_for, (variant, architecture)) in enumerate(zip(waiting, jobs)):
+            tell(number, len(jobs), architecture)
+            found.append(replace(wait_for(), variant=variant))
+    return found
 
 
 def compile_all(variants: Sequence[Variant], architecture: str, processes: int, timeout_s: float | None = None) -> int:

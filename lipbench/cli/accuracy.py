@@ -10,6 +10,7 @@ import typer
 from lipbench import errors
 from lipbench.answer import Answer
 from lipbench.bounds import require_choice
+from lipbench.cli import progress
 from lipbench.cli.options import Format, Output
 from lipbench.cli.printing import Printer
 
@@ -31,7 +32,9 @@ def accuracy(
     printer = Printer(format, output)
     if published != (directory is None) or (dataset is not None and not published) or (draws and published):
         raise errors.one_table()
-    printer.print(answer_published(dataset) if directory is None else answer(directory, draws=draws))
+    with progress.of("reading the trainings"):
+        found = answer_published(dataset) if directory is None else answer(directory, draws=draws)
+    printer.print(found)
 
 
 def answer(directory: Path, *, draws: bool = False) -> Answer:

@@ -9,6 +9,7 @@ import typer
 
 from lipbench import api, errors
 from lipbench.answer import Answer
+from lipbench.cli import progress
 from lipbench.cli.options import FailOn, Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
@@ -32,7 +33,9 @@ def compare(
     on the machine; `lipbench profile --against` measures two versions in alternating rounds.
     """
     printer = Printer(format, output)
-    printer.print(answer(base, head, fail_on or (), any_machine))
+    with progress.of("comparing"):
+        found = answer(base, head, fail_on or (), any_machine)
+    printer.print(found)
 
 
 def answer(base: Path, head: Path, fail_on: tuple[str, ...] = (), any_machine: bool = False, **more: int) -> Answer:

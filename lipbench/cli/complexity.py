@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from lipbench import api
+from lipbench.cli import progress
+from lipbench.cli.completion import in_list, layers
 from lipbench.cli.options import (
     LAYERS_HELP,
     Format,
@@ -25,7 +27,7 @@ from lipbench.cli.printing import Printer
 
 
 def complexity(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=LAYERS_HELP)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=LAYERS_HELP, autocompletion=in_list(layers))],
     with_: Settings = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
@@ -42,4 +44,7 @@ def complexity(
     """
     printer = Printer(format, output, traceback=traceback)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
-    printer.print(api.complexity(*split("NAME", name, str), settings=given_settings(with_), timeout_s=timeout, **sizes))
+    given, settings = split("NAME", name, str, layers), given_settings(with_)
+    with progress.of("counting") as tell:
+        found = api.complexity(*given, settings=settings, timeout_s=timeout, tell=tell, **sizes)
+    printer.print(found)

@@ -9,6 +9,8 @@ import typer
 
 from lipbench import errors
 from lipbench.answer import Answer
+from lipbench.cli import progress
+from lipbench.cli.completion import methods, one_of
 from lipbench.cli.options import AllowList, DeviceName, Format, Output, path, whole
 from lipbench.cli.printing import Printer
 from lipbench.cli.training_options import AttackImages, DataFolder
@@ -30,7 +32,9 @@ def evaluate(
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="The folder of a training, or its weights.safetensors.")
     ] = None,
     llc: Annotated[Path | None, path("--llc", "FILE", "Published weights of arXiv 2311.16833, in place of a training.")] = None,
-    method: Annotated[str | None, typer.Option(help="The method of the published weights.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The method of the published weights.", autocompletion=one_of(methods))
+    ] = None,
     size: Annotated[str, typer.Option(help="Their network: XS, S, M or L.")] = "XS",
     dataset: Annotated[str, typer.Option(help="Their data set.")] = "cifar10",
     data: DataFolder = None,
@@ -61,9 +65,10 @@ def evaluate(
         assert method is not None
         title, module, images, claim = published(llc, method, size, dataset, data)
     pgd = PGD(restarts=restarts or 1) if attack or attack_images or restarts else False
-    found = evaluating.evaluate(
-        module.to(chosen), images.to(chosen), part, attack=pgd, images=attack_images, claimed=claim  # type: ignore[arg-type]  # one of `PARTS`
-    )  # fmt: skip
+    with progress.of("evaluating"):
+        found = evaluating.evaluate(
+            module.to(chosen), images.to(chosen), part, attack=pgd, images=attack_images, claimed=claim  # type: ignore[arg-type]  # one of `PARTS`
+        )  # fmt: skip
     printer.print(answer(title, images.name, found))
 
 

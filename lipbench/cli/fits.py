@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lipbench import api
+from lipbench.cli import progress
 from lipbench.cli.options import (
     ChannelList,
     DtypeList,
@@ -58,4 +59,6 @@ def fits(
         "kernel_size": kernel_size, "network": network, "dtype": dtype, "settings": given_settings(with_),
         "precision": precision,
     }  # fmt: skip
-    printer.print(api.fits(*(method or ()), memory_bytes=memory, device=str(device), timeout_s=timeout, **axes))
+    with progress.of("searching") as tell:
+        found = api.fits(*(method or ()), memory_bytes=memory, device=str(device), timeout_s=timeout, tell=tell, **axes)
+    printer.print(found)

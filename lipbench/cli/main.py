@@ -40,6 +40,8 @@ VERBS = {
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""
 HELP = ("--help", "-h")
+COMPLETION, ASKED = ("--install-completion", "--show-completion"), "_LIPBENCH_COMPLETE"
+"""options that Typer answers, and the variable in the environment of a shell that asks for completions"""
 WRONG_USE, INTERRUPTED = 2, 130
 
 
@@ -91,6 +93,8 @@ def _watch_for_interrupts(pressed: list[int]) -> None:
 
 def _code(arguments: Sequence[str]) -> int:
     """Run a command line and return the exit code; a stream that cannot be written to is one line on stderr."""
+    import os
+
     from lipbench.cli import streams
 
     if not streams.prepare():
@@ -98,7 +102,9 @@ def _code(arguments: Sequence[str]) -> int:
     verb, *rest = arguments or ["--help"]
     code = 0
     try:
-        if verb in HELP:
+        if verb in COMPLETION or ASKED in os.environ:
+            code = _run(None, arguments)
+        elif verb in HELP:
             print(_help())
         elif verb == "--version":
             from lipbench import __version__
@@ -123,27 +129,33 @@ def _help() -> str:
             "Usage: lipbench [OPTIONS] COMMAND [ARGS]...\n",
             "  Profile 1-Lipschitz layers: time, memory and MACs, with theory.\n",
             "Options:",
-            "  --version   Print the version.",
-            "  --help, -h  Print this list; after a command, its options.\n",
+            "  --version             Print the version.",
+            "  --install-completion  Have this shell complete commands, options and names.",
+            "  --show-completion     Print the script for that.",
+            "  --help, -h            Print this list; after a command, its options.\n",
             "Commands:",
             *(f"  {verb:<{widest}}  {line}" for verb, line in VERBS.items()),
         ]
     )
 
 
-def _run(verb: str, arguments: Sequence[str]) -> int:
-    """Run a verb and return the exit code. Wrong use is one line on stderr."""
+def _run(verb: str | None, arguments: Sequence[str]) -> int:
+    """Run a verb, or completion where that is None, and return the exit code. Wrong use is one line on stderr."""
+    import os
+
     import typer
 
     from lipbench import errors
-    from lipbench.cli import streams
+    from lipbench.cli import completion, streams
 
     # The base class of Typer's own copy of Click, or of Click itself where Typer is older.
     click_error: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
+        if verb is None:
+            return completion.answer(arguments, VERBS, asked=ASKED in os.environ)
         code = _command(verb).main(list(arguments), f"lipbench {verb}", standalone_mode=False)
     except click_error as error:
-        return _refuse(f"{error.format_message().rstrip('.')}; see lipbench {verb} --help")
+        return _refuse(f"{error.format_message().rstrip('.')}; see lipbench {f'{verb} ' if verb else ''}--help")
     except errors.LipbenchError as error:
         summary, _, code_to_write = str(error).partition("\n")
         if "--traceback" in arguments:

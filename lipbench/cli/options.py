@@ -12,6 +12,8 @@ import typer
 
 from lipbench import errors, settings
 from lipbench.bounds import LARGEST, bytes_of
+from lipbench.cases import AUTOCAST, DTYPES, PAPER, PRESETS, TRITON, WIDTHS
+from lipbench.cli.completion import Known, in_list, layers, nothing, one_of, these
 
 
 class DeviceName(StrEnum):
@@ -62,13 +64,16 @@ class Numbers(tuple[int, ...]):
     """Distinct numbers from a comma-separated list."""
 
 
-def names(option: str, text: str) -> Any:
-    """An option of type `Names` that takes comma-separated names. It raises `LipbenchError` for anything else."""
+def names(option: str, text: str, known: Known = nothing) -> Any:
+    """An option of type `Names` that takes comma-separated names, and completes those that are known.
+
+    It raises `LipbenchError` for anything else.
+    """
 
     def parse(given: str) -> Names:
-        return Names(split(option, given, str))
+        return Names(split(option, given, str, known))
 
-    return typer.Option(option, parser=parse, metavar="LIST", help=text)
+    return typer.Option(option, parser=parse, metavar="LIST", help=text, autocompletion=in_list(known))
 
 
 def numbers(option: str, text: str) -> Any:
@@ -87,15 +92,15 @@ def numbers(option: str, text: str) -> Any:
 Value = TypeVar("Value", int, str)
 
 
-def split(option: str, text: str, kind: type[Value]) -> Iterable[Value]:
-    """The distinct values of a comma-separated list. Raises `LipbenchError` for anything else."""
+def split(option: str, text: str, kind: type[Value], known: Known = nothing) -> Iterable[Value]:
+    """The distinct values of a comma-separated list. Raises `LipbenchError` for anything else, naming the `known` values."""
     parts = [part.strip() for part in _parts(text)]
+    if not all(parts):
+        raise errors.empty_in_list(option, text, known())
     try:
-        if not all(parts):
-            raise ValueError
         return dict.fromkeys(kind(part) for part in parts)
     except ValueError:
-        raise errors.not_in_list(option, text, "whole numbers" if kind is int else "names") from None
+        raise errors.not_in_list(option, text) from None
 
 
 def _parts(text: str) -> list[str]:
@@ -183,17 +188,23 @@ def share(option: str, text: str) -> Any:
 
 # ---------------------------------------------------------------------------------------------- options that several verbs have
 
-PredictedPrecision = Annotated[Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]")]
-PresetName = Annotated[str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]")]
+PredictedPrecision = Annotated[
+    Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]", these("ieee", *AUTOCAST))
+]
+PresetName = Annotated[
+    str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]", autocompletion=one_of(these(*PRESETS)))
+]
 LAYERS_HELP = "Methods, external layers as package.module:name or file.py:name, or peers, with commas."
 NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
-MethodList = Annotated[Names | None, names("--method", LAYERS_HELP)]
-ImplementationList = Annotated[Names | None, names("--implementation", "Implementations, with commas.  [default: paper]")]
+MethodList = Annotated[Names | None, names("--method", LAYERS_HELP, layers)]
+ImplementationList = Annotated[
+    Names | None, names("--implementation", "Implementations, with commas.  [default: paper]", these(PAPER, TRITON))
+]
 ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
 ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of square images, with commas.")]
 KernelSizeList = Annotated[Numbers | None, numbers("--kernel-size", "Odd kernel sizes, with commas.")]
 BatchSizeList = Annotated[Numbers | None, numbers("--batch-size", "Batch sizes, with commas.")]
-NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP)]
+NetworkList = Annotated[Names | None, names("--network", NETWORKS_HELP, these(*WIDTHS))]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="NAME=VALUE", help="Further arguments of external layers, with commas or repeated."),
@@ -201,7 +212,7 @@ Settings = Annotated[
 Claim = Annotated[
     float | None, typer.Option("--lipschitz", metavar="L", help="The constant that external layers claim.  [default: 1]")
 ]
-DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]")]
+DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]", these(*DTYPES))]
 AllowList = Annotated[
     Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
 ]

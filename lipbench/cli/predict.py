@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lipbench import api
+from lipbench.cli import progress
 from lipbench.cli.options import (
     BatchSizeList,
     ChannelList,
@@ -64,4 +65,6 @@ def predict(
         "settings": given_settings(with_),
         "precision": precision,
     }  # fmt: skip
-    printer.print(api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, **axes))
+    with progress.of("predicting") as tell:
+        found = api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, tell=tell, **axes)
+    printer.print(found)

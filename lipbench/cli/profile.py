@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from lipbench import api, errors
+from lipbench.cases import PRECISIONS
+from lipbench.cli.completion import these
 from lipbench.cli.options import (
     AllowList,
     BatchSizeList,
@@ -38,6 +40,7 @@ from lipbench.cli.options import (
     whole,
 )
 from lipbench.cli.printing import FAILED, Printer, print_tracebacks
+from lipbench.run.book import MEASURED
 
 
 def profile(
@@ -54,7 +57,11 @@ def profile(
     dtype: DtypeList = None,
     precision: Annotated[
         Names | None,
-        names("--precision", "ieee, tf32, tf32x3 (Triton kernels only), bf16, fp16 (autocast).  [default: ieee]"),
+        names(
+            "--precision",
+            "ieee, tf32, tf32x3 (Triton kernels only), bf16, fp16 (autocast).  [default: ieee]",
+            these(*PRECISIONS),
+        ),
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Measure each case also with torch.compile.")] = False,
     exported: Annotated[
@@ -92,7 +99,10 @@ def profile(
         float | None, share("--target", "Add rounds until every 95 % interval is within ± this, as in 5%.")
     ] = None,
     measure: Annotated[
-        Names | None, names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]")
+        Names | None,
+        names(
+            "--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]", these(*MEASURED)
+        ),
     ] = None,
     fresh: Annotated[
         Freshness | None, typer.Option(help="How to create fresh processes: fork (hundredths of a second) or start.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from lipbench import api
+from lipbench.cli import progress
 from lipbench.cli.options import RunArgument, path
 from lipbench.cli.printing import check_output, name_problems
 
@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write a report as one self-contained HTML file, and print its path."""
     check_output(output)
-    found = api.load(run)
-    if sys.stderr.isatty():
-        print("lipbench: counting on fake tensors and drawing figures; this takes seconds to a minute", file=sys.stderr)
-    print(found.report(output, against))
+    with progress.of("counting on fake tensors and drawing figures"):
+        found = api.load(run)
+        written = found.report(output, against)
+    print(written)
     name_problems(found.problems)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
+from lipbench.cli import streams
 from lipbench.cli.options import DeviceName, Format, Output, whole
 from lipbench.cli.printing import Printer
 
@@ -31,6 +33,8 @@ def selftest(
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads or usable_cores())
     from lipbench import selftest as checks
 
+    if sys.stderr.isatty():  # no progress bar, whose thread would disturb the clocks
+        streams.complain("lipbench: holding clocks against others; this takes under a minute")
     found = checks.answer(checks.device_of(str(device)))
     printer.print(found)
     if checks.is_noisy(found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lipbench import api
+from lipbench.cli import progress
 from lipbench.cli.options import Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
@@ -12,4 +13,7 @@ def show(run: RunArgument, format: Format = None, output: Output = None) -> None
 
     csv, json and parquet have one row per method and measure, with the ends of the 95 % interval.
     """
-    Printer(format, output).print(api.load(run).summary())
+    printer = Printer(format, output)
+    with progress.of("reading the run"):
+        found = api.load(run).summary()
+    printer.print(found)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from lipbench.answer import Answer
+from lipbench.cli import progress
+from lipbench.cli.completion import methods
 from lipbench.cli.options import Format, Names, Output, names
 from lipbench.cli.printing import Printer
 
 
 def theory(
-    method: Annotated[Names | None, names("--method", "Methods, with commas; all if left out.")] = None,
+    method: Annotated[Names | None, names("--method", "Methods, with commas; all if left out.", methods)] = None,
     format: Format = None,
     output: Output = None,
 ) -> None:
@@ -19,15 +21,18 @@ def theory(
 
     csv, json and parquet have the layout of the published table, one row per method.
     """
-    Printer(format, output).print(answer(method))
+    printer = Printer(format, output)
+    with progress.of("reading the formulas"):
+        found = answer(method)
+    printer.print(found)
 
 
-def answer(methods: Sequence[str] | None = None) -> Answer:
+def answer(asked: Sequence[str] | None = None) -> Answer:
     """The formulas of the given methods, or of all. Raises `LipbenchError` for an unknown method."""
     from lipbench import registry
     from lipbench.prediction import table1
 
-    chosen = [registry.find(name).name for name in methods or registry.methods()]
+    chosen = [registry.find(name).name for name in asked or registry.methods()]
     table = table1.complexity_table()
     table = table[table["method"].isin(chosen)]
     return Answer(table1.published_layout(table), table1.readable(table), table1.LEGEND)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipbench.answer import Answer
+from lipbench.cli import progress
+from lipbench.cli.completion import layers, one_of
 from lipbench.cli.options import (
     AllowList,
     Claim,
@@ -35,7 +37,11 @@ REMARKS = ("σ: singular values, or the Lipschitz constant of a layer that is no
 def verify(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[METHOD|RUN|package.module:name|file.py:name]...", help="All methods if left out."),
+        typer.Argument(
+            metavar="[METHOD|RUN|package.module:name|file.py:name]...",
+            help="All methods if left out.",
+            autocompletion=one_of(layers),
+        ),
     ] = None,
     method: MethodList = None,
     with_: Settings = None,
@@ -57,11 +63,18 @@ def verify(
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
                     given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
-    printer.print(answer([*(what or ()), *(method or ())], shapes, str(precision), timeout, allow or ()))
+    with progress.of("certifying") as tell:
+        found = answer([*(what or ()), *(method or ())], shapes, str(precision), timeout, allow or (), tell)
+    printer.print(found)
 
 
 def answer(
-    names: Sequence[str], shapes: Shapes, precision: str, timeout_s: float | None = None, allow: Sequence[str] = ()
+    names: Sequence[str],
+    shapes: Shapes,
+    precision: str,
+    timeout_s: float | None = None,
+    allow: Sequence[str] = (),
+    tell: progress.Tell = lambda done, total, what: None,
 ) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 
@@ -83,6 +96,6 @@ def answer(
     require_consent(specs, [*layers, *allow])
     if layers or not runs:
         specs += verifying.specs(layers or verifying.claiming_methods(shapes.implementations), shapes)
-    rows = verifying.verify(dict.fromkeys(specs), precision, timeout_s)
+    rows = verifying.verify(dict.fromkeys(specs), precision, timeout_s, tell)
     failed = bool(rows["verdict"].isin([verifying.VIOLATES, verifying.FAILED]).any())
     return Answer(rows, verifying.readable(rows), REMARKS, failed=failed, tracebacks=tuple(filter(None, rows["traceback"])))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -26,13 +26,20 @@ LEGEND = (
     "loop: instructions that a warp issues per iteration of its busiest loop, and the multiply-accumulates that they do.",
     "peak: TFLOP/s of the GPU; program: upper bound for this loop; empty where the code does not determine it.",
 )
+SUMMARY_LEGEND = (
+    "Each number is the largest of all programs of the kernel: registers and stack per thread, shared memory per program,",
+    "instructions that use the stack. worst program: the one with the largest stack, and of these the most registers.",
+    "FLOP/B: of the kernel at the sizes named; bound: what limits it on the GPUs of these architectures, by their rooflines.",
+)
 
 
-def rows(architectures: Sequence[str] | None = None) -> pd.DataFrame:
+def rows(
+    architectures: Sequence[str] | None = None, tell: Callable[[int, int, str], None] = lambda done, total, what: None
+) -> pd.DataFrame:
     """One row, in `COLUMNS`, per kernel, configuration, precision and architecture; by default all `ARCHITECTURES`.
 
-    Needs triton but no GPU. Raises `LipbenchError` where triton is missing, runs its interpreter, or does not know an
-    architecture.
+    `tell` is called before each program, as by `resources.measure_all`. Needs triton but no GPU. Raises `LipbenchError` where
+    triton is missing, runs its interpreter, or does not know an architecture.
     """
     if find_spec("triton") is None:
         raise errors.no_triton()
@@ -41,7 +48,7 @@ def rows(architectures: Sequence[str] | None = None) -> pd.DataFrame:
     variants = [(kernel, variant) for kernel in catalogue.KERNELS for variant in kernel.variants()]
     chosen = tuple(architectures or resources.ARCHITECTURES)
     try:
-        found = resources.measure_all([variant for _, variant in variants], chosen, usable_cores())
+        found = resources.measure_all([variant for _, variant in variants], chosen, usable_cores(), tell)
     except resources.CannotCompileError as error:
         raise errors.cannot_compile(str(error)) from error
     owners = [kernel for kernel, _ in variants for _ in chosen]
@@ -79,16 +86,38 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per kernel for a terminal: the most that one of its programs takes, and the program with the largest stack.
+
+    Among equal stacks it is the program with the most registers.
+    """
+    return pd.DataFrame([_summed(str(kernel), own) for kernel, own in frame.groupby("kernel", sort=False)])
+
+
+def _summed(kernel: str, programs: pd.DataFrame) -> dict[str, object]:
+    worst = programs.sort_values(["stack_bytes", "registers"], kind="stable").iloc[-1]
+    ships, bounds = int(programs["ships"].sum()), dict.fromkeys(programs["bound"].dropna())
+    return {
+        "kernel": kernel, "programs": len(programs), "can ship": "all" if ships == len(programs) else str(ships),
+        "registers": programs["registers"].max(), "stack B": programs["stack_bytes"].max(),
+        "shared B": programs["shared_bytes"].max(), "spills": programs["spills"].max(),
+        "FLOP/B": _rounded(programs["flops_per_byte"].iloc[0]), "bound": " or ".join(bounds), "worst program": _name(worst),
+    }  # fmt: skip
+
+
 def _rounded(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.3g}"
 
 
-def remarks(frame: pd.DataFrame) -> Iterator[str]:
-    """Lines below the table: the example sizes of each kernel, programs that cannot ship, and programs with a small stack."""
+def remarks(frame: pd.DataFrame, *, every: bool) -> Iterator[str]:
+    """Lines below the table: the example sizes of each kernel, programs that cannot ship, and programs with a small stack.
+
+    Below a `summary`, the latter are only counted, and the columns that it lacks are not explained.
+    """
     for kernel, sizes in frame.groupby("kernel", sort=False)["sizes"].first().items():
         yield f"{kernel}: {sizes}"
     yield ""
-    yield from LEGEND
+    yield from LEGEND if every else SUMMARY_LEGEND
     from lipbench_kernels.resources import MOST_STACK_BYTES
 
     refused, kernels = frame[~frame["ships"]], frame["kernel"].nunique()
@@ -96,17 +125,23 @@ def remarks(frame: pd.DataFrame) -> Iterator[str]:
     programs = f"{len(frame)} programs of {kernels} kernel{'s' if kernels > 1 else ''}, by triton {_compiler()}"
     more = f"more than {MOST_STACK_BYTES} bytes of stack"
     yield f"{programs}; {len(refused) or 'none'} of them with {more}, or with more shared memory than available."
-    yield from (_place(row) for row in refused.itertuples())
+    yield from (_place(row) for _, row in refused.iterrows())
     if len(remarked):
         most = remarked["stack_bytes"].max()
         yield f"{len(remarked)} with a stack of up to {most} bytes, which ships: same results, perhaps slightly slower."
-        yield from (_place(row) for row in remarked.itertuples())
+        if every:
+            yield from (_place(row) for _, row in remarked.iterrows())
+    if not every:
+        yield "Each program is printed by --all."
 
 
-def _place(row: Any) -> str:
-    shape = f" {row.shape}" if row.shape else ""
-    place = f"{row.kernel} {row.config} {row.precision}{shape} {row.architecture}"
-    return f"{place}: {row.stack_bytes} bytes of stack, {row.shared_bytes} shared"
+def _place(row: pd.Series) -> str:
+    return f"{row.kernel} {_name(row)}: {row.stack_bytes} bytes of stack, {row.shared_bytes} shared"
+
+
+def _name(row: pd.Series) -> str:
+    """What tells a program from the others of its kernel."""
+    return " ".join(filter(None, (row["config"], row["precision"], row["shape"], row["architecture"])))
 
 
 def _compiler() -> str:

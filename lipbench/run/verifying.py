@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,22 +59,28 @@ def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
     return [LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0) for name in names for size in sizes]
 
 
-def verify(chosen: Iterable[Spec], precision: str = "ieee", timeout_s: float | None = None) -> pd.DataFrame:
+def verify(
+    chosen: Iterable[Spec],
+    precision: str = "ieee",
+    timeout_s: float | None = None,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> pd.DataFrame:
     """Certify the chosen specs: one row, in `COLUMNS`, per spec, weights, mode and bound.
 
     `weights` are 'random' for methods, which is with noise, and 'initial' for external layers and networks, whose own
     initialisation it is; for both also 'trained': after 100 SGD steps, or a few for external networks.
     `verdict` is that of `certify.verdict` in evaluation mode, and '' in training mode. For a layer that could not be examined
     it is 'unsupported' or 'failed'. `reason` says why, and what a reader must know of the bounds. Each external layer or
-    network is built and certified in a fresh process, for at most `timeout_s`, by default 300. Raises `LipbenchError` for one
-    that cannot be loaded or called.
+    network is built and certified in a fresh process, for at most `timeout_s`, by default 300. `tell` is called before each
+    spec, with how many are done, of how many, and its name. Raises `LipbenchError` for one that cannot be loaded or called.
     """
     rows: list[Row] = []
     chosen = list(chosen)
     with Apart(timeout_s) as apart:
         for spec in filter(apart.is_for, chosen):
             apart.check(spec)
-        for spec in chosen:
+        for number, spec in enumerate(chosen):
+            tell(number, len(chosen), spec.slug)
             rows += _from_apart(apart, spec, precision) if apart.is_for(spec) else _rows(spec, precision)
     found = pd.DataFrame([{"traceback": "", **row} for row in rows], columns=list(COLUMNS))
     return found.drop_duplicates(ignore_index=True)  # of specs that differ only in a size that their layer does not take
