@@ -164,6 +164,15 @@ def unreadable_run(path: object, why: str) -> LipbenchError:
     return LipbenchError(_message("not a readable run", f"{path} ({why})", "give the directory that lipbench profile wrote"))
 
 
+def no_directory(path: object) -> LipbenchError:
+    return LipbenchError(_message("not a directory", path, "give one that holds runs, such as runs"))
+
+
+def no_runs(path: object) -> LipbenchError:
+    do = "give a directory that runs of lipbench profile or lipbench train lie in"
+    return LipbenchError(_message("no run to list", f"{path} without one", do))
+
+
 def run_exists(path: object) -> LipbenchError:
     return LipbenchError(
         _message("the run directory is not empty", path, "add --resume to continue its run, or choose another --out")

@@ -37,6 +37,7 @@ VERBS = {
     "doctor": "Say what will spoil a measurement on this machine.",
     "accuracy": "Print accuracy and certified robust accuracy of trainings.",
     "report": "Write the report of a run as one HTML file.",
+    "index": "Write one HTML page over many runs, with links to their reports.",
 }
 """Verb → its line in `lipbench --help`. Each verb is a function in a file, both with its name."""
 HELP = ("--help", "-h")

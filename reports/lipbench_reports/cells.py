@@ -56,6 +56,8 @@ class Cell:
     """key of the series whose marker is shown before the text"""
     share: float | None = None
     """a bar from 0 to 1"""
+    link: str = ""
+    """relative address that the text leads to"""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipbench_reports import (
@@ -28,14 +25,11 @@ from lipbench_reports import (
 from lipbench_reports.cells import MARKS, TIMES, with_unit
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
+from lipbench_reports.page import ENVIRONMENT, digest, source
 from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_text, with_columns
 from lipbench_reports.trainings import Arena
 from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven, verdict
-
-ENVIRONMENT = Environment(
-    loader=PackageLoader("lipbench_reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-)
 
 
 def render(tables: Tables) -> str:
@@ -45,7 +39,7 @@ def render(tables: Tables) -> str:
     profiled = bool(len(ready.rows)) or tables.trained.trainings.empty
     arenas = trainings.arenas(tables.trained, list(ready.methods["method"].astype(str)))
     look = _looks(ready, arenas)
-    script = _source("sort.js")
+    script = source("sort.js")
     clock = ready.rows["timer_cost_s"].max()
     left = unfinished(tables)[0]
     return ENVIRONMENT.get_template("report.html").render(
@@ -53,9 +47,9 @@ def render(tables: Tables) -> str:
         verdict=[*(verdict(ready, found) if profiled else ()), *compilation.verdict(ready), *accuracy.verdict(arenas)],
         profiled=profiled,
         trained=training_section.section(tables.trained, arenas, look, _scores(ready, found)),
-        style=Markup(_source("style.css")),
+        style=Markup(source("style.css")),
         script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_digest=digest(script),
         light=list(enumerate(LIGHT)),
         dark=list(enumerate(DARK)),
         looks=look,
@@ -98,11 +92,6 @@ def _scores(ready: Prepared, found: Costs) -> dict[tuple[str, str], dict[str, fl
 def _on_gpu(ready: Prepared) -> bool:
     trained = with_columns(ready.tables.trained.trainings, ["device"])["device"]
     return bool((ready.rows["device"] == "cuda").any() or (trained == "cuda").any())
-
-
-def _source(name: str) -> str:
-    assert ENVIRONMENT.loader is not None
-    return ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0].strip()
 
 
 def _sources(ready: Prepared) -> list[tuple[str, str]]:
