@@ -466,6 +466,11 @@ def export_not_predicted() -> LipbenchError:
     return LipbenchError(_message("memory is predicted for modules as they are trained", "an exported form", "profile it"))
 
 
+def compiled_not_predicted() -> LipbenchError:
+    do = "predict it without torch.compile, or profile it"
+    return LipbenchError(_message("times are predicted for modules as they are written", "a compiled case", do))
+
+
 def export_is_no_module(got: str) -> LipbenchError:
     do = "return the exported nn.Module from export() or vanilla_export()"
     return LipbenchError(_message("the exported form is not an nn.Module", f"an object of type {got}", do))

@@ -208,7 +208,9 @@ def test_ridges_by_hand() -> None:
     assert a100.ridge("tf32") == pytest.approx(156 / 2.039)
     for gpu in roofline.GPUS.values():
         assert gpu.flops_per_s("tf32x3") == pytest.approx(gpu.flops_per_s("tf32") / 3)
-        assert gpu.flops_per_s("ieee") < gpu.flops_per_s("tf32x3") < gpu.flops_per_s("tf32")
+        assert gpu.flops_per_s("ieee") <= gpu.flops_per_s("tf32") < gpu.half_flops_per_s
+        if gpu.architecture != "sm_89":  # where tensor cores are too few, three products are slower than one in float32
+            assert gpu.flops_per_s("ieee") < gpu.flops_per_s("tf32x3")
     assert [roofline.find(name) for name in resources.ARCHITECTURES] == [
         roofline.GPUS[name] for name in ("A100", "H100", "B200")
     ]
@@ -220,7 +222,8 @@ def test_ridges_by_hand() -> None:
     [
         ("NVIDIA A100-SXM4-80GB", "A100"), ("NVIDIA A100-SXM4-40GB", None), ("NVIDIA A100 80GB PCIe", None),
         ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", None), ("NVIDIA H200", "H200"), ("NVIDIA H200 NVL", None),
-        ("NVIDIA B200", "B200"), ("NVIDIA GB200", None),
+        ("NVIDIA B200", "B200"), ("NVIDIA GB200", None), ("NVIDIA L4", "L4"), ("NVIDIA L40", None),
+        ("NVIDIA L40S", "L40S"), ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )  # fmt: skip
 def test_devices_by_what_pytorch_calls_them(name: str, known: str | None) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lipbench_kernels.launching import Work
+if TYPE_CHECKING:  # this table is also read where there is no triton
+    from lipbench_kernels.launching import Work
 
 GAP_S = 2e-6
 """seconds that the device idles between two launches that wait in its queue; an assumption, no data sheet has it"""
@@ -33,6 +35,10 @@ class Gpu:
     float32_flops_per_s: float
     """multiply and add are two"""
     tf32_flops_per_s: float
+    half_flops_per_s: float
+    """of bfloat16 and float16, with sums in float32"""
+    float64_flops_per_s: float
+    """with tensor cores where they have float64"""
     bytes_per_s: float
     multiprocessors: int
     lanes: int
@@ -69,20 +75,32 @@ class Gpu:
 
 GPUS: Mapping[str, Gpu] = {
     "A100": Gpu(
-        "A100", "sm_80", 19.5e12, 156e12, 2.039e12, 108, 16, r"A100-SXM\S*-80GB",
+        "A100", "sm_80", 19.5e12, 156e12, 312e12, 19.5e12, 2.039e12, 108, 16, r"A100-SXM\S*-80GB",
         "NVIDIA A100 Tensor Core GPU, data sheet (2021), SXM, 80 GB",
     ),
     "H100": Gpu(
-        "H100", "sm_90", 66.9e12, 494.7e12, 3.352e12, 132, 32, r"H100 80GB HBM3",
+        "H100", "sm_90", 66.9e12, 494.7e12, 989.4e12, 66.9e12, 3.352e12, 132, 32, r"H100 80GB HBM3",
         "NVIDIA H100 Tensor Core GPU Architecture, whitepaper (2022), SXM5",
     ),
     "H200": Gpu(
-        "H200", "sm_90", 66.9e12, 494.7e12, 4.8e12, 132, 32, r"\bH200$",
+        "H200", "sm_90", 66.9e12, 494.7e12, 989.4e12, 66.9e12, 4.8e12, 132, 32, r"\bH200$",
         "NVIDIA H200 Tensor Core GPU, data sheet (2024), SXM; arithmetic as H100",
     ),
     "B200": Gpu(
-        "B200", "sm_100", 80e12, 1100e12, 8e12, 148, 32, r"\bB200$",
+        "B200", "sm_100", 80e12, 1100e12, 2250e12, 40e12, 8e12, 148, 32, r"\bB200$",
         "NVIDIA Blackwell Architecture, technical brief (2024), HGX B200",
+    ),
+    "L4": Gpu(
+        "L4", "sm_89", 30.3e12, 60e12, 121e12, 30.3e12 / 64, 0.3e12, 58, 32, r"\bL4$",
+        "NVIDIA L4 Tensor Core GPU, data sheet (2023), without sparsity; float64 as in the whitepaper of Ada",
+    ),
+    "L40S": Gpu(
+        "L40S", "sm_89", 91.6e12, 183e12, 362e12, 91.6e12 / 64, 0.864e12, 142, 32, r"\bL40S$",
+        "NVIDIA L40S, data sheet (2023), without sparsity; float64 as in the whitepaper of Ada",
+    ),
+    "RTX 4090": Gpu(
+        "RTX 4090", "sm_89", 82.6e12, 82.6e12, 165.2e12, 82.6e12 / 64, 1.008e12, 128, 32, r"\bRTX 4090$",
+        "NVIDIA Ada GPU Architecture, whitepaper (2022), table of GeForce RTX 4090; 2 float64 units beside 128 of float32",
     ),
 }  # fmt: skip
 

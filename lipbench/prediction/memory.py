@@ -35,7 +35,7 @@ def memory(case: Case) -> Memory:
     are in no peak, neither predicted nor measured. Needs no GPU. A phase that raises is left out, with its reason in
     `failures`. Raises `LipbenchError` where the case cannot be built, or the layer reads the value of a tensor.
     """
-    with _imagined(case) as workload:
+    with imagined(case) as workload:
         found, attempts = memory_meter.split(workload, SOURCE), Attempts()
         found_peaks = _peaks(workload, attempts)
         return replace(found, peaks=found_peaks, failures={**found.failures, **attempts.failures})
@@ -59,7 +59,7 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
             )
             break
         try:
-            with _imagined(case) as workload:
+            with imagined(case) as workload:
                 attempts = Attempts()
                 attempts("step", lambda: memory_meter.make_optimizer_state(workload))
                 found = _peaks(workload, attempts)
@@ -72,7 +72,7 @@ def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFram
 
 
 @contextmanager
-def _imagined(case: Case) -> Iterator[Workload]:
+def imagined(case: Case) -> Iterator[Workload]:
     """The workload of a case on fake tensors; the block runs in their mode.
 
     Exceptions of an external layer become `LipbenchError`.
