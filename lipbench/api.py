@@ -266,6 +266,52 @@ def fits(
     return _predicted(layers, {**axes, "batch_size": 1}, device, timeout_s, here, question, tell)
 
 
+def recommend(
+    *methods: str,
+    memory_bytes: int | None = None,
+    batch_size: int | None = None,
+    dataset: str | None = None,
+    min_images_per_s: float | None = None,
+    max_epoch_s: float | None = None,
+    gpu: str | None = None,
+    run: Run | str | Path | None = None,
+    hours: int = 24,
+    network: str | Sequence[str] | None = None,
+    implementation: str | Sequence[str] | None = None,
+    precision: str = "ieee",
+    device: str | None = None,
+    figure: str | Path | None = None,
+) -> Answer:
+    """Which method in which network size: ranked by certified robust accuracy, among those that satisfy the limits.
+
+    Accuracies are the paper's after `hours` of training (2, 10 or 24), or those of the trainings in `run`. Costs are measured
+    in the run, published, or predicted, and the frame says which; what is unknown, or only bounded, never satisfies a limit.
+    The limits are those of a training step with `batch_size` images in bytes, of inference in images per second, and of an
+    epoch in seconds. `methods`, `network` and `implementation` restrict the choice; the default implementation is 'paper'.
+    `figure` is the path of an SVG file with accuracy against costs and the Pareto fronts. The frame has a row per candidate,
+    best first. Raises `LipbenchError` for a data set of which neither the paper nor the run has accuracies, for an unknown
+    method, size, GPU or budget, and where the figure cannot be written.
+    """
+    from lipbench.analysis import recommendation
+    from lipbench.analysis.candidates import Question
+    from lipbench.analysis.judging import EPOCH, MEMORY, THROUGHPUT
+    from lipbench.store.files import write_errors, write_file
+
+    question = Question(
+        dataset=dataset, batch_size=batch_size, hours=hours, methods=methods, networks=_several(network) or (),
+        implementations=_several(implementation) or ("paper",), precision=precision, device=device, gpu=gpu,
+    )  # fmt: skip
+    given = {MEMORY: memory_bytes, EPOCH: max_epoch_s, THROUGHPUT: min_images_per_s}
+    limits = {quantity: float(limit) for quantity, limit in given.items() if limit is not None}
+    found = run if isinstance(run, Run) or run is None else load(run)
+    made = recommendation.recommend(question, limits, *((found.stored, found.trainings) if found else ()))
+    if figure is not None:
+        with write_errors(Path(figure)):
+            write_file(Path(figure), recommendation.figure(made))
+    answer = recommendation.answer(made)
+    return replace(answer, problems=found.problems) if found else answer
+
+
 def _predicted(
     layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, here: Callable[[Case], Answer],
     question: Mapping[str, Any], tell: Tell,

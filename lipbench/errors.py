@@ -598,3 +598,23 @@ def not_published(method: str, known: object) -> LipbenchError:
 def what_to_evaluate() -> LipbenchError:
     do = "give the folder of a training, or --llc FILE with --method"
     return LipbenchError(_message("one trained network is evaluated", "none, or more than one", do))
+
+
+def gpu_and_device(gpu: str, device: str) -> LipbenchError:
+    got = f"the GPU {gpu} and the device {device}"
+    return LipbenchError(_message("times and memory are those of one machine", got, "leave one of them out"))
+
+
+def no_accuracies(dataset: str, known: object) -> LipbenchError:
+    do = f"choose from {_listing(known)}, or give a run with trainings on it by --run"
+    return LipbenchError(_message("the paper has no accuracies on this data set", repr(dataset), do))
+
+
+def no_candidates(known: Sequence[str]) -> LipbenchError:
+    do = f"choose from {', '.join(known)}"
+    return LipbenchError(_message("nothing to choose from", "methods and sizes of which no network has an accuracy", do))
+
+
+def nothing_to_draw() -> LipbenchError:
+    what = "a figure needs networks with an accuracy and a cost"
+    return LipbenchError(_message(what, "none", "leave out --figure, or choose other methods and sizes"))

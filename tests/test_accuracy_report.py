@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from lipbench_reports import accuracy as tables_of
 from lipbench_reports import figures, html, training_figures
+from lipbench_reports.pareto import front
 from lipbench_reports.tables import Trained
-from lipbench_reports.training_figures import front
 from lipbench_reports.trainings import Arena, arenas, sentence
 from report_frames import Page, quick, tables
 from training_records import WORTH, case, evaluation, everything, failed, record, several

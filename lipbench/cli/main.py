@@ -26,6 +26,7 @@ VERBS = {
     "complexity": "Count the costs of any layer, and print them as formulas.",
     "predict": "Predict the memory of training and inference from shapes alone.",
     "fits": "Find the largest batch that fits into a memory.",
+    "recommend": "Say which method in which size, within memory and time.",
     "search": "Search learning rate and weight decay, then train with the best.",
     "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "evaluate": "Certify and evaluate a trained network, also under attack.",

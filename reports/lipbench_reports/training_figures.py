@@ -26,6 +26,7 @@ from lipbench_reports.figures import (
     ticks,
 )
 from lipbench_reports.look import Look
+from lipbench_reports.pareto import front
 from lipbench_reports.svg import INK, PAPER, inline, page_style
 from lipbench_reports.trainings import CERTIFIED, RADII, RANKED_BY, Arena, Group, frame, rows_of
 
@@ -136,15 +137,6 @@ def against_cost(arenas: Sequence[Arena], looks: Mapping[str, Look]) -> list[Dra
                 chart = _Chart(f"cost-{number}-{cost}-{worth}".replace("_", "-"), f"{title}, %", words, arena, looks)
                 found.append(chart.scattered(points, units))
     return found
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Keys of the points of (cost, worth) on the Pareto front, cheapest first: no other point is at least as good in both."""
-
-    def beaten(mine: tuple[float, float]) -> bool:
-        return any(other != mine and other[0] <= mine[0] and other[1] >= mine[1] for other in points.values())
-
-    return sorted((key for key, own in points.items() if not beaten(own)), key=lambda key: points[key])
 
 
 @dataclass(frozen=True)
