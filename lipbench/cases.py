@@ -308,7 +308,15 @@ PRESETS = {
         phase_seconds=0.2,
     ),
     "paper": Preset(layer_shapes=_block_shapes(), network_sizes=tuple(WIDTHS), batch_size=256, rounds=5, phase_seconds=0.4),
+    "scaling": Preset(
+        layer_shapes=(*((channels, 16, 3) for channels in (16, 32, 64, 128)), *((32, size, 3) for size in (8, 32, 64))),
+        network_sizes=(),
+        batch_size=16,
+        rounds=3,
+        phase_seconds=0.1,
+    ),
 }
+"""scaling: costs against channels and against the image size, which share the shape of 32 channels and 16 × 16 images"""
 
 
 @dataclass(frozen=True)

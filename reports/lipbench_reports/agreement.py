@@ -9,7 +9,7 @@ from typing import Any
 from lipbench_reports.against_theory import AGREEMENT, Formulas
 from lipbench_reports.cells import BYTES, COUNTS, RESIDUAL, Cell, Column, Table, alike, heads, mathml, table
 from lipbench_reports.prepared import CaseRows, Prepared
-from lipbench_reports.tables import FITTED, PREDICTED, as_text, typed, with_columns
+from lipbench_reports.tables import FITTED, as_text, predicted_peaks, typed, with_columns
 
 PEAK_AGREEMENT = 0.05
 """Predicted and measured peaks that differ by more than this are marked."""
@@ -132,9 +132,7 @@ def _residual(value: float) -> Cell:
 
 def peaks(ready: Prepared, caption: str) -> Table | None:
     """Predicted peaks, counted on fake tensors, beside the peaks of the allocator; None where none was predicted."""
-    data = with_columns(ready.tables.predicted, PREDICTED)
-    values = typed(data["predicted_peak_bytes"], "float64")
-    known = dict(zip(zip(data["case"].map(as_text), data["phase"].map(as_text)), values))
+    known = predicted_peaks(ready.tables)
     entries = [(case, [_peak(case, phase, known) for phase in ("step", "inference")]) for case in ready.cases]
     entries = [(case, pairs) for case, pairs in entries if any(math.isfinite(sum(pair)) for pair in pairs)]
     if not entries:

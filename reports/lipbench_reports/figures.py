@@ -1,10 +1,10 @@
-"""The figures: cost against width, as in Figures 2 to 4 of the paper, and the radar of its Figure 1."""
+"""The figures: cost against width or image size, after Figures 2 to 4 of the paper, and the radar of its Figure 1."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from lipbench_reports.cells import BYTES, TIMES, WIDEST, with_unit
 from lipbench_reports.look import Look
 from lipbench_reports.prepared import SIZES, Prepared, in_words
 from lipbench_reports.svg import FAINT, INK, PAPER, inline, page_style
+from lipbench_reports.tables import predicted_peaks
 
 POINT = 1 / 72
 PANEL_WIDTH, PANEL_HEIGHT, LABELS_WIDTH = 350, 290, 92
@@ -28,8 +29,23 @@ LONGEST_LABEL = 15
 
 
 @dataclass(frozen=True)
+class Size:
+    """A size that costs are drawn against."""
+
+    column: str
+    words: str
+    axis: str
+    fewest: int
+    """number of values from which a panel is worth drawing"""
+
+
+CHANNELS = Size("channels", "the number of channels", "channels (width)", 1)
+IMAGE_SIZE = Size("image_size", "the image size", "image size (height)", 3)
+
+
+@dataclass(frozen=True)
 class Plot:
-    """One figure: a cost against the number of channels, with one panel per image size and other conditions."""
+    """One figure: a cost against a size, with one panel per value of the other sizes and conditions."""
 
     identity: str
     title: str
@@ -40,14 +56,24 @@ class Plot:
     axis: str
     units: Sequence[tuple[str, float]]
     range_columns: tuple[str, str] | None = None
+    predicted: str = ""
+    """column with the predicted cost, to which the lines are drawn where it is known; "" for lines that join measurements"""
+    size: Size = CHANNELS
 
 
+PEAK, PREDICTED = "peak_memory_bytes", "predicted_peak_bytes"
 RATES = (("M/s", 1e6), ("k/s", 1e3), ("/s", 1.0))
+STEP_TIME = Plot("time", "Training time", "Figure 2", "step", "median_s", "time of a training step", TIMES, ("low_s", "high_s"))
+STEP_PEAK = Plot("memory", "Training memory", "Figure 4", "step", PEAK, "peak of a training step", BYTES, predicted=PREDICTED)
 PLOTS = (
-    Plot("time", "Training time", "Figure 2", "step", "median_s", "time of a training step", TIMES, ("low_s", "high_s")),
+    STEP_TIME,
     Plot("throughput", "Inference throughput", "Figure 3", "inference", "images_per_s", "images per second", RATES),
-    Plot("memory", "Training memory", "Figure 4", "step", "peak_memory_bytes", "peak of a training step", BYTES),
-    Plot("memory-inference", "Inference memory", "Figure 4", "inference", "peak_memory_bytes", "peak of inference", BYTES),
+    STEP_PEAK,
+    Plot(
+        "memory-inference", "Inference memory", "Figure 4", "inference", PEAK, "peak of inference", BYTES, predicted=PREDICTED
+    ),
+    replace(STEP_TIME, identity="time-image", paper="", size=IMAGE_SIZE),
+    replace(STEP_PEAK, identity="memory-image", paper="", size=IMAGE_SIZE),
 )
 
 
@@ -67,19 +93,25 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
 
 
 def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel]:
-    """One panel per set of conditions other than the channels, at most `MOST_PANELS`, those with the most points.
+    """One panel per set of conditions other than the plot's size, at most `MOST_PANELS`, those with the most points.
 
+    Where some panels have several sizes, those of layers (or of networks) with a single one are left out.
     Series under a condition with a label, such as compiled ones, have panels of their own. Interpreted cases, and those that
     are not 1-Lipschitz as they claim, are not drawn.
     """
     rows = ready.rows[~ready.rows["interpreted"]]
     narrow = rows["high_s"] <= WIDEST**2 * rows["low_s"]
     rows = rows.assign(low_s=rows["low_s"].where(narrow), high_s=rows["high_s"].where(narrow))
-    others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != "channels"]
+    others = [one.column for one in (*SIZES, *ready.tables.conditions) if one.column != plot.size.column]
     grouped = rows.assign(network=rows["network"] != "").groupby(["network", *others], sort=False, dropna=False)
-    keyed = rows.assign(panel=grouped.ngroup())
+    known = predicted_peaks(ready.tables)
+    peaks = [known.get(place, math.nan) for place in zip(rows["case"], rows["phase"])]
+    keyed = rows.assign(panel=grouped.ngroup(), predicted_peak_bytes=pd.Series(peaks, index=rows.index, dtype=float))
     broken = rows["case"].isin(rows.loc[rows["status"] == "not_lipschitz", "case"])
     drawn = keyed[(rows["phase"] == plot.phase) & (rows[plot.column] > 0) & (rows["channels"] > 0) & ~broken]
+    sizes = drawn.groupby("panel")[plot.size.column].transform("nunique")
+    most = sizes.groupby(drawn["network"] != "").transform("max")
+    drawn = drawn[sizes >= most.clip(plot.size.fewest, max(2, plot.size.fewest))]
     marks = {one.key: one.marks for one in ready.series}
     chosen = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
     chosen = sorted(chosen, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
@@ -90,7 +122,7 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
     for place, (group, own) in enumerate(chosen):
         same = keyed[keyed["panel"] == group["panel"].iloc[0]]
         failed = same[same["status"] != "ok"]
-        missing = [f"{ready.labels[k]} at {c:g}" for k, c in zip(failed["series"], failed["channels"])]
+        missing = [f"{ready.labels[k]} at {size:g}" for k, size in zip(failed["series"], failed[plot.size.column])]
         caption = ", ".join([in_words(group, ready.tables.conditions), *own])
         caption = f"Networks: {caption}" if group["network"].iloc[0] else caption
         svg = _panel(f"{plot.identity}-{place}", plot, group, short, looks, caption)
@@ -112,23 +144,28 @@ def _panel(
         _direct_labels(axes, plot, points, keys, labels, looks)
         axes.grid(axis="y")
         sns.despine(ax=axes)
-        axes.set_title(plot.axis, loc="left", fontsize=11, x=-left / (right - left), pad=10)
-        axes.set_xlabel("channels (width)")
+        title = f"{plot.axis}; lines: predicted" if _is_predicted(plot, points) else plot.axis
+        axes.set_title(title, loc="left", fontsize=11, x=-left / (right - left), pad=10)
+        axes.set_xlabel(plot.size.axis)
         axes.set_ylabel("")
-        description = (
-            f"{plot.title} against the number of channels, {caption}. The numbers are in the table of all measurements."
-        )
+        description = f"{plot.title} against {plot.size.words}, {caption}. The numbers are in the table of all measurements."
         return inline(figure, identity, plot.title, description, colours(looks))
 
 
+def _is_predicted(plot: Plot, points: pd.DataFrame) -> bool:
+    """Whether the lines of a panel are predictions; then a series without any has no line."""
+    return bool(plot.predicted) and bool(points[plot.predicted].notna().any())
+
+
 def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
-    """Set logarithmic axes with few round ticks: the channels that were measured, and 1-2-5 steps in the best unit."""
+    """Set logarithmic axes with few round ticks: the sizes that were measured, and 1-2-5 steps in the best unit."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    widths = sorted(points["channels"].unique())
+    widths = sorted(points[plot.size.column].unique())
     axes.set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
-    values = points[[plot.column, *(plot.range_columns or ())]].to_numpy(dtype=float)
+    told = [plot.column, *(plot.range_columns or ()), *([plot.predicted] if _is_predicted(plot, points) else ())]
+    values = points[told].to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if high / low < 3:  # a range this small might contain no tick
         low, high = low / math.sqrt(3), high * math.sqrt(3)
@@ -152,8 +189,9 @@ def ticks(low: float, high: float, binary: bool) -> list[float]:
 
 def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks: Mapping[str, Look]) -> None:
     dashes = {key: looks[key].dashes or "" for key in keys}
+    height = plot.predicted if _is_predicted(plot, points) else plot.column
     sns.lineplot(
-        data=points, x="channels", y=plot.column, hue="series", style="series", hue_order=keys, style_order=keys,
+        data=points, x=plot.size.column, y=height, hue="series", style="series", hue_order=keys, style_order=keys,
         palette={key: looks[key].sentinel for key in keys}, dashes=dashes, estimator=None, markers=False, linewidth=1.4,
         legend=False, ax=axes,
     )  # fmt: skip
@@ -161,11 +199,11 @@ def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks:
         own = points[points["series"] == key]
         if plot.range_columns:
             low, high = (own[name].to_numpy() for name in plot.range_columns)
-            axes.vlines(own["channels"].to_numpy(), low, high, colors=looks[key].sentinel, linewidths=1)
+            axes.vlines(own[plot.size.column].to_numpy(), low, high, colors=looks[key].sentinel, linewidths=1)
         doubtful = own["contended"] & (plot.column != "peak_memory_bytes")
         for chosen, face in ((own[~doubtful], looks[key].sentinel), (own[doubtful], PAPER)):
             axes.plot(
-                chosen["channels"], chosen[plot.column], linestyle="none", marker=looks[key].marker, markersize=5.5,
+                chosen[plot.size.column], chosen[plot.column], linestyle="none", marker=looks[key].marker, markersize=5.5,
                 markerfacecolor=face, markeredgecolor=looks[key].sentinel, markeredgewidth=1, zorder=3,
             )  # fmt: skip
 
@@ -173,8 +211,8 @@ def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks:
 def _direct_labels(
     axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> None:
-    last = points.sort_values("channels").groupby("series").last()
-    label_at_right(axes, {key: (*last.loc[key, ["channels", plot.column]].astype(float),) for key in keys}, labels, looks)
+    last = points.sort_values(plot.size.column).groupby("series").last()
+    label_at_right(axes, {key: (*last.loc[key, [plot.size.column, plot.column]].astype(float),) for key in keys}, labels, looks)
 
 
 def label_at_right(

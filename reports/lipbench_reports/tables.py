@@ -112,6 +112,12 @@ def with_columns(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     return frame.reindex(columns=[*frame.columns, *(name for name in columns if name not in frame.columns)])
 
 
+def predicted_peaks(tables: Tables) -> dict[tuple[str, str], float]:
+    """Identity of a case and phase → the predicted peak in bytes."""
+    data = with_columns(tables.predicted, PREDICTED)
+    return dict(zip(zip(data["case"].map(as_text), data["phase"].map(as_text)), typed(data["predicted_peak_bytes"], "float64")))
+
+
 def is_missing(value: object) -> bool:
     """Whether a value is None, NaN or NA."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
