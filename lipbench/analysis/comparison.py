@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from lipbench_reports.intervals import CONFIDENCE, Estimate, Level, estimate, of_rounds, paired, used
-from scipy import stats
 
 from lipbench.analysis.statistics import levels, timings_by_phase
 from lipbench.cases import Case
@@ -115,6 +114,8 @@ def p_value(logs: Sequence[float]) -> float:
         return math.nan
     if np.std(logs) == 0:
         return 1.0 if logs[0] == 0 else 0.0
+    from scipy import stats  # slow to import
+
     return float(stats.ttest_1samp(logs, 0.0).pvalue)
 
 

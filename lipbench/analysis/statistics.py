@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from lipbench_reports.intervals import CONFIDENCE, Level, of_rounds, used
-from scipy import stats
 
 from lipbench.cases import Case
 from lipbench.quantities import PHASES, Timing
@@ -101,6 +100,8 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
     if len(x) < 3:
         slope = math.log(y[-1] / y[0]) / math.log(x[-1] / x[0])
         return Fit(slope, math.nan, math.nan)
+    from scipy import stats  # slow to import, and only reports fit power laws
+
     line = stats.linregress(np.log(x), np.log(y))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * float(line.stderr)
     return Fit(float(line.slope), float(line.slope) - reach, float(line.slope) + reach)

@@ -7,12 +7,13 @@ as accuracies over several seeds, have arithmetic means.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -65,8 +66,14 @@ def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
     if total == 0:
         return Estimate(math.exp(mean), math.exp(mean), math.exp(mean))
     freedom = total**2 / float(sum(own**2 / (len(array) - 1) for own, array in zip(variances, arrays)))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total)
+    reach = _student(freedom) * math.sqrt(total)
     return Estimate(*(math.exp(min(700.0, max(-700.0, end))) for end in (mean, mean - reach, mean + reach)))
+
+
+@functools.lru_cache
+def _student(freedom: float) -> float:
+    """The quantile of Student's t for an interval; `scipy.stats.t` calls the same function, and is slow to import."""
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 FEWEST_SEEDS = 3
@@ -84,8 +91,7 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate:
     mean = float(array.mean())
     if len(array) < FEWEST_SEEDS:
         return Estimate(mean)
-    freedom = len(array) - 1
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    reach = _student(len(array) - 1) * float(array.std(ddof=1)) / math.sqrt(len(array))
     return Estimate(mean, mean - reach, mean + reach)
 
 
