@@ -319,7 +319,7 @@ def _predicted(
     """The answers on all cases: those of external names come from a fresh process, which is asked `question` about each."""
     from lipbench import cases
     from lipbench.answer import joined
-    from lipbench.prediction import memory
+    from lipbench.prediction import answers, memory
     from lipbench.run.apart import Apart
     from lipbench.run.plan import plan
 
@@ -327,6 +327,7 @@ def _predicted(
     with _all_named(layers) as (names, _), Apart(timeout_s) as apart:
         own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
         planned = plan(_request(names, axes), device)
+        answers.require_known(dict.fromkeys(case.spec.method for case in planned))
         for number, case in enumerate(planned):
             tell(number, len(planned), case.spec.slug)
             if case.spec.method in own or not apart.is_for(case.spec):

@@ -3,6 +3,7 @@
 These are errors that the user can fix. The command line prints one as one line and exits with code 2; a traceback is a bug.
 """
 
+import difflib
 import re
 import shlex
 from collections.abc import Sequence
@@ -65,8 +66,21 @@ def unknown_choice(option: str, got: object, known: object) -> LipbenchError:
     return LipbenchError(_message(f"unknown {option}", repr(got), f"choose from {_listing(known)}"))
 
 
-def unknown_verb(got: str, known: object) -> LipbenchError:
-    return LipbenchError(_message("unknown command", repr(got), f"choose from {_listing(known)}, or see lipbench --help"))
+def unknown_verb(got: str, known: Sequence[str]) -> LipbenchError:
+    if got.startswith("-"):
+        do = "put a command before its options, as in lipbench profile --method aol, or see lipbench --help"
+        return LipbenchError(_message("no such option of lipbench itself", repr(got), do))
+    near = difflib.get_close_matches(got, known, 1)
+    do = f"use lipbench {near[0]}" if near else f"choose from {_listing(known)}"
+    return LipbenchError(_message("unknown command", repr(got), f"{do}, or see lipbench --help"))
+
+
+def extra_arguments(got: str, verb: str) -> LipbenchError:
+    do = (
+        "give methods by --method, write lists with commas and no spaces (16,32) and sizes as one word (24GB), or see lipbench "
+        f"{verb} --help"
+    )
+    return LipbenchError(_message("arguments that nothing asks for", repr(got), do))
 
 
 def too_large(option: str, got: object, largest: object) -> LipbenchError:
@@ -292,6 +306,10 @@ def unknown_shell() -> LipbenchError:
     return LipbenchError(_message("completion needs a shell that it knows", "another one, or none", do))
 
 
+def no_number(option: str, got: object) -> LipbenchError:
+    return LipbenchError(_message(f"{option} takes a number", repr(got), "give one such as 0.5 or 1e-3"))
+
+
 def not_positive_number(option: str, got: object) -> LipbenchError:
     return LipbenchError(_message(f"{option} must be greater than 0", got, "give a positive number"))
 
@@ -496,9 +514,14 @@ def no_trainings(path: object) -> LipbenchError:
     return LipbenchError(_message("no trainings to show", f"{path} without a folder training", do))
 
 
-def one_table() -> LipbenchError:
+def no_training(path: object) -> LipbenchError:
+    do = "give the folder of one training, such as runs/worth/training/NAME, or its weights.safetensors"
+    return LipbenchError(_message("not the folder of a training", path, do))
+
+
+def one_table(got: str) -> LipbenchError:
     do = "give a directory, with or without --draws, or --published, with or without --dataset"
-    return LipbenchError(_message("the table of either one's own trainings or the paper's is printed", "both or neither", do))
+    return LipbenchError(_message("accuracy prints the table of your trainings or that of the paper", got, do))
 
 
 def only_trainings(path: object) -> LipbenchError:
@@ -523,7 +546,8 @@ def training_exists(path: object) -> LipbenchError:
 
 
 def one_budget(got: int) -> LipbenchError:
-    return LipbenchError(_message("a training has one budget", f"{got} of them", "give --epochs, --seconds or --steps"))
+    do = "give --epochs, --seconds or --steps"
+    return LipbenchError(_message("a training has one budget", f"{got} of them" if got else "none", do))
 
 
 def nothing_to_train() -> LipbenchError:

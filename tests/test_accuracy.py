@@ -207,10 +207,10 @@ def test_the_verb_prints_the_paper(run: Callable[..., tuple[int, str, str]]) -> 
     ("arguments", "words"),
     [
         ((".",), "no trainings to show"),
-        ((), "either one's own trainings or the paper's"),
-        ((".", "--published"), "either one's own trainings or the paper's"),
+        ((), "got neither"),
+        ((".", "--published"), "got both"),
         (("--published", "--dataset", "digits"), "cifar10"),
-        ((".", "--dataset", "cifar10"), "either one's own trainings or the paper's"),
+        ((".", "--dataset", "cifar10"), "got --dataset without --published"),
     ],
 )
 def test_wrong_use_is_one_line(

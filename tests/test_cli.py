@@ -26,7 +26,7 @@ from lipbench.store.rounds import SCHEMA, Record, Round
 HERE = Path(__file__).parent
 NO_VERBS = {
     "__init__", "__main__", "main", "completion", "options", "printing", "formats", "terminal", "progress", "streams",
-    "training", "training_options", "versions",
+    "training", "training_options", "versions", "waiting",
 }  # fmt: skip
 TINY = ("--channels", "2", "--image-size", "4", "--batch-size", "2", "--threads", "1", "--phase-seconds", "0.01")
 
@@ -281,7 +281,12 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
     ("arguments", "named"),
     [
         (("nope",), "see lipbench --help"),
-        (("--nope",), "--nope"),
+        (("--nope",), "put a command before its options"),
+        (("profil",), "use lipbench profile"),
+        (("profile", "aol"), "give methods by --method"),
+        (("profile", "--channels", "16", "32"), "got '32'; give methods by --method, write lists with commas"),
+        (("profile", "--lipschitz", "big"), "--lipschitz takes a number: got 'big'"),
+        (("train", "--learning-rate", "big"), "--learning-rate takes a number"),
         (("",), "unknown command: got ''"),
         (("export",), "RUN"),
         (("complexity",), "'NAME'; see lipbench complexity --help"),
@@ -316,10 +321,16 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
         (("profile", "--resume"), "--out"),
         (("profile", "--retry-failed"), "--resume"),
         (("theory", "--method", "nope"), "nope"),
+        (("predict", "--method", "aol,nope"), "unknown method: got 'nope'"),
+        (("fits", "--method", "nope", "--memory", "1GB"), "unknown method: got 'nope'"),
         (("methods", "-o", "methods.xlsx"), "methods.xlsx; add --format, or use one of .csv, .json, .md"),
         (("kernels", "--format", "csv", "-o", "kernels.json"), "leave --format out to write json"),
         (("export", "absent", "--format", "parquet", "-o", "rows.txt"), "leave --format out to write table"),
         (("report", "absent"), "absent"),
+        (("evaluate", "absent"), "give the folder of one training"),
+        (("accuracy",), "got neither; give a directory"),
+        (("accuracy", "absent", "--published"), "got both"),
+        (("train", "--method", "aol"), "got none; give --epochs"),
         (("export", "absent.json"), "absent.json"),
     ],
 )

@@ -189,6 +189,12 @@ def test_planning_and_reading_load_no_torch(name: str) -> None:
     assert "torch" not in loaded_with(f"lipbench.{name}")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_a_verb_load_nothing_heavy(verb: str) -> None:
+    """A shell asks for them at every press of the key."""
+    assert not HEAVY & loaded_with(f"lipbench.cli.{verb}")
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = """
 import sys

@@ -10,7 +10,7 @@ import time
 import pytest
 import samples
 
-from lipbench.cli import progress
+from lipbench.cli import progress, waiting
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import Record, Round
 
@@ -44,12 +44,12 @@ def test_a_slow_verb_shows_what_it_is_doing_and_a_quick_one_nothing(monkeypatch:
     monkeypatch.setenv("COLUMNS", "200")
     quick, slow = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stderr", quick)
-    with progress.of("counting") as tell:
+    with waiting.of("counting") as tell:
         tell(0, 2, "aol")
     assert quick.getvalue() == ""
     monkeypatch.setattr(sys, "stderr", slow)
-    monkeypatch.setattr(progress, "DELAY_S", 0.0)
-    with progress.of("counting") as tell:
+    monkeypatch.setattr(waiting, "DELAY_S", 0.0)
+    with waiting.of("counting") as tell:
         tell(1, 2, "\x1b[31mlayer")
         for _ in range(1000):
             if "counting" in slow.getvalue():
@@ -61,8 +61,8 @@ def test_a_slow_verb_shows_what_it_is_doing_and_a_quick_one_nothing(monkeypatch:
 def test_a_file_sees_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(progress, "DELAY_S", 0.0)
-    with progress.of("counting") as tell:
+    monkeypatch.setattr(waiting, "DELAY_S", 0.0)
+    with waiting.of("counting") as tell:
         tell(0, 1, "aol")
         time.sleep(0.05)
     assert stream.getvalue() == ""
@@ -71,7 +71,7 @@ def test_a_file_sees_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     before = threading.active_count()
-    with pytest.raises(KeyError), progress.of("counting"):
+    with pytest.raises(KeyError), waiting.of("counting"):
         raise KeyError
     assert threading.active_count() == before
 

@@ -382,7 +382,7 @@ def test_a_true_search_on_digits(tmp_path: Path) -> None:
         (["--learning-rate", "0.1"], "--learning-rate takes a range: got '0.1'"),
         (["--weight-decay", "1e-3,1e-4"], "--weight-decay takes a range"),
         (["--halving", "1", "--method", "aol"], "--halving"),
-        (["--method", "aol"], "a training has one budget: got 0 of them"),
+        (["--method", "aol"], "a training has one budget: got none"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

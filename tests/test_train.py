@@ -280,7 +280,7 @@ def test_verb_prints_the_table_and_resumes(tmp_path: Path, capsys: pytest.Captur
     ("words", "message"),
     [
         (["--steps", "2"], "no network to train is given"),
-        (["--method", "aol"], "a training has one budget: got 0 of them"),
+        (["--method", "aol"], "a training has one budget: got none"),
         (["--method", "aol", "--steps", "2", "--seconds", "3"], "a training has one budget: got 2 of them"),
         (["--method", "aol", "--steps", "2", "--dataset", "mnist"], "unknown dataset"),
         (["--method", "aol", "--steps", "2", "--size", "XXL"], "unknown network size"),

@@ -10,7 +10,7 @@ import typer
 from lipbench import errors
 from lipbench.answer import Answer
 from lipbench.bounds import require_choice
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import Format, Output
 from lipbench.cli.printing import Printer
 
@@ -30,9 +30,13 @@ def accuracy(
     The paper's results stand beside one's own where data set, method and size match.
     """
     printer = Printer(format, output)
-    if published != (directory is None) or (dataset is not None and not published) or (draws and published):
-        raise errors.one_table()
-    with progress.of("reading the trainings"):
+    if published == (directory is not None):
+        raise errors.one_table("both" if published else "neither")
+    if published and draws:
+        raise errors.one_table("--draws with --published")
+    if dataset is not None and not published:
+        raise errors.one_table("--dataset without --published")
+    with waiting.of("reading the trainings"):
         found = answer_published(dataset) if directory is None else answer(directory, draws=draws)
     printer.print(found)
 

@@ -9,7 +9,7 @@ import typer
 
 from lipbench import api, errors
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import FailOn, Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
@@ -33,7 +33,7 @@ def compare(
     on the machine; `lipbench profile --against` measures two versions in alternating rounds.
     """
     printer = Printer(format, output)
-    with progress.of("comparing"):
+    with waiting.of("comparing"):
         found = answer(base, head, fail_on or (), any_machine)
     printer.print(found)
 

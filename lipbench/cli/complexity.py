@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lipbench import api
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.completion import in_list, layers
 from lipbench.cli.options import (
     LAYERS_HELP,
@@ -45,6 +45,6 @@ def complexity(
     printer = Printer(format, output, traceback=traceback)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
     given, settings = split("NAME", name, str, layers), given_settings(with_)
-    with progress.of("counting") as tell:
+    with waiting.of("counting") as tell:
         found = api.complexity(*given, settings=settings, timeout_s=timeout, tell=tell, **sizes)
     printer.print(found)

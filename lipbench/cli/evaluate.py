@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from lipbench import errors
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.completion import methods, one_of
 from lipbench.cli.options import AllowList, DeviceName, Format, Output, path, whole
 from lipbench.cli.printing import Printer
@@ -65,7 +66,7 @@ def evaluate(
         assert method is not None
         title, module, images, claim = published(llc, method, size, dataset, data)
     pgd = PGD(restarts=restarts or 1) if attack or attack_images or restarts else False
-    with progress.of("evaluating"):
+    with waiting.of("evaluating"):
         found = evaluating.evaluate(
             module.to(chosen), images.to(chosen), part, attack=pgd, images=attack_images, claimed=claim  # type: ignore[arg-type]  # one of `PARTS`
         )  # fmt: skip
@@ -79,6 +80,8 @@ def trained(checkpoint: Path, folder: Path | None, allow: tuple[str, ...]) -> tu
     from lipbench.train import data as data_sets
 
     where = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not os.path.lexists(where / records.FILE):
+        raise errors.no_training(checkpoint)
     case = records.read(where).case
     require_consent([case.network], allow)
     images = data_sets.load(case.dataset, folder, split_seed=case.split_seed, all_images=case.all_images)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lipbench import api
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
@@ -18,7 +18,7 @@ def export(run: RunArgument, format: Format = None, output: Output = None) -> No
     Without --format and --output, a terminal gets a table and a pipe gets csv.
     """
     printer = Printer(format, output, default="table" if output is None and sys.stdout.isatty() else "csv")
-    with progress.of("reading the run"):
+    with waiting.of("reading the run"):
         found = answer(run)
     printer.print(found)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lipbench import api
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import (
     ChannelList,
     DtypeList,
@@ -59,6 +59,6 @@ def fits(
         "kernel_size": kernel_size, "network": network, "dtype": dtype, "settings": given_settings(with_),
         "precision": precision,
     }  # fmt: skip
-    with progress.of("searching") as tell:
+    with waiting.of("searching") as tell:
         found = api.fits(*(method or ()), memory_bytes=memory, device=str(device), timeout_s=timeout, tell=tell, **axes)
     printer.print(found)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipbench import errors
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import Format, path
 from lipbench.cli.printing import Printer, check_output
 
@@ -37,7 +37,7 @@ def index(
     where = directory or Path("runs")
     if format is not None or (output is not None and output.suffix.lower() not in PAGES):
         printer = Printer(format, output)
-        with progress.of("reading the runs"):
+        with waiting.of("reading the runs"):
             found = runs.answer(where)
         printer.print(found)
         return
@@ -47,7 +47,7 @@ def index(
         raise errors.not_writable(place, "a file of this name that is no regular one")
     from lipbench.store.files import write_errors, write_file
 
-    with progress.of("reading the runs"):
+    with waiting.of("reading the runs"):
         content = runs.document(where, place)
     with write_errors(place):
         write_file(place, content)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import Format, Names, Output, names
 from lipbench.cli.printing import Printer
 
@@ -24,14 +24,14 @@ def kernels(
     A kernel has a program for each configuration, precision and architecture. csv, json and parquet have a row for each.
     """
     printer = Printer(format, output)
-    with progress.of("compiling") as tell:
+    with waiting.of("compiling") as tell:
         found = answer(arch, tell, every=every)
     printer.print(found)
 
 
 def answer(
     architectures: Sequence[str] | None = None,
-    tell: progress.Tell = lambda done, total, what: None,
+    tell: waiting.Tell = lambda done, total, what: None,
     *,
     every: bool = False,
 ) -> Answer:

@@ -157,7 +157,7 @@ def _run(verb: str | None, arguments: Sequence[str]) -> int:
             return completion.answer(arguments, VERBS, asked=ASKED in os.environ)
         code = _command(verb).main(list(arguments), f"lipbench {verb}", standalone_mode=False)
     except click_error as error:
-        return _refuse(f"{error.format_message().rstrip('.')}; see lipbench {f'{verb} ' if verb else ''}--help")
+        return _refuse(_wrong_use(error.format_message(), verb or ""))
     except errors.LipbenchError as error:
         summary, _, code_to_write = str(error).partition("\n")
         if "--traceback" in arguments:
@@ -172,6 +172,17 @@ def _run(verb: str | None, arguments: Sequence[str]) -> int:
     return code or 0
 
 
+def _wrong_use(message: str, verb: str) -> str:
+    """Typer's message of wrong use, in our words where it does not say what to do."""
+    import re
+
+    from lipbench import errors
+
+    if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
+        return str(errors.extra_arguments(extra[1], verb))
+    return f"{message.replace('Value error, ', '').rstrip('.')}; see lipbench {f'{verb} ' if verb else ''}--help"
+
+
 def _command(verb: str) -> Any:
     """The Typer command of a verb. Raises `LipbenchError` for a verb that does not exist."""
     from importlib import import_module
@@ -181,7 +192,7 @@ def _command(verb: str) -> Any:
     from lipbench import errors
 
     if verb not in VERBS:
-        raise errors.unknown_verb(verb, VERBS)
+        raise errors.unknown_verb(verb, tuple(VERBS))
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
     app.command(context_settings={"help_option_names": list(HELP)})(getattr(import_module(f"lipbench.cli.{verb}"), verb))
     return typer.main.get_command(app)

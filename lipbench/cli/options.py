@@ -138,6 +138,18 @@ def size(option: str, text: str) -> Any:
     return typer.Option(option, parser=parse, metavar="SIZE", help=text)
 
 
+def real(option: str, metavar: str, text: str) -> Any:
+    """An option that takes a number, which is checked where it is used. It raises `LipbenchError` for anything else."""
+
+    def parse(given: str | float) -> float:
+        try:
+            return float(given)  # Typer also parses defaults
+        except ValueError:
+            raise errors.no_number(option, given) from None
+
+    return typer.Option(option, parser=parse, metavar=metavar, help=text)
+
+
 def seconds(option: str, text: str) -> Any:
     """An option that takes a time greater than 0. It raises `LipbenchError` for anything else."""
 
@@ -192,7 +204,7 @@ PredictedPrecision = Annotated[
     Names | None, names("--precision", "ieee, bf16, fp16 (autocast).  [default: ieee]", these("ieee", *AUTOCAST))
 ]
 PresetName = Annotated[
-    str | None, typer.Option(help="Shapes: quick or paper.  [default: quick]", autocompletion=one_of(these(*PRESETS)))
+    str | None, typer.Option(help="Shapes: quick, paper or scaling.  [default: quick]", autocompletion=one_of(these(*PRESETS)))
 ]
 LAYERS_HELP = "Methods, external layers as package.module:name or file.py:name, or peers, with commas."
 NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
@@ -209,9 +221,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="NAME=VALUE", help="Further arguments of external layers, with commas or repeated."),
 ]
-Claim = Annotated[
-    float | None, typer.Option("--lipschitz", metavar="L", help="The constant that external layers claim.  [default: 1]")
-]
+Claim = Annotated[float | None, real("--lipschitz", "L", "The constant that external layers claim.  [default: 1]")]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]", these(*DTYPES))]
 AllowList = Annotated[
     Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")

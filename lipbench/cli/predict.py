@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lipbench import api
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import (
     BatchSizeList,
     ChannelList,
@@ -65,6 +65,6 @@ def predict(
         "settings": given_settings(with_),
         "precision": precision,
     }  # fmt: skip
-    with progress.of("predicting") as tell:
+    with waiting.of("predicting") as tell:
         found = api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, tell=tell, **axes)
     printer.print(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +41,12 @@ from lipbench.cli.options import (
     whole,
 )
 from lipbench.cli.printing import FAILED, Printer, print_tracebacks
-from lipbench.run.book import MEASURED
+
+
+def _measured() -> Iterable[str]:
+    from lipbench.run.book import MEASURED
+
+    return MEASURED
 
 
 def profile(
@@ -100,9 +106,7 @@ def profile(
     ] = None,
     measure: Annotated[
         Names | None,
-        names(
-            "--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]", these(*MEASURED)
-        ),
+        names("--measure", "Of time,memory,macs,certificate; with --resume, adds missing parts.  [default: all]", _measured),
     ] = None,
     fresh: Annotated[
         Freshness | None, typer.Option(help="How to create fresh processes: fork (hundredths of a second) or start.")

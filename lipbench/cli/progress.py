@@ -1,65 +1,18 @@
-"""The progress bars of verbs, and the summary after a run."""
+"""The progress bar of a run, and the summary after it."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from lipbench.cases import Case
 from lipbench.cli import streams
+from lipbench.cli.waiting import REFRESHES_PER_SECOND
 from lipbench.run.book import Progress, widest_reach
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
-
-REFRESHES_PER_SECOND = 1
-"""low, so that drawing does not disturb the timing"""
-DELAY_S = 1.0
-"""a verb that is done sooner shows no progress"""
-Tell = Callable[[int, int, str], None]
-"""how many answers there are, of how many, and what the next one is about"""
-
-
-@contextlib.contextmanager
-def of(words: str) -> Iterator[Tell]:
-    """Show on stderr that this verb is at work while the block runs: for how long, and how many answers there are.
-
-    Nothing is shown in the first second, and nothing at all if stderr is not a terminal.
-    """
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
-        redirect_stdout=False, redirect_stderr=False,  # the bar starts in another thread, at any moment
-    )  # fmt: skip
-    task = bar.add_task(words, total=None)
-
-    def tell(done: int, total: int, what: str) -> None:
-        text = f"{words} {done + 1}/{total}: {what}" if what else words
-        bar.update(task, description=streams.shown(text), completed=done, total=total)
-
-    over = threading.Event()
-
-    def start() -> None:
-        if not over.wait(DELAY_S):
-            bar.start()
-
-    thread = threading.Thread(target=start, daemon=True)
-    thread.start()
-    try:
-        yield tell
-    finally:
-        over.set()
-        thread.join()
-        bar.stop()
 
 
 @contextlib.contextmanager

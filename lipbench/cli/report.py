@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lipbench import api
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import RunArgument, path
 from lipbench.cli.printing import check_output, name_problems
 
@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write a report as one self-contained HTML file, and print its path."""
     check_output(output)
-    with progress.of("counting on fake tensors and drawing figures"):
+    with waiting.of("counting on fake tensors and drawing figures"):
         found = api.load(run)
         written = found.report(output, against)
     print(written)

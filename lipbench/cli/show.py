@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lipbench import api
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.options import Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
@@ -14,6 +14,6 @@ def show(run: RunArgument, format: Format = None, output: Output = None) -> None
     csv, json and parquet have one row per method and measure, with the ends of the 95 % interval.
     """
     printer = Printer(format, output)
-    with progress.of("reading the run"):
+    with waiting.of("reading the run"):
         found = api.load(run).summary()
     printer.print(found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.completion import methods
 from lipbench.cli.options import Format, Names, Output, names
 from lipbench.cli.printing import Printer
@@ -22,7 +22,7 @@ def theory(
     csv, json and parquet have the layout of the published table, one row per method.
     """
     printer = Printer(format, output)
-    with progress.of("reading the formulas"):
+    with waiting.of("reading the formulas"):
         found = answer(method)
     printer.print(found)
 

@@ -16,6 +16,7 @@ from lipbench.cli.options import (
     Output,
     Settings,
     given_settings,
+    real,
     whole,
 )
 from lipbench.cli.options import seconds as seconds_option
@@ -54,8 +55,8 @@ def train(
         int | None, whole("--seeds", "N", "Trainings of each network, with the seeds 0 to N−1.  [default: 1]", "rounds")
     ] = None,
     loss: LossList = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = plan.LEARNING_RATE,
-    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = plan.WEIGHT_DECAY,
+    learning_rate: Annotated[float, real("--learning-rate", "RATE", "Peak of the one-cycle schedule.")] = plan.LEARNING_RATE,
+    weight_decay: Annotated[float, real("--weight-decay", "W", "Of SGD.")] = plan.WEIGHT_DECAY,
     batch_size: BatchSize = None,
     implementation: ImplementationName = "paper",
     precision: PrecisionName = "ieee",

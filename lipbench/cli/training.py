@@ -12,7 +12,7 @@ from lipbench import errors, external
 from lipbench.answer import Answer
 from lipbench.cases import network_of
 from lipbench.cli import streams
-from lipbench.cli.progress import REFRESHES_PER_SECOND
+from lipbench.cli.waiting import REFRESHES_PER_SECOND
 from lipbench.train import records
 from lipbench.train.task import RADII, TrainingCase, TrainingRecord, radius_key
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipbench.answer import Answer
-from lipbench.cli import progress
+from lipbench.cli import waiting
 from lipbench.cli.completion import layers, one_of
 from lipbench.cli.options import (
     AllowList,
@@ -63,7 +63,7 @@ def verify(
 
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
                     given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
-    with progress.of("certifying") as tell:
+    with waiting.of("certifying") as tell:
         found = answer([*(what or ()), *(method or ())], shapes, str(precision), timeout, allow or (), tell)
     printer.print(found)
 
@@ -74,7 +74,7 @@ def answer(
     precision: str,
     timeout_s: float | None = None,
     allow: Sequence[str] = (),
-    tell: progress.Tell = lambda done, total, what: None,
+    tell: waiting.Tell = lambda done, total, what: None,
 ) -> Answer:
     """One row per bound of each certificate, for the layers in run directories and for methods at all shapes.
 

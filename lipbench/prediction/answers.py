@@ -4,11 +4,12 @@ external layers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from lipbench import cases
+from lipbench import cases, external, registry
 from lipbench.answer import Answer
 from lipbench.cases import Case
 from lipbench.prediction import complexity, largest, memory
@@ -23,6 +24,13 @@ def of_layer(method: str, given: Given, is_cached: bool = True) -> Answer:
     problems = tuple(complexity.problems(rows))
     frame, remarks = pd.DataFrame(complexity.as_json(rows)), tuple(complexity.remarks(rows))
     return Answer(frame, complexity.as_table(rows), remarks, problems, failed=bool(problems))
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Raises `LipbenchError` for a name of no method; external names are checked where they are loaded."""
+    for name in names:
+        if not external.is_external(name):
+            registry.find(name)
 
 
 def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:

@@ -45,7 +45,7 @@ def from_benchmark_json(path: Path) -> Run:
     Contention is known where the benchmark monitored the machine long enough, and unknown elsewhere. Raises `LipbenchError` for
     a file that pytest-benchmark did not write, or that was saved without samples.
     """
-    contents = load_json(path)
+    contents = load_json(path, errors.foreign_json)
     entries = contents.get("benchmarks")
     if not isinstance(entries, list):
         raise errors.foreign_json(path, "it has no list of benchmarks")

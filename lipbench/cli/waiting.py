@@ -1,0 +1,57 @@
+"""The bar of a verb that may take seconds. This file imports nothing heavy, since every such verb imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from lipbench.cli import streams
+
+REFRESHES_PER_SECOND = 1
+"""low, so that drawing does not disturb the timing"""
+DELAY_S = 1.0
+"""a verb that is done sooner shows no progress"""
+Tell = Callable[[int, int, str], None]
+"""how many answers there are, of how many, and what the next one is about"""
+
+
+@contextlib.contextmanager
+def of(words: str) -> Iterator[Tell]:
+    """Show on stderr that this verb is at work while the block runs: for how long, and how many answers there are.
+
+    Nothing is shown in the first second, and nothing at all if stderr is not a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+        redirect_stdout=False, redirect_stderr=False,  # the bar starts in another thread, at any moment
+    )  # fmt: skip
+    task = bar.add_task(words, total=None)
+
+    def tell(done: int, total: int, what: str) -> None:
+        text = f"{words} {done + 1}/{total}: {what}" if what else words
+        bar.update(task, description=streams.shown(text), completed=done, total=total)
+
+    over = threading.Event()
+
+    def start() -> None:
+        if not over.wait(DELAY_S):
+            bar.start()
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        over.set()
+        thread.join()
+        bar.stop()
