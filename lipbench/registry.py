@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
@@ -33,11 +35,17 @@ def methods() -> dict[str, Method]:
     Raises `LipbenchError` if two methods have the same name, and for an entry point that is not a `Method` of the same name.
     """
     found = dict(METHODS)
-    for entry_point in entry_points(group="lipbench.methods"):
+    for entry_point in _installed(tuple(sys.path)):
         if entry_point.name in found:
             raise errors.duplicate_method(entry_point.name)
         found[entry_point.name] = _load_method(entry_point)
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points on this search path, read once: a table asks for the methods in each of its rows."""
+    return tuple(entry_points(group="lipbench.methods"))
 
 
 def _load_method(entry_point: EntryPoint) -> Method:

@@ -91,7 +91,8 @@ def evaluate_unrounded(expression: sympy.Expr, **values: int) -> Fraction:
 
     Raises `ValueError` if a symbol of the expression is not given.
     """
-    result = sympy.sympify(expression).subs(n, s + k - 1).subs({SYMBOLS[name]: value for name, value in values.items()})
+    known = {SYMBOLS[name]: sympy.Integer(value) for name, value in values.items()}
+    result = sympy.sympify(expression).xreplace({n: s + k - 1}).xreplace(known)  # much quicker than `subs`
     if result.free_symbols:
         raise ValueError(f"no value for {', '.join(sorted(map(str, result.free_symbols)))} in {expression}")
     return Fraction(int(result.p), int(result.q)) if result.is_Rational else Fraction(float(result))

@@ -12,10 +12,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file_
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once, when torch is imported
 
 import gc
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -187,6 +188,19 @@ def calls(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(layer_type, "transform_parameters", counted)
     return seen
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium by Playwright; skips where either is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module")

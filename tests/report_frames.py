@@ -273,13 +273,16 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
+NO_PICTURES = {"plots": [], "plotted": [], "scores": None, "radar": None, "radars": [], "radar_absent": [], "labels": {}}
+"""what `html._pictures` returns where nothing is drawn"""
+
+
 def words(rows: pd.DataFrame, section: str = "", frames: Mapping[str, pd.DataFrame] | None = None, **run: Any) -> str:
     """The text of a report, or of one section of it, without its figures: drawing takes most of the time.
 
     `frames` take the place of those that `tables` makes, `run` of what it says of the run.
     """
-    drawn = {"plots": [], "scores": None, "radars": [], "radar_absent": [], "labels": {}}
-    with mock.patch.object(html, "_pictures", return_value=drawn):
+    with mock.patch.object(html, "_pictures", return_value=NO_PICTURES):
         document = html.render(tables(rows, run={**RUN, **run}, **{"fitted": pd.DataFrame(), **(frames or {})}))
     if section:
         document = document.partition(f'<section id="{section}">')[2].partition("</section>")[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from lipbench_reports import accuracy as tables_of
-from lipbench_reports import figures, html, training_figures
+from lipbench_reports import html, radar, training_figures
 from lipbench_reports.pareto import front
 from lipbench_reports.tables import Trained
 from lipbench_reports.trainings import Arena, arenas, sentence
-from report_frames import Page, quick, tables
+from report_frames import NO_PICTURES, Page, quick, tables
 from training_records import WORTH, case, evaluation, everything, failed, record, several
 
 import lipbench
@@ -156,7 +155,7 @@ def without_figures(trained: list[TrainingRecord], run: Run | None = None) -> Pa
         mock.patch.object(training_figures, "learning_curves", return_value=[]),
         mock.patch.object(training_figures, "against_radius", return_value=[]),
         mock.patch.object(training_figures, "against_cost", return_value=[]),
-        mock.patch.object(figures, "radars", return_value=[]),
+        mock.patch.object(radar, "radars", return_value=[]),
     ):
         return Page(document.document(run or Run(Path("out"), RunPlan(), ()), trained))
 
@@ -189,10 +188,9 @@ def test_numbers_that_are_not_finite_or_missing_are_left_out() -> None:
 @pytest.fixture(scope="module")
 def both() -> str:
     """The page of a profile and trainings in one directory."""
-    drawn = {"plots": [], "scores": None, "radars": [], "radar_absent": [], "labels": {}}
     trained = replace(accuracy.trained(several()), curves=pd.DataFrame(), quantiles=pd.DataFrame())
     with (
-        mock.patch.object(html, "_pictures", return_value=drawn),
+        mock.patch.object(html, "_pictures", return_value=NO_PICTURES),
         mock.patch.object(training_figures, "against_cost", return_value=[]),
     ):
         return html.render(tables(quick(), fitted=pd.DataFrame(), trained=trained))
@@ -202,7 +200,7 @@ def test_a_profile_and_trainings_share_a_page_and_a_radar_of_six_axes(both: str)
     page = Page(both)
     assert len(page.ids) == len(set(page.ids))
     order = [name for name in page.ids if name in ("machine", "accuracy", "summary", "radar", "failures")]
-    assert order == ["machine", "accuracy", "summary", "radar", "failures"]
+    assert order == ["summary", "accuracy", "radar", "failures", "machine"]
     described = re.search(r'id="six-0-desc">([^<]*)', both)
     assert described is not None
     assert len(re.findall(r"\d\.\d", described[1])) == 6
@@ -239,20 +237,14 @@ def test_trainings_alone_have_their_own_page(alone: Path) -> None:
 
 
 @pytest.fixture
-def page(alone: Path) -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 380, "height": 800})
-        opened.trouble = []
-        opened.on("console", lambda message: opened.trouble.append(message.text))
-        opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
-        opened.goto(alone.as_uri())
-        yield opened
-        browser.close()
+def page(browser: Any, alone: Path) -> Iterator[Any]:
+    opened = browser.new_page(viewport={"width": 380, "height": 800})
+    opened.trouble = []
+    opened.on("console", lambda message: opened.trouble.append(message.text))
+    opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
+    opened.goto(alone.as_uri())
+    yield opened
+    opened.close()
 
 
 def test_the_page_sorts_and_fits_a_narrow_window(page: Any) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from lipbench_reports.costs import Costs, costs
+from lipbench_reports.first_screen import DEEDS as FIRST_DEEDS
+from lipbench_reports.first_screen import sentence, split
 from lipbench_reports.measurements import summary
 from lipbench_reports.prepared import prepare
 from lipbench_reports.verdict import verdict
@@ -84,3 +86,48 @@ def test_overlapping_intervals_are_a_tie() -> None:
     rows.loc[soc, "median_s"] = [1.001 * aol[key] for key in keys]
     ready = prepare(tables(rows))
     assert "the intervals of all 2 ranked methods overlap" in verdict(ready, costs(ready))[0]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_the_sentence_of_the_first_screen_names_the_best_ranked_methods(seed: int) -> None:
+    ready = prepare(tables(disturbed(seed)))
+    found = costs(ready)
+    said = sentence(ready, found).removeprefix("Of the ranked methods, ")
+    for measure, deeds in FIRST_DEEDS:
+        own = re.search(rf"((?:[\w ]+?, )*[\w ]+?) (?:{'|'.join(deeds)}) \(([\d.]+)", said)
+        if own is None:
+            continue
+        best = found.ranking(measure)[0][1].estimate
+        named = set(re.findall(r"\w+", own[1])) - {"and"}
+        tied = {one.label for one, entry in found.ranking(measure) if entry.estimate.overlaps(best)}
+        assert named == tied
+        assert float(own[2]) == pytest.approx(best.value, rel=0.3), "with the digits that the interval carries"
+
+
+def test_the_sentence_of_the_first_screen_names_nobody_where_nothing_is_told_apart() -> None:
+    rows = quick()
+    rows.loc[rows["phase"].isin(["step", "inference"]), ["peak_memory_bytes"]] = 1e6
+    rows["contended"] = True
+    ready = prepare(tables(rows))
+    found = costs(ready)
+    assert sentence(ready, found) == verdict(ready, found)[0]
+
+
+def test_bars_begin_at_the_baseline_and_end_at_the_value() -> None:
+    ready = prepare(tables(quick()))
+    found = costs(ready)
+    table = summary(ready, found)
+    assert table is not None
+    first, rest = split(table, found)
+    assert rest is not None
+    titles = [column.title for column in first.columns]
+    assert titles == ["Method", "Training step", "Inference", "Training memory", "Lipschitz constant"]
+    assert set(titles) | {column.title for column in rest.columns} == {column.title for column in table.columns}
+    cells = [cell for row in first.rows for cell in row if cell.bar]
+    assert len(cells) == 3 * len(found.series)
+    ordered = sorted(cells, key=lambda cell: float(str(cell.sort)))
+    assert [cell.bar.value for cell in ordered if cell.bar] == sorted(cell.bar.value for cell in ordered if cell.bar)
+    for cell in cells:
+        assert cell.bar is not None
+        assert 0 <= cell.bar.low <= cell.bar.value <= cell.bar.high <= 1
+        assert (cell.bar.value > cell.bar.base) == (float(str(cell.sort)) > 1)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from lipbench_reports import prepared
 from lipbench_reports.cells import digits, mathml
 from lipbench_reports.costs import costs
 from lipbench_reports.figures import apart
 from lipbench_reports.html import render
-from lipbench_reports.look import DARK, LIGHT
+from lipbench_reports.look import DARK, LIGHT, looks
+from lipbench_reports.prepared import listed_cases
 from lipbench_reports.tables import Condition, Tables, with_columns
-from report_frames import CHANNELS, METHODS, Page, compiled, failed_row, quick, ready, tables, troubled
+from report_frames import CHANNELS, METHODS, Page, compiled, failed_row, quick, ready, tables, troubled, words
 
+from lipbench import registry
 from lipbench.analysis.rows import COLUMNS
 
 
@@ -44,16 +43,17 @@ def test_document_is_small_well_formed_and_loads_nothing(document: str) -> None:
 
 def test_sections_come_in_order(document: str) -> None:
     wanted = [
-        "machine",
         "summary",
+        "numbers",
+        "figures",
         "lipschitz",
         "theory",
-        "figures",
         "radar",
         "halves",
         "epochs",
         "failures",
         "warnings",
+        "machine",
         "method",
         "provenance",
     ]
@@ -257,60 +257,33 @@ def test_missing_columns_are_added() -> None:
     assert list(with_columns(pd.DataFrame({"a": [1]}), ["a", "b"])) == ["a", "b"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+def test_an_external_layer_has_a_look_of_its_own() -> None:
+    """Its hue and marker are those of no registered method, and no two methods of a run look alike."""
+    registered = list(registry.METHODS)
+    foreign = [f"layers.py:Layer{number}" for number in range(40)]
+    entries = [(name, name, "paper") for name in (*registered, *foreign)]
+    found = looks(entries, registered)
+    ours, theirs = ([found[name] for name in names] for names in (registered, foreign))
+    assert {one.colour for one in ours}.isdisjoint(one.colour for one in theirs)
+    assert {one.marker for one in ours}.isdisjoint(one.marker for one in theirs)
+    assert len({(one.colour, one.marker) for one in found.values()}) == len(entries)
+    assert looks(entries[:3], registered)["aol"] == found["aol"], "whatever else is in the run"
+    assert len({one.outline for one in found.values()}) == len({one.marker for one in found.values()})
 
 
-@pytest.fixture
-def page(browser: Any, document: str, tmp_path: Path) -> Iterator[Any]:
-    path = tmp_path / "report.html"
-    path.write_text(document, encoding="utf-8")
-    opened = browser.new_page(viewport={"width": 380, "height": 800})
-    opened.trouble = []
-    opened.on("console", lambda message: opened.trouble.append(message.text))
-    opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
-    opened.on(
-        "request",
-        lambda request: opened.trouble.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
-    )
-    opened.goto(path.as_uri())
-    yield opened
-    opened.close()
-
-
-def test_a_click_sorts_and_missing_values_stay_last(page: Any) -> None:
-    column = "#summary table >> nth=0"
-    table = page.locator(column)
-
-    def order() -> list[str]:
-        return table.locator("tbody tr td:nth-child(2)").evaluate_all("cells => cells.map(cell => cell.dataset.sort)")
-
-    head = table.locator("thead th:nth-child(2)")
-    assert head.get_attribute("aria-sort") == "none"
-    head.locator("button").click()
-    ascending = [float(value) for value in order()]
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert ascending == sorted(ascending)
-    head.locator("button").press("Enter")
-    assert head.get_attribute("aria-sort") == "descending"
-    assert [float(value) for value in order()] == ascending[::-1]
-    share = page.locator("#halves table >> nth=0")
-    for _ in range(2):
-        share.locator("thead th:nth-child(2) button").click()
-        assert share.locator("tbody tr:last-child td:nth-child(2)").get_attribute("data-sort") == ""
-    assert page.trouble == []
-
-
-def test_a_narrow_window_scrolls_only_inside_tables(page: Any) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 380
-    assert page.evaluate("[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)")
-    assert page.trouble == []
+def test_a_run_of_very_many_cases_is_listed_in_part_and_names_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "MOST_CASES", 20)
+    rows = pd.concat([quick().assign(batch_size=size, case=quick()["case"] + f"-b{size}") for size in range(1, 11)])
+    found = ready(rows)
+    kept = found.listed.rows
+    assert found.shape in set(kept["shape"])
+    assert {found.shapes[0], found.shapes[-1]} <= set(kept["shape"])
+    assert len(kept.drop_duplicates(["series", "shape"])) <= 20 + 2 * len(METHODS)
+    assert set(listed_cases(tables(rows))) == set(kept["case"])
+    assert listed_cases(tables(rows))[0] in set(found.at_shape.rows["case"]), "these are predicted first"
+    text = words(rows, out="runs/my run")
+    count = kept["shape"].nunique()
+    assert text.count(f"Listed are {count} of 30 shapes, evenly spaced over the run.") >= 4
+    assert "lipbench export 'runs/my run' -o all.csv" in text
+    assert "30 shapes, from 16 ch, b 1 to 64 ch, b 10" in text
+    assert "Listed are" not in words(quick())

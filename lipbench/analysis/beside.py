@@ -22,8 +22,8 @@ from lipbench.prediction import memory as predict
 from lipbench.prediction.complexity import Fitted
 from lipbench.store.rounds import Record
 
-PREDICTION_LIMIT_S = 60.0
-"""seconds for the memory of all cases of registered methods"""
+PREDICTION_LIMIT_S = 10.0
+"""seconds for the memory of all cases of registered methods in a report"""
 MOST_PRODUCTS = 2**56
 """multiply-accumulates of a convolution of the same sizes, up to which memory is predicted"""
 NOT_STORED = "measured by an older version, or without its memory and MACs; add them with lipbench profile --resume"
@@ -42,12 +42,15 @@ class Estimates:
     """what could not be predicted and why, one line each"""
 
 
-def estimate(methods: Sequence[str], records: Sequence[Record]) -> Estimates:
-    """Formulas of the methods, and peaks of the cases that ran uncompiled.
+def estimate(methods: Sequence[str], records: Sequence[Record], shown: Sequence[str] | None = None) -> Estimates:
+    """Formulas of the methods, and peaks of the cases that ran uncompiled: of all, or of the ids in `shown`, in that order.
 
     Counts from shapes do not include what a compiled graph frees and fuses.
     """
     ran = [record for record in records if record.status == "ok" and not record.case.compile]
+    if shown is not None:
+        known = {record.case.id: record for record in ran}
+        ran = [known[case] for case in shown if case in known]
     ours = [record.case for record in ran if not external.is_external(record.case.spec.method)]
     peaks, problems = predict.peaks([case for case in ours if not _is_vast(case)], PREDICTION_LIMIT_S)
     problems += [

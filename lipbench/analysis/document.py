@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 import pandas as pd
 from lipbench_reports import html
+from lipbench_reports.prepared import listed_cases
 from lipbench_reports.tables import Tables, Trained
 
 from lipbench import errors
@@ -30,28 +32,26 @@ def document(run: Run, trainings: Sequence[TrainingRecord] = (), problems: Seque
         raise errors.unreadable_run(run.path, "no case has run yet")
     rows = measured_rows(run)
     both = changes.compared(base, run, THRESHOLD, THRESHOLD, any_machine=False, least_pairs=LEAST_PAIRS) if base else None
-    estimated = beside.estimate(list(dict.fromkeys(rows["method"])), run.records)
-    return html.render(
-        Tables(
-            title=_title(run, trainings),
-            rows=rows,
-            columns=COLUMNS,
-            conditions=conditions(),
-            methods=table1.methods_table(),
-            complexity=table1.complexity_table(),
-            exponents=exponents(run, rows),
-            published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
-            run=provenance(run, trainings, [*estimated.problems, *problems]),
-            certificates=certificate_rows(run),
-            warnings=warning_rows(run),
-            rounds=round_rows(run),
-            fitted=estimated.fitted,
-            predicted=estimated.predicted,
-            changes=both.found.frame if both else pd.DataFrame(),
-            changed=changes.remarks(both) if both else (),
-            trained=accuracy.trained(trainings) if trainings else Trained(),
-        )
+    tables = Tables(
+        title=_title(run, trainings),
+        rows=rows,
+        columns=COLUMNS,
+        conditions=conditions(),
+        methods=table1.methods_table(),
+        complexity=table1.complexity_table(),
+        exponents=exponents(run, rows),
+        published=pd.read_csv(str(files("lipbench.published") / "epoch_budget_2h.csv")),
+        certificates=certificate_rows(run),
+        warnings=warning_rows(run),
+        rounds=round_rows(run),
+        changes=both.found.frame if both else pd.DataFrame(),
+        changed=changes.remarks(both) if both else (),
+        trained=accuracy.trained(trainings) if trainings else Trained(),
     )
+    shown = listed_cases(tables)  # counting takes longest, so that the memory of other cases is not predicted
+    estimated = beside.estimate(list(dict.fromkeys(rows["method"])), run.records, shown)
+    origin = provenance(run, trainings, [*estimated.problems, *problems])
+    return html.render(replace(tables, run=origin, fitted=estimated.fitted, predicted=estimated.predicted))
 
 
 def _title(run: Run, trainings: Sequence[TrainingRecord]) -> str:

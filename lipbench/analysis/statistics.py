@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def levels(timings: Mapping[int, Timing]) -> list[Level]:
     """The median of each round, by the number of the round. A round without a record of contention counts as quiet."""
-    return [Level(number, float(np.median(timing.samples_s)), not timing.contended) for number, timing in timings.items()]
+    return [Level(number, statistics.median(timing.samples_s), not timing.contended) for number, timing in timings.items()]
 
 
 def time_columns(timings: Mapping[int, Timing], case: Case) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def time_columns(timings: Mapping[int, Timing], case: Case) -> dict[str, Any]:
     time = of_rounds(found)
     mine = [timings[one.round] for one in chosen]
     medians = [one.median_s for one in chosen]
-    host = [float(np.median(timing.host_s)) for timing in mine if timing.host_s]
+    host = [statistics.median(timing.host_s) for timing in mine if timing.host_s]
     contentions = [timing.contention for timing in timings.values() if timing.contention is not None]
     clocks = [one.gpu_clock_share for one in contentions if one.gpu_clock_share is not None]
     quiet = sum(one.quiet for one in found)
@@ -73,12 +74,14 @@ def time_columns(timings: Mapping[int, Timing], case: Case) -> dict[str, Any]:
 
 def _compile_s(timings: Sequence[Timing]) -> float:
     """Median compile time over the rounds, each with an empty cache; 0 if the first call was not slower than the median."""
-    first_calls = [timing.first_call_s - float(np.median(timing.samples_s)) for timing in timings]
+    first_calls = [timing.first_call_s - statistics.median(timing.samples_s) for timing in timings]
     return max(0.0, float(np.median(first_calls)))
 
 
 def _outliers(timing: Timing) -> int:
-    low, high = np.quantile(timing.samples_s, (0.25, 0.75))
+    if len(timing.samples_s) < 2:
+        return 0
+    low, _, high = statistics.quantiles(timing.samples_s, n=4, method="inclusive")
     reach = OUTLIER_RANGES * (high - low)
     return int(sum(sample < low - reach or sample > high + reach for sample in timing.samples_s))
 

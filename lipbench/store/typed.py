@@ -63,6 +63,8 @@ def _read(kind: Any, value: Any, where: str, name: str) -> Any:
         _expect(list | tuple, value, where)
         if not value and name in AT_LEAST_ONE:
             raise ValueError(f"{_at(where)}empty")
+        if arguments[0] is float and all(type(entry) is float and SHORTEST_S <= entry <= LARGEST_FLOAT for entry in value):
+            return tuple(value)  # samples: most of what a run holds, so that their places are not written out one by one
         return tuple(_read(arguments[0], entry, f"{where}[{index}]", name) for index, entry in enumerate(value))
     if origin is dict:
         _expect(dict, value, where)

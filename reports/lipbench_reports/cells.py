@@ -41,6 +41,16 @@ _MATH_TAGS = frozenset(
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A bar from the baseline to a value, with the value's interval; all are places from 0 to 1 along the cell."""
+
+    base: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell: its text, the value to sort by (None: always last), and additions such as a mark."""
 
@@ -58,6 +68,7 @@ class Cell:
     """a bar from 0 to 1"""
     link: str = ""
     """relative address that the text leads to"""
+    bar: Bar | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""The figures: cost against width or image size, after Figures 2 to 4 of the paper, and the radar of its Figure 1."""
+"""The figures of costs against the number of channels, as in Figures 2 to 4 of the paper, and against the image size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from lipbench_reports.cells import BYTES, TIMES, WIDEST, with_unit
 from lipbench_reports.look import Look
 from lipbench_reports.prepared import SIZES, Prepared, in_words
-from lipbench_reports.svg import FAINT, INK, PAPER, inline, page_style
+from lipbench_reports.svg import INK, PAPER, belongs, inline, page_style, point
 from lipbench_reports.tables import predicted_peaks
 
 POINT = 1 / 72
@@ -37,6 +38,10 @@ class Size:
     axis: str
     fewest: int
     """number of values from which a panel is worth drawing"""
+
+    def told(self, value: float) -> str:
+        """A value in words: "64 channels", "16 × 16 images"."""
+        return f"{value:g} channels" if self.column == "channels" else f"{value:g} × {value:g} images"
 
 
 CHANNELS = Size("channels", "the number of channels", "channels (width)", 1)
@@ -85,6 +90,8 @@ class Panel:
     caption: str
     missing: tuple[str, ...] = ()
     """cases under these conditions that have no point"""
+    series: tuple[str, ...] = ()
+    """keys of the series that are drawn"""
 
 
 def colours(looks: Mapping[str, Look]) -> dict[str, str]:
@@ -92,7 +99,15 @@ def colours(looks: Mapping[str, Look]) -> dict[str, str]:
     return {look.sentinel: look.css for look in looks.values()}
 
 
-def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel]:
+@dataclass(frozen=True)
+class Panels:
+    """The panels of one figure, and the number of those that would be too many."""
+
+    shown: tuple[Panel, ...]
+    left_out: int
+
+
+def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> Panels:
     """One panel per set of conditions other than the plot's size, at most `MOST_PANELS`, those with the most points.
 
     Where some panels have several sizes, those of layers (or of networks) with a single one are left out.
@@ -113,8 +128,8 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
     most = sizes.groupby(drawn["network"] != "").transform("max")
     drawn = drawn[sizes >= most.clip(plot.size.fewest, max(2, plot.size.fewest))]
     marks = {one.key: one.marks for one in ready.series}
-    chosen = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
-    chosen = sorted(chosen, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
+    every = [(group, marks[group["series"].iloc[0]]) for _, group in drawn.groupby("panel", sort=False)]
+    chosen = sorted(every, key=lambda item: len(item[0]), reverse=True)[:MOST_PANELS]
     chosen.sort(key=lambda item: (item[0]["network"].iloc[0] != "", -float(item[0]["image_size"].max()), item[1]))
     # layers first, large images first, compiled after uncompiled
     short = {one.key: one.name for one in ready.series}  # the caption names the conditions
@@ -125,15 +140,21 @@ def panels(plot: Plot, ready: Prepared, looks: Mapping[str, Look]) -> list[Panel
         missing = [f"{ready.labels[k]} at {size:g}" for k, size in zip(failed["series"], failed[plot.size.column])]
         caption = ", ".join([in_words(group, ready.tables.conditions), *own])
         caption = f"Networks: {caption}" if group["network"].iloc[0] else caption
-        svg = _panel(f"{plot.identity}-{place}", plot, group, short, looks, caption)
-        result.append(Panel(svg, caption, tuple(dict.fromkeys(missing))))
-    return result
+        keys = tuple(key for key in looks if key in set(group["series"]))
+        svg = _panel(f"{plot.identity}-{place}", plot, group, keys, short, looks, caption)
+        result.append(Panel(svg, caption, tuple(dict.fromkeys(missing)), keys))
+    return Panels(tuple(result), len(every) - len(result))
 
 
 def _panel(
-    identity: str, plot: Plot, points: pd.DataFrame, labels: Mapping[str, str], looks: Mapping[str, Look], caption: str
+    identity: str,
+    plot: Plot,
+    points: pd.DataFrame,
+    keys: Sequence[str],
+    labels: Mapping[str, str],
+    looks: Mapping[str, Look],
+    caption: str,
 ) -> Markup:
-    keys = [key for key in looks if key in set(points["series"])]
     height = max(PANEL_HEIGHT, 70 + LABEL_GAP * len(keys))  # room for one label per series
     with page_style(identity):
         figure = Figure(figsize=(PANEL_WIDTH * POINT, height * POINT), dpi=72)
@@ -149,7 +170,22 @@ def _panel(
         axes.set_xlabel(plot.size.axis)
         axes.set_ylabel("")
         description = f"{plot.title} against {plot.size.words}, {caption}. The numbers are in the table of all measurements."
-        return inline(figure, identity, plot.title, description, colours(looks))
+        told = [
+            point(axes, row["series"], row[plot.size.column], row[plot.column], _told(plot, row, labels))
+            for row in points.to_dict("records")
+        ]
+        return inline(figure, identity, plot.title, description, colours(looks), told)
+
+
+def _told(plot: Plot, row: Mapping[Hashable, Any], labels: Mapping[str, str]) -> str:
+    """ "AOL, 64 channels: 3.20 ms (3.15 ms to 3.25 ms)"."""
+    low, high = (row[name] for name in plot.range_columns) if plot.range_columns else (math.nan, math.nan)
+    interval = f" ({with_unit(low, plot.units)} to {with_unit(high, plot.units)})" if low < high else ""
+    doubt = ", contended" if row["contended"] and plot.column != PEAK else ""
+    expected = row[plot.predicted] if plot.predicted else math.nan
+    prediction = "" if math.isnan(expected) else f", predicted {with_unit(expected, plot.units)}"
+    value = with_unit(row[plot.column], plot.units)
+    return f"{labels[row['series']]}, {plot.size.told(row[plot.size.column])}: {value}{interval}{prediction}{doubt}"
 
 
 def _is_predicted(plot: Plot, points: pd.DataFrame) -> bool:
@@ -187,29 +223,25 @@ def ticks(low: float, high: float, binary: bool) -> list[float]:
     return next((values for values in inside if len(values) <= 7), inside[-1])
 
 
-def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], looks: Mapping[str, Look]) -> None:
-    dashes = {key: looks[key].dashes or "" for key in keys}
-    height = plot.predicted if _is_predicted(plot, points) else plot.column
-    sns.lineplot(
-        data=points, x=plot.size.column, y=height, hue="series", style="series", hue_order=keys, style_order=keys,
-        palette={key: looks[key].sentinel for key in keys}, dashes=dashes, estimator=None, markers=False, linewidth=1.4,
-        legend=False, ax=axes,
-    )  # fmt: skip
+def _lines(axes: Axes, plot: Plot, points: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look]) -> None:
+    height, size = plot.predicted if _is_predicted(plot, points) else plot.column, plot.size.column
     for key in keys:
-        own = points[points["series"] == key]
+        own, look = points[points["series"] == key].sort_values(size), looks[key]
+        line = own.groupby(size)[height].median()
+        belongs(key, *axes.plot(line.index, line, color=look.sentinel, linewidth=1.4, dashes=look.dashes or (None, None)))
         if plot.range_columns:
             low, high = (own[name].to_numpy() for name in plot.range_columns)
-            axes.vlines(own[plot.size.column].to_numpy(), low, high, colors=looks[key].sentinel, linewidths=1)
-        doubtful = own["contended"] & (plot.column != "peak_memory_bytes")
-        for chosen, face in ((own[~doubtful], looks[key].sentinel), (own[doubtful], PAPER)):
-            axes.plot(
-                chosen[plot.size.column], chosen[plot.column], linestyle="none", marker=looks[key].marker, markersize=5.5,
-                markerfacecolor=face, markeredgecolor=looks[key].sentinel, markeredgewidth=1, zorder=3,
-            )  # fmt: skip
+            belongs(key, axes.vlines(own[size].to_numpy(), low, high, colors=look.sentinel, linewidths=1))
+        doubtful = own["contended"] & (plot.column != PEAK)
+        for chosen, face in ((own[~doubtful], look.sentinel), (own[doubtful], PAPER)):
+            belongs(key, *axes.plot(
+                chosen[size], chosen[plot.column], linestyle="none", marker=look.marker, markersize=5.5,
+                markerfacecolor=face, markeredgecolor=look.sentinel, markeredgewidth=1, zorder=3,
+            ))  # fmt: skip
 
 
 def _direct_labels(
-    axes: Axes, plot: Plot, points: pd.DataFrame, keys: list[str], labels: Mapping[str, str], looks: Mapping[str, Look]
+    axes: Axes, plot: Plot, points: pd.DataFrame, keys: Sequence[str], labels: Mapping[str, str], looks: Mapping[str, Look]
 ) -> None:
     last = points.sort_values(plot.size.column).groupby("series").last()
     label_at_right(axes, {key: (*last.loc[key, [plot.size.column, plot.column]].astype(float),) for key in keys}, labels, looks)
@@ -228,11 +260,11 @@ def label_at_right(
     to_axes = axes.transAxes.inverted().transform
     for key, height in zip(ordered, heights):
         (x, y), (end, level), (text, _) = (to_axes(p) for p in (places[key], (edge + 8, height), (edge + 12, height)))
-        axes.plot(
-            [x, end], [y, level], transform=axes.transAxes, color=looks[key].sentinel, linewidth=0.6, clip_on=False, alpha=0.6
-        )
+        colour = looks[key].sentinel
+        link = axes.plot([x, end], [y, level], transform=axes.transAxes, color=colour, linewidth=0.6, clip_on=False, alpha=0.6)
         label = labels[key] if len(labels[key]) <= LONGEST_LABEL else f"…{labels[key][-LONGEST_LABEL + 1 :]}"
-        axes.text(text, level, label, transform=axes.transAxes, fontsize=10.5, color=INK, va="center", ha="left")
+        name = axes.text(text, level, label, transform=axes.transAxes, fontsize=10.5, color=INK, va="center", ha="left")
+        belongs(key, *link, name)
 
 
 def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -251,51 +283,3 @@ def _start(run: Sequence[float], gap: float, low: float, high: float) -> float:
     """Lowest height of a run of labels, centred on the mean of their wanted heights."""
     length = gap * (len(run) - 1)
     return max(low, min(sum(run) / len(run) - length / 2, high - length))
-
-
-def radars(
-    scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], looks: Mapping[str, Look], prefix: str = "radar"
-) -> list[tuple[str, Markup]]:
-    """Pairs of a series' key and its radar, for series with a score on every axis; [] with fewer than three axes.
-
-    Identifiers in the page begin with `prefix`.
-    """
-    complete = {key: axes for key, axes in scores.items() if all(math.isfinite(score) for score in axes.values())}
-    if not complete or len(next(iter(complete.values()))) < 3:
-        return []
-    return [(key, _radar(f"{prefix}-{place}", complete[key], labels[key], looks[key])) for place, key in enumerate(complete)]
-
-
-def _radar(identity: str, scores: Mapping[str, float], label: str, look: Look) -> Markup:
-    width, height, radius, centre = 232, 176, 58, (116, 88)
-    angles = [math.pi / 2 - 2 * math.pi * place / len(scores) for place in range(len(scores))]
-
-    def ring(values: Sequence[float]) -> tuple[list[float], list[float]]:
-        points = [(value / 5 * radius, angle) for value, angle in zip(values, angles)]
-        points.append(points[0])
-        return [centre[0] + r * math.cos(a) for r, a in points], [centre[1] + r * math.sin(a) for r, a in points]
-
-    with page_style(identity):
-        figure = Figure(figsize=(width * POINT, height * POINT), dpi=72)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, width), ylim=(0, height))
-        axes.set_axis_off()
-        for level in range(1, 6):
-            axes.plot(*ring([level] * len(scores)), color=FAINT, linewidth=0.7)
-        for angle, (name, score) in zip(angles, scores.items()):
-            x, y = math.cos(angle), math.sin(angle)
-            axes.plot([centre[0], centre[0] + radius * x], [centre[1], centre[1] + radius * y], color=FAINT, linewidth=0.7)
-            align = "center" if abs(x) < 0.3 else ("left" if x > 0 else "right")
-            words = f"{name} {score:.1f}" if align == "center" else f"{name} {score:.1f}".replace(" ", "\n")
-            axes.text(
-                centre[0] + (radius + 5) * x,
-                centre[1] + (radius + 9) * y,
-                words,
-                fontsize=9.5,
-                ha=align,
-                va="top" if y < -0.5 and align != "center" else "center",
-            )
-        axes.fill(*ring(list(scores.values())), color=look.sentinel, alpha=0.22, linewidth=0)
-        axes.plot(*ring(list(scores.values())), color=look.sentinel, linewidth=1.5, marker=look.marker, markersize=4.5)
-        values = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
-        return inline(figure, identity, label, f"Scores of {label}: {values}.", {look.sentinel: look.css})

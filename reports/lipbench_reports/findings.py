@@ -38,6 +38,11 @@ class Doubt:
     where: tuple[str, ...]
     cure: str
 
+    @property
+    def name(self) -> str:
+        """The title up to its colon."""
+        return self.title.partition(":")[0]
+
 
 def failure_table(bounds: pd.DataFrame, rows: pd.DataFrame, labels: Mapping[str, str]) -> Table | None:
     """All failures of cases or parts of them, each with its recorded reason; None if there are none.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
@@ -16,13 +19,15 @@ from lipbench_reports import (
     compilation,
     figures,
     findings,
+    first_screen,
     measurements,
     pairs,
     provenance,
+    radar,
     training_section,
     trainings,
 )
-from lipbench_reports.cells import MARKS, TIMES, with_unit
+from lipbench_reports.cells import MARKS, TIMES, Table, with_unit
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
 from lipbench_reports.page import ENVIRONMENT, digest, source
@@ -30,6 +35,10 @@ from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_text, with_columns
 from lipbench_reports.trainings import Arena
 from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven, verdict
+
+MOST_ENTRIES = 100
+"""number of entries of a warning, and of failures, that are listed"""
+SCRIPTS = ("sort.js", "figures.js", "links.js")
 
 
 def render(tables: Tables) -> str:
@@ -39,12 +48,14 @@ def render(tables: Tables) -> str:
     profiled = bool(len(ready.rows)) or tables.trained.trainings.empty
     arenas = trainings.arenas(tables.trained, list(ready.methods["method"].astype(str)))
     look = _looks(ready, arenas)
-    script = source("sort.js")
+    script = "\n".join(map(source, SCRIPTS))
     clock = ready.rows["timer_cost_s"].max()
     left = unfinished(tables)[0]
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
-        verdict=[*(verdict(ready, found) if profiled else ()), *compilation.verdict(ready), *accuracy.verdict(arenas)],
+        answer=[*([first_screen.sentence(ready, found)] if profiled else ()), *accuracy.verdict(arenas, 1)[:1]],
+        verdict=[*verdict(ready, found), *compilation.verdict(ready)] if profiled else [],
+        contents=contents,
         profiled=profiled,
         trained=training_section.section(tables.trained, arenas, look, _scores(ready, found)),
         style=Markup(source("style.css")),
@@ -53,6 +64,8 @@ def render(tables: Tables) -> str:
         light=list(enumerate(LIGHT)),
         dark=list(enumerate(DARK)),
         looks=look,
+        names={**ready.labels, **{one.key: one.label for arena in arenas for one in arena.groups}},
+        most_entries=MOST_ENTRIES,
         marks=MARKS,
         marker_ids={key: f"marker-{place}" for place, key in enumerate(look)},
         common=ready.common,
@@ -60,7 +73,7 @@ def render(tables: Tables) -> str:
         has_numbers=bool(ready.cases),
         sources=_sources(ready),
         doubts=findings.warnings(tables, ready.rows, ready.labels),
-        failures=findings.failure_table(tables.certificates, ready.rows, ready.labels),
+        failures=_first(tables, findings.failure_table(tables.certificates, ready.rows, ready.labels)),
         failed=len(ready.failed_cases),
         unfinished=cases(left) if left else "",
         machine=provenance.machine(tables.run.get("machine")),
@@ -73,6 +86,11 @@ def render(tables: Tables) -> str:
         **_proofs(ready.written, found),
         **_pictures(ready, found, look),
     )  # fmt: skip
+
+
+def contents(body: str) -> list[tuple[str, Markup]]:
+    """The identifiers and headings of the sections of a page, as they stand in its source."""
+    return [(name, Markup(title)) for name, title in re.findall(r'<section id="([\w-]+)">\s*<h2>(.*?)</h2>', body)]
 
 
 def _looks(ready: Prepared, arenas: Sequence[Arena]) -> dict[str, Look]:
@@ -103,37 +121,72 @@ def _sources(ready: Prepared) -> list[tuple[str, str]]:
 
 def _results(ready: Prepared, found: Costs) -> dict[str, object]:
     """The tables of results. A table at the reference shape is repeated for all shapes if there are several."""
-    at_shape, written = ready.at_shape, ready.written
-    several = ready.has_several_shapes
+    at_shape, written, every = ready.at_shape, ready.written, ready.listed
     formulas = against_theory.Formulas(ready.tables.complexity)
+    summary = measurements.summary(ready, found)
+    first, rest = first_screen.split(summary, found) if summary else (None, None)
+    plain = "Time and memory of each phase"
     return {
         "reference": found.reference.label if found.reference else None,
         "is_yardstick": found.reference is not None and found.reference.method == "standard",
         "excluded": excluded(found),
         "unproven": unproven(found),
         "compared": compared(found),
-        "summary": measurements.summary(ready, found),
-        "numbers": measurements.plain_numbers(at_shape, "Measured", with_shape=False),
-        "all_numbers": measurements.plain_numbers(ready, "All measurements", with_shape=True) if several else None,
+        "summary": first,
+        "more_summary": rest,
+        "numbers": measurements.plain_numbers(at_shape, f"{plain}{_at(ready)}", with_shape=False),
+        "all_numbers": _all(ready, measurements.plain_numbers(every, f"{plain}, all cases", with_shape=True)),
         "macs": against_theory.macs(written.at_shape, formulas, "Multiply-accumulates of a training forward pass"),
-        "all_macs": against_theory.macs(written, formulas, "Multiply-accumulates, all cases") if several else None,
+        "all_macs": _all(written, against_theory.macs(written.listed, formulas, "Multiply-accumulates, all cases")),
         "elements": against_theory.elements(written.at_shape, formulas, "Elements kept for the backward pass"),
-        "all_elements": against_theory.elements(written, formulas, "Elements kept, all cases") if several else None,
+        "all_elements": _all(written, against_theory.elements(written.listed, formulas, "Elements kept, all cases")),
         "fitted": [table for quantity in ("macs", "memory") if (table := agreement.formulas(ready, formulas, quantity))],
-        "held": measurements.held(ready),
+        "held": _partly(ready, measurements.held(every)),
         "exponents": against_theory.exponents(ready),
-        "half_precision": pairs.half_precision(ready),
-        "exports": pairs.exports(ready),
+        "half_precision": _partly(ready, pairs.half_precision(every)),
+        "exports": _partly(ready, pairs.exports(every)),
         "compiled": compilation.changes(at_shape),
-        "all_compiled": compilation.changes(ready) if several else None,
+        "all_compiled": _all(ready, compilation.changes(every)),
         "has_base": not ready.tables.changes.empty,
         "changed": ready.tables.changed,
         "changes": changed.changes(ready, every=False),
-        "all_changes": changed.changes(ready, every=True),
+        "all_changes": _partly(ready, changed.changes(every, every=True)),
         "shares": measurements.shares(at_shape),
-        "all_shares": measurements.shares(ready) if several else None,
+        "all_shares": _all(ready, measurements.shares(every)),
         "epochs": measurements.epochs(written),
     }
+
+
+def _at(ready: Prepared) -> str:
+    return f" at {ready.place}" if ready.place else ""
+
+
+def _all(ready: Prepared, table: Table | None) -> Table | None:
+    """A table of all cases, which is shown beside one at the reference shape where there are several shapes."""
+    return _partly(ready, table) if ready.has_several_shapes else None
+
+
+def _partly(ready: Prepared, table: Table | None) -> Table | None:
+    """A table of the listed cases, with a note if these are not all."""
+    left = ready.rows["shape"].nunique() - ready.listed.rows["shape"].nunique()
+    if table is None or not left:
+        return table
+    every = ready.rows["shape"].nunique()
+    note = f"Listed are {every - left} of {every} shapes, evenly spaced over the run. {_export(ready.tables)}"
+    return replace(table, notes=[*table.notes, note])
+
+
+def _first(tables: Tables, table: Table | None) -> Table | None:
+    """The first rows of a table that may have very many."""
+    if table is None or len(table.rows) <= MOST_ENTRIES:
+        return table
+    note = f"Listed are the first {MOST_ENTRIES} of {len(table.rows)} entries. {_export(tables)}"
+    return replace(table, rows=table.rows[:MOST_ENTRIES], notes=[*table.notes, note])
+
+
+def _export(tables: Tables) -> str:
+    run = as_text(tables.run.get("out"))
+    return f"All of them: lipbench export {shlex.quote(run) if run else '<run directory>'} -o all.csv."
 
 
 def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
@@ -142,28 +195,32 @@ def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
     They show uncompiled cases only: compiling changes neither the function nor its counts, and memory is predicted for
     uncompiled code.
     """
-    at_shape, several = written.at_shape, written.has_several_shapes
+    at_shape, every = written.at_shape, written.listed
     return {
         "iterations": against_theory.iterations(written),
         "padded": any("<mi>n</mi>" in as_text(formula) for formula in written.tables.fitted.get("fitted_mathml", ())),
         "shrinking": certificates.shrinking(written),
-        "constants": certificates.quoted_table(written, found.yardsticks),
-        "bounds": certificates.bounds_table(written),
+        "constants": _partly(written, certificates.quoted_table(every, found.yardsticks)),
+        "bounds": _partly(written, certificates.bounds_table(every)),
         "yardsticks": [one.label for one in found.series if one.key in found.yardsticks],
         "counts": agreement.counts(at_shape),
-        "all_counts": agreement.counts(written) if several else None,
+        "all_counts": _all(written, agreement.counts(every)),
         "peaks": agreement.peaks(at_shape, "Peaks of memory"),
-        "all_peaks": agreement.peaks(written, "Peaks of memory, all cases") if several else None,
+        "all_peaks": _all(written, agreement.peaks(every, "Peaks of memory, all cases")),
     }
 
 
 def _pictures(ready: Prepared, found: Costs, look: Mapping[str, Look]) -> dict[str, object]:
     scored = measurements.scores(ready, found)
-    drawn = figures.radars(scored[1], ready.labels, look) if scored else []
+    drawn = radar.radars(scored[1], ready.labels, look) if scored else []
     shown = {key for key, _ in drawn}
+    plots = [(plot, panels) for plot in figures.PLOTS if (panels := figures.panels(plot, ready, look)).shown]
+    in_plots = {key for _, panels in plots for panel in panels.shown for key in panel.series}
     return {
-        "plots": [(plot, panels) for plot in figures.PLOTS if (panels := figures.panels(plot, ready, look))],
+        "plots": plots,
+        "plotted": [key for key in look if key in in_plots],
         "scores": scored[0] if scored else None,
+        "radar": radar.overlay(scored[1], ready.labels, look) if scored else None,
         "radars": drawn,
         "radar_absent": [
             one.label for one in found.series if drawn and one.key not in shown and one.key not in found.yardsticks

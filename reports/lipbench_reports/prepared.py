@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from lipbench_reports.intervals import Level
@@ -35,6 +36,8 @@ SIZES = (
     Condition("kernel_size", short="k {}", words="kernel {0} × {0}"),
     Condition("batch_size", short="b {}", words="batch {}"),
 )
+MOST_CASES = 240
+"""number of cases that tables of all cases list; a larger run is exported"""
 INTERPRETED = Condition("interpreted", False, "interpreted")
 """A finding, not a condition of a case. Times from the interpreter are not timings, so they are kept apart from all others."""
 
@@ -73,9 +76,13 @@ class CaseRows:
     shape: str
     rows: pd.DataFrame
 
+    @cached_property
+    def _phases(self) -> dict[str, pd.Series]:
+        names = self.rows["phase"].astype(str)
+        return {name: self.rows.iloc[place] for place, name in reversed(list(enumerate(names)))}  # the first row of a phase
+
     def phase(self, name: str) -> pd.Series | None:
-        found = self.rows[self.rows["phase"] == name]
-        return None if found.empty else found.iloc[0]
+        return self._phases.get(name)
 
     def value(self, phase: str, column: str) -> float:
         """A number of one phase; NaN if it was not measured."""
@@ -84,8 +91,8 @@ class CaseRows:
 
     def first(self, column: str) -> float:
         """A number that belongs to the case as a whole: from the training step's row, or else the first row that has it."""
-        values = pd.concat([self.rows[self.rows["phase"] == "step"], self.rows])[column].dropna()
-        return math.nan if values.empty else float(values.iloc[0])
+        ordered = (self.value("step", column), *self.rows[column])
+        return next((float(value) for value in ordered if not is_missing(value)), math.nan)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,18 @@ class Prepared:
     def at_shape(self) -> Prepared:
         """The rows at the reference shape."""
         return self.narrowed(self.rows[self.rows["shape"] == self.shape])
+
+    @cached_property
+    def listed(self) -> Prepared:
+        """The cases that tables of all cases list: all, or those of evenly spaced shapes and of the reference shape, if
+        there are more than about `MOST_CASES`."""
+        cases = self.rows.drop_duplicates(["series", "shape"])
+        if len(cases) <= MOST_CASES:
+            return self
+        shapes = [shape for shape in self.shapes if shape in set(cases["shape"])]
+        count = max(2, MOST_CASES * len(shapes) // len(cases))
+        chosen = {self.shape, *(shapes[int(place)] for place in np.linspace(0, len(shapes) - 1, count).round())}
+        return self.narrowed(self.rows[self.rows["shape"].isin(chosen)])
 
     @cached_property
     def has_several_shapes(self) -> bool:
@@ -209,6 +228,13 @@ def prepare(tables: Tables) -> Prepared:
     shapes = tuple(dict.fromkeys(rows["shape"]))
     ready = Prepared(tables, methods, _in_order(rows, series), series, shapes, None)
     return replace(ready, shape=_reference_shape(ready.written.rows))
+
+
+def listed_cases(tables: Tables) -> list[str]:
+    """Identities of the cases that some table lists, those at the reference shape first."""
+    ready = prepare(tables)
+    listed = (ready.at_shape, ready.written.listed, ready.listed)
+    return list(dict.fromkeys(str(case) for one in listed for case in one.rows["case"]))
 
 
 def _typed(tables: Tables) -> pd.DataFrame:

@@ -27,15 +27,15 @@ from lipbench_reports.figures import (
 )
 from lipbench_reports.look import Look
 from lipbench_reports.pareto import front
-from lipbench_reports.svg import INK, PAPER, inline, page_style
+from lipbench_reports.svg import INK, PAPER, belongs, inline, page_style, point
 from lipbench_reports.trainings import CERTIFIED, RADII, RANKED_BY, Arena, Group, frame, rows_of
 
 MOST_ARENAS = 3
 """number of arenas with figures: those with the most groups"""
 FEWEST_POINTS = 3
 """number of groups from which their costs are drawn"""
-MOST_POINTS = 100
-"""number of points that are drawn of a learning curve"""
+MOST_POINTS, MOST_TOLD = 100, 9
+"""numbers of points of a learning curve that are drawn, and of those whose values are shown on hovering"""
 CURVES = (
     ("loss", "loss of training images", 1.0), ("validation_accuracy", "accuracy of validation images, %", 100.0),
     ("validation_certified", "CRA at 36/255 of validation images, %", 100.0),
@@ -55,6 +55,8 @@ class Drawing:
 
     svg: Markup
     caption: str
+    series: tuple[str, ...]
+    """keys of the groups that are drawn"""
 
 
 def learning_curves(arenas: Sequence[Arena], curves: pd.DataFrame, looks: Mapping[str, Look]) -> list[Drawing]:
@@ -79,8 +81,18 @@ def learning_curves(arenas: Sequence[Arena], curves: pd.DataFrame, looks: Mappin
 
 def _thinned(x: pd.Series, y: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """At most `MOST_POINTS` points of a line, with its ends."""
-    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
+    places = _few(len(x), MOST_POINTS)
     return x.to_numpy()[places], y.to_numpy()[places]
+
+
+def _few(length: int, most: int = MOST_TOLD) -> np.ndarray:
+    """At most `most` places of a line of this length, evenly spaced, with its ends."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
+def _radii(grid: np.ndarray) -> np.ndarray:
+    """The places of 0 and of the four radii in a grid that has them."""
+    return np.flatnonzero(np.isin(np.round(255 * grid, 6), [0, *map(int, RADII)]))
 
 
 def against_radius(
@@ -120,8 +132,8 @@ def _at_radii(axes: Axes, arena: Arena, looks: Mapping[str, Look]) -> None:
             found = one.estimate(name)
             if math.isfinite(found.value):
                 look = looks[one.key]
-                axes.plot([int(radius) / 255], [100 * found.value], linestyle="none", marker=look.marker, markersize=5,
-                          color=look.sentinel, zorder=3)  # fmt: skip
+                belongs(one.key, *axes.plot([int(radius) / 255], [100 * found.value], linestyle="none", marker=look.marker,
+                                            markersize=5, color=look.sentinel, zorder=3))  # fmt: skip
 
 
 def against_cost(arenas: Sequence[Arena], looks: Mapping[str, Look]) -> list[Drawing]:
@@ -165,8 +177,9 @@ class _Chart:
             for key, own in lines.items():
                 look = self.looks[key]
                 for x, y in own:
-                    axes.plot(x, y, color=look.sentinel, linewidth=1.2, dashes=look.dashes or (None, None), marker=look.marker,
-                              markevery=[len(x) - 1] if more is None else [], markersize=5)  # fmt: skip
+                    ends = [len(x) - 1] if more is None else []
+                    belongs(key, *axes.plot(x, y, color=look.sentinel, linewidth=1.2, dashes=look.dashes or (None, None),
+                                            marker=look.marker, markevery=ends, markersize=5))  # fmt: skip
             axes.set_xlim(0)
             axes.yaxis.set_major_locator(MaxNLocator(6))
             if more is None:
@@ -176,7 +189,11 @@ class _Chart:
             return {key: (float(np.mean([x[-1] for x, _ in own])), float(np.mean([y[-1] for _, y in own])))
                     for key, own in lines.items()}  # fmt: skip
 
-        return self._inline(draw, len(lines))
+        scale = 255.0 if more else 1.0  # the ticks of radii are in units of 1/255
+        told = [(key, x[place], y[place], f"{y[place]:.3g} ({self.title}) at {scale * x[place]:.3g} ({self.below})")
+                for key, own in lines.items() for x, y in own
+                for place in (_few(len(x)) if more is None else _radii(x))]  # fmt: skip
+        return self._inline(draw, len(lines), told)
 
     def scattered(self, points: Mapping[str, tuple[float, float]], units: Sequence[tuple[str, float]]) -> Drawing:
         """Points of (cost, worth) on a logarithmic axis of costs; hollow ones are not ranked, and not on the front."""
@@ -188,8 +205,9 @@ class _Chart:
                 axes.plot(*zip(*best), color=INK, linewidth=0.9, dashes=(3, 2), drawstyle="steps-post", zorder=1)
             for key, (x, y) in points.items():
                 look = self.looks[key]
-                axes.plot([x], [y], linestyle="none", marker=look.marker, markersize=6.5, markeredgecolor=look.sentinel,
-                          markerfacecolor=look.sentinel if key in ranked else PAPER, zorder=3)  # fmt: skip
+                face = look.sentinel if key in ranked else PAPER
+                belongs(key, *axes.plot([x], [y], linestyle="none", marker=look.marker, markersize=6.5, zorder=3,
+                                        markeredgecolor=look.sentinel, markerfacecolor=face))  # fmt: skip
             axes.set_xscale("log")
             costs = [cost for cost, _ in points.values()]
             low, high = min(costs) / 1.3, max(costs) * 1.3
@@ -204,9 +222,18 @@ class _Chart:
             axes.margins(y=0.12)
             return dict(points)
 
-        return self._inline(draw, len(points))
+        told = [
+            (key, x, y, f"{y:.3g} ({self.title}) at {with_unit(x, units)} ({self.below})") for key, (x, y) in points.items()
+        ]
+        return self._inline(draw, len(points), told)
 
-    def _inline(self, draw: Callable[[Axes], Mapping[str, tuple[float, float]]], count: int) -> Drawing:
+    def _inline(
+        self,
+        draw: Callable[[Axes], Mapping[str, tuple[float, float]]],
+        count: int,
+        told: Sequence[tuple[str, float, float, str]],
+    ) -> Drawing:
+        """`told` has the points whose values are shown: key of the group, place in data coordinates, and text."""
         height = max(PANEL_HEIGHT, 70 + LABEL_GAP * count)
         with page_style(self.identity):
             figure = Figure(figsize=(PANEL_WIDTH * POINT, height * POINT), dpi=72)
@@ -221,8 +248,9 @@ class _Chart:
             axes.set_xlabel(self.below)
             title = f"{self.title} against {self.below}"
             description = f"{title}, {self.arena.words}: {_values(self.arena.groups, ends)}."
-            svg = inline(figure, self.identity, title, description, colours(self.looks))
-        return Drawing(svg, self.arena.words)
+            points = [point(axes, key, x, y, f"{self.labels[key]}: {text}") for key, x, y, text in told]
+            svg = inline(figure, self.identity, title, description, colours(self.looks), points)
+        return Drawing(svg, self.arena.words, tuple(ends))
 
 
 def _values(groups: Sequence[Group], ends: Mapping[str, tuple[float, float]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lipbench_reports import accuracy, figures, training_figures
+from lipbench_reports import accuracy, radar, training_figures
 from lipbench_reports.look import Look
 from lipbench_reports.tables import Trained
 from lipbench_reports.trainings import ATTACKED, Arena
@@ -26,6 +26,11 @@ def section(
     groups = [one for arena in arenas for one in arena.groups]
     labels = {one.key: one.label for one in groups}
     keys = {(one.text("method"), one.text("implementation")): one.key for one in groups}
+    drawings = {
+        "curves": training_figures.learning_curves(arenas, trained.curves, looks),
+        "radius": training_figures.against_radius(arenas, trained.trainings, trained.quantiles, looks),
+        "costs": training_figures.against_cost(arenas, looks),
+    }
     return {
         "sentences": accuracy.verdict(arenas, len(arenas)) or ["No training was evaluated on test images."],
         "results": accuracy.results(arenas),
@@ -37,10 +42,9 @@ def section(
         "several": len(arenas) > 1,
         "most": training_figures.MOST_ARENAS,
         "left_out": max(0, len(arenas) - training_figures.MOST_ARENAS),
-        "curves": training_figures.learning_curves(arenas, trained.curves, looks),
-        "radius": training_figures.against_radius(arenas, trained.trainings, trained.quantiles, looks),
-        "costs": training_figures.against_cost(arenas, looks),
+        **drawings,
+        "drawn": [key for key in labels if any(key in one.series for own in drawings.values() for one in own)],
         "scores": scored,
-        "radars": figures.radars(scored.values, labels, looks, "six") if scored else [],
+        "radars": radar.radars(scored.values, labels, looks, "six") if scored else [],
         "labels": labels,
     }

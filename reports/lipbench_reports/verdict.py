@@ -189,8 +189,17 @@ def compared(found: Costs) -> list[tuple[str, str]]:
     by_shapes: dict[str, list[str]] = {}
     for title, comparison in found.comparisons.items():
         if comparison.ranked:
-            by_shapes.setdefault("; ".join(comparison.shapes), []).append(title)
+            by_shapes.setdefault(_all_shapes(comparison.shapes), []).append(title)
     return [("" if len(by_shapes) == 1 else listing(titles), shapes) for shapes, titles in by_shapes.items()]
+
+
+MOST_SHAPES = 12
+"""number of shapes that are named one by one"""
+
+
+def _all_shapes(shapes: Sequence[str]) -> str:
+    """ "16 ch; 32 ch", or the number of shapes with the first and the last where they are many."""
+    return "; ".join(shapes) if len(shapes) <= MOST_SHAPES else f"{len(shapes)} shapes, from {shapes[0]} to {shapes[-1]}"
 
 
 def shapes_of(shapes: Sequence[str]) -> str:
