@@ -27,7 +27,7 @@ def scaling() -> pd.DataFrame:
 def drawn(identity: str, rows: pd.DataFrame, **changed: object) -> list[figures.Panel]:
     found: Prepared = ready(rows, **changed)
     looks = html._looks(found, [])
-    return figures.panels(PLOTS[identity], found, looks)
+    return list(figures.panels(PLOTS[identity], found, looks).shown)
 
 
 def test_the_preset_has_a_panel_against_each_size(scaling: pd.DataFrame) -> None:

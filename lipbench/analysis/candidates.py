@@ -277,7 +277,7 @@ def _of_training(group: Group, ground: Ground) -> dict[str, Figure]:
 
 def _of_phases(phases: Mapping[str, Mapping[str, Any]], ground: Ground) -> dict[str, Figure]:
     """What a profile measured of a network."""
-    found = {}
+    found: dict[str, Figure] = {}
     if "step" in phases:
         peak = number(phases["step"]["peak_memory_bytes"])
         found |= {MEMORY.name: Figure(float(peak), "measured")} if isinstance(peak, int) else {}

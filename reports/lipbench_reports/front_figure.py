@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator
 
 from lipbench_reports.cells import with_unit
@@ -75,7 +76,7 @@ def drawn(panels: Sequence[Panel], registered: Sequence[str], title: str) -> str
 
 def _mark(look: Look, *, full: bool) -> Line2D:
     return Line2D(
-        [], [], linestyle="none", marker=look.marker, markersize=6.5, markeredgecolor=look.sentinel,
+        [], [], linestyle="none", marker=MarkerStyle(look.marker), markersize=6.5, markeredgecolor=look.sentinel,
         markerfacecolor=look.sentinel if full else PAPER,
     )  # fmt: skip
 
