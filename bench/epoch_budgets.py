@@ -27,9 +27,9 @@ def steps(budgets: pd.DataFrame) -> list[tuple[Operation, ...]]:
     """The operations of a training step of each row of the budgets."""
     names = {method.title: method.name for method in registry.METHODS.values()}
     found = []
-    for row in budgets.itertuples():
-        spec = NetworkSpec(names[str(row.layer)], str(row.size), IMAGE_SIZES[str(row.dataset)])
-        phases, _ = operations.of_case(Case(spec, int(row.batch_size), device="cuda"))
+    for row in budgets.to_dict("records"):
+        spec = NetworkSpec(names[row["layer"]], row["size"], IMAGE_SIZES[row["dataset"]])
+        phases, _ = operations.of_case(Case(spec, row["batch_size"], device="cuda"))
         found.append(phases["step"])
     return found
 
@@ -47,10 +47,10 @@ def relative(found: pd.DataFrame) -> pd.DataFrame:
     """The same with `published_ratio` and `predicted_ratio`: times relative to CPL of the same data set and size."""
     keys = ["dataset", "size"]
     own = found[found["layer"] == REFERENCE].set_index(keys)[["train_seconds_per_epoch", "predicted_s"]]
-    beside = found.join(own, on=keys, rsuffix="_of_reference")
+    reference = found[keys].join(own, on=keys)
     return found.assign(
-        published_ratio=beside["train_seconds_per_epoch"] / beside["train_seconds_per_epoch_of_reference"],
-        predicted_ratio=beside["predicted_s"] / beside["predicted_s_of_reference"],
+        published_ratio=found["train_seconds_per_epoch"] / reference["train_seconds_per_epoch"],
+        predicted_ratio=found["predicted_s"] / reference["predicted_s"],
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 from bench import epoch_budgets, test_layers
 from lipbench.cases import Case, NetworkSpec
 from lipbench.meters.time import LEAST_WATCH_S, MOST_SAMPLES
-from lipbench.prediction import rates, time
+from lipbench.prediction import rates
+from lipbench.prediction.operations import Operation
 
 
 @pytest.mark.parametrize(("call_s", "expected"), [(1e-9, MOST_SAMPLES), (1e-3, None), (1.0, test_layers.ROUNDS)])
@@ -31,13 +32,21 @@ def budgets(*published_s: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_an_epoch_is_its_steps_on_the_named_gpu() -> None:
+def test_an_epoch_is_its_steps_on_the_named_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = Operation("mm", "product", 1e12, 1, 1, "float32")
+    asked: list[Case] = []
+
+    def counted(case: Case) -> tuple[dict[str, tuple[Operation, ...]], dict[str, str]]:
+        asked.append(case)
+        return {"step": (product,)}, {}
+
+    monkeypatch.setattr(epoch_budgets.operations, "of_case", counted)
     table = budgets(10.0, 5.0)
     found = epoch_budgets.predicted(table, epoch_budgets.steps(table), rates.named("A100"), "tf32")
-    case = Case(NetworkSpec("aol", "XS"), 4, precision="tf32", device="cuda")
-    (step,) = (one for one in time.predicted(case, rates.named("A100")) if one.phase == "step")
-    assert found["predicted_s"].iloc[1] == pytest.approx(250 * step.seconds)
-    assert found["share"].iloc[1] == pytest.approx(50 * step.seconds)
+    assert asked == [Case(NetworkSpec(name, "XS"), 4, device="cuda") for name in ("cpl", "aol")]
+    epoch_s = 250 * 2e12 / 156e12  # 250 steps at the peak of the data sheet, with two operations for each multiply-accumulate
+    assert list(found["predicted_s"]) == pytest.approx([epoch_s, epoch_s])
+    assert list(found["share"]) == pytest.approx([epoch_s / 10, epoch_s / 5])
 
 
 def test_ratios_are_to_cpl_of_the_same_size_and_ranks_are_within_sizes() -> None:

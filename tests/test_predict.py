@@ -51,6 +51,13 @@ def measured(case: Case) -> memory_meter.Memory:
     return memory_meter.measure(Workload.build(case, registry.build(case.spec)))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", registry.METHODS)
+def test_the_peak_of_a_step_alone_is_that_among_all_phases(method: str, device: str) -> None:
+    case = Case(LayerSpec(method, 4, 6), 3, device=device)
+    assert predict.step_peak(case) == predict.training_peak(predict.memory(case))
+
+
 @pytest.mark.parametrize("method", [*sorted(registry.METHODS), f"{__name__}:Plain"])
 def test_prediction_agrees_with_the_measurement(method: str) -> None:
     case = Case(LayerSpec(method, CHANNELS, IMAGE_SIZE), BATCH)

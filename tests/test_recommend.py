@@ -17,11 +17,10 @@ import training_records
 import lipbench
 from lipbench.analysis import accuracy, candidates, judging
 from lipbench.analysis.judging import EPOCH, MEMORY, THROUGHPUT, Candidate, Constraint, Figure, Quantity
-from lipbench.answer import Answer
 from lipbench.cases import Case, NetworkSpec
 from lipbench.cli import main as cli
 from lipbench.errors import LipbenchError
-from lipbench.prediction import rates, time
+from lipbench.prediction import memory, rates, time
 from lipbench.store.rounds import Record
 from lipbench.train import records
 from lipbench.train.task import TrainingRecord
@@ -120,45 +119,67 @@ def test_a_front_compares_costs_of_one_kind_of_evidence() -> None:
 # ----------------------------------------------------------------------------------------------------------- published numbers
 
 
-@pytest.fixture(scope="module")
-def small() -> Answer:
-    """Two networks of the paper, without a limit."""
-    return lipbench.recommend("aol", "cpl", network="XS")
+PEAKS = {"aol": 2_000_000_000, "soc": 3_000_000_000, "cpl": 1_000_000_000}
+STEP_S, INFERENCE_S = 0.1, 0.02
 
 
-def test_accuracies_and_epochs_are_the_papers_and_memory_is_what_predict_says(small: Answer) -> None:
+class Predictions:
+    """Invented predictions in place of counts, and the cases that they were asked for."""
+
+    def __init__(self) -> None:
+        self.memory_of: list[Case] = []
+        self.times_of: list[Case] = []
+
+    def step_peak(self, case: Case) -> int:
+        self.memory_of.append(case)
+        return PEAKS.get(case.spec.method, 10**9)
+
+    def times(self, case: Case, known: rates.Rates) -> tuple[time.PredictedTime, ...]:
+        self.times_of.append(case)
+        seconds = {"step": STEP_S, "inference": INFERENCE_S}
+        return tuple(time.PredictedTime(phase, value, "floor", "", 1.0, 1, 1) for phase, value in seconds.items())
+
+
+@pytest.fixture
+def predictions(monkeypatch: pytest.MonkeyPatch) -> Predictions:
+    found = Predictions()
+    monkeypatch.setattr(candidates.memory, "step_peak", found.step_peak)
+    monkeypatch.setattr(candidates.time, "predicted", found.times)
+    return found
+
+
+def test_accuracies_and_epochs_are_the_papers_and_memory_is_predicted(predictions: Predictions) -> None:
+    small = lipbench.recommend("aol", "cpl", network="XS")
     paper = accuracy.published("cifar10").set_index(["title", "network", "hours"])
-    predicted = lipbench.predict("aol", "cpl", network="XS", batch_size=256, device="cuda").frame.set_index("method")
     frame = small.frame.set_index("method")
     assert list(frame.index) == ["cpl", "aol"]
     assert list(frame["place"]) == [1, 2]
     for name, title in (("aol", "AOL"), ("cpl", "CPL")):
         assert frame.loc[name, "cra_36"] == paper.loc[(title, "XS", 24), "cra_36"]
-        assert frame.loc[name, "training_peak_bytes"] == predicted.loc[name, "training_peak_bytes"]
+        assert frame.loc[name, "training_peak_bytes"] == PEAKS[name]
+        assert Case(NetworkSpec(name, "XS"), 256, device="cuda") in predictions.memory_of
     assert list(frame["epoch_s"]) == [8.61, 8.6]
     assert set(frame["epoch_s_evidence"]) == {"published"}
     assert set(frame["training_peak_bytes_evidence"]) == {"predicted"}
+    assert predictions.times_of == [], "no limit asks for them"
     assert small.readable is not None
     assert list(small.readable["Why not first"]) == ["", "CRA 3.4 points below CPL XS"]
     assert small.remarks[0].startswith("First without any limit: CPL XS (62.5 %), of 2 that satisfy it; cifar10, 24 h")
 
 
-def test_a_limit_has_a_margin_and_what_more_would_win(small: Answer) -> None:
-    peaks = small.frame.set_index("method")["training_peak_bytes"]
-    limit = int((peaks["aol"] + peaks["cpl"]) / 2)
-    assert peaks["aol"] < limit < peaks["cpl"]
-    found = lipbench.recommend("aol", "cpl", network="XS", memory_bytes=limit)
+@pytest.mark.usefixtures("predictions")
+def test_a_limit_has_a_margin_and_what_more_would_win() -> None:
+    found = lipbench.recommend("aol", "soc", network="XS", memory_bytes=2_500_000_000)
     frame = found.frame.set_index("method")
-    assert list(frame["verdict"]) == ["ok", "fails"]
-    assert frame.loc["aol", "training_peak_bytes_margin"] == limit - peaks["aol"] > 0
-    assert frame.loc["cpl", "training_peak_bytes_margin"] == limit - peaks["cpl"] < 0
-    assert " over " in frame.loc["cpl", "reason"]
-    assert any(text.startswith("With training memory ") and "CPL XS" in text for text in found.remarks)
+    assert dict(frame["verdict"]) == {"aol": "ok", "soc": "fails"}
+    assert dict(frame["training_peak_bytes_margin"]) == {"aol": 500_000_000, "soc": -500_000_000}
+    assert frame.loc["soc", "reason"] == "training memory 500 MB over 2.5 GB"
+    assert "With training memory 3 GB in place of 2.5 GB: SOC XS (61.3 %), 2.2 points more." in found.remarks
     assert list(frame["memory_front"]) == [True, True]
 
 
-def test_a_published_training_that_broke_down_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "_predicted_memory", lambda case: Figure(1.0, "predicted"))
+@pytest.mark.usefixtures("predictions")
+def test_a_published_training_that_broke_down_has_no_accuracy() -> None:
     found = lipbench.recommend(dataset="cifar100").frame.set_index(["method", "network"])
     assert found.loc[("cpl", "S"), "reason"] == "CRA unknown: the published training broke down"
     assert found.loc[("lot", "L"), "reason"] == "CRA unknown: the paper has no result"
@@ -166,8 +187,8 @@ def test_a_published_training_that_broke_down_has_no_accuracy(monkeypatch: pytes
     assert len(found) == 28
 
 
-def test_each_published_budget_has_its_own_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "_predicted_memory", lambda case: Figure(1.0, "predicted"))
+@pytest.mark.usefixtures("predictions")
+def test_each_published_budget_has_its_own_first() -> None:
     for dataset in accuracy.PUBLISHED_DATASETS:
         for hours in accuracy.HOURS:
             table = accuracy.published(dataset)
@@ -176,18 +197,37 @@ def test_each_published_budget_has_its_own_first(monkeypatch: pytest.MonkeyPatch
             assert (row["cra_36"], row["network"]) == (best["cra_36"], best["network"])
 
 
-def test_floors_of_a_gpu_rule_out_and_never_let_pass() -> None:
-    case = Case(NetworkSpec("aol", "XS"), 4, device="cuda")
-    floors = {one.phase: one.seconds for one in time.predicted(case, rates.named("L4"))}
-    fastest = 4 / floors["inference"]
+def test_floors_of_a_gpu_rule_out_and_never_let_pass(predictions: Predictions) -> None:
+    fastest = 64 / INFERENCE_S
     for limit, verdict in ((fastest / 2, "cannot tell"), (fastest * 2, "fails")):
-        found = lipbench.recommend("aol", network="XS", batch_size=4, gpu="l4", min_images_per_s=limit)
+        found = lipbench.recommend("aol", network="XS", batch_size=64, min_images_per_s=limit, precision="tf32")
         (row,) = found.frame.to_dict("records")
         assert row["verdict"] == verdict
         assert (row["inference_images_per_s"], row["inference_images_per_s_bound"]) == (pytest.approx(fastest), "at most")
-        assert (row["epoch_s"], row["epoch_s_bound"]) == (pytest.approx(50_000 / 4 * floors["step"]), "at least")
+        assert (row["epoch_s"], row["epoch_s_bound"]) == (pytest.approx(50_000 / 64 * STEP_S), "at least")
         assert row["epoch_s_evidence"] == "predicted"
         assert any("a bound" in text for text in found.remarks)
+    assert set(predictions.times_of) == {Case(NetworkSpec("aol", "XS"), 64, precision="tf32", device="cuda")}
+
+
+@pytest.mark.usefixtures("predictions")
+def test_the_published_time_of_an_epoch_is_that_of_one_gpu_and_batch() -> None:
+    for changed in ({"gpu": "h100"}, {"batch_size": 128, "gpu": "A100"}):
+        (row,) = lipbench.recommend("aol", network="XS", **changed).frame.to_dict("records")
+        assert (row["epoch_s_evidence"], row["epoch_s_bound"]) == ("predicted", "at least")
+    (row,) = lipbench.recommend("aol", network="XS", gpu="a100").frame.to_dict("records")
+    assert (row["epoch_s"], row["epoch_s_evidence"], row["inference_images_per_s_bound"]) == (8.6, "published", "at most")
+
+
+def test_numbers_without_an_invented_one(tmp_path: Path) -> None:
+    """A real prediction of a small network, whose batch was not trained with."""
+    out = trained(tmp_path, [training_records.record(training_records.case("aol", batch_size=32))])
+    (row,) = lipbench.recommend(run=out, gpu="L4", batch_size=4).frame.to_dict("records")
+    case = Case(NetworkSpec("aol", "XS", 8), 4, device="cuda")
+    floors = {one.phase: one.seconds for one in time.predicted(case, rates.named("L4"))}
+    assert row["training_peak_bytes"] == memory.step_peak(case)
+    assert row["inference_images_per_s"] == pytest.approx(4 / floors["inference"])
+    assert row["epoch_s"] == pytest.approx(1300 / 4 * floors["step"])
 
 
 # ----------------------------------------------------------------------------------------------------------------- own numbers
@@ -227,8 +267,8 @@ def test_other_conditions_are_left_out_and_failures_have_no_accuracy(tmp_path: P
     assert frame.loc["soc", "reason"] == "epoch 0.5 s over 4.5 s"
 
 
-def test_times_of_a_profile_count_for_the_same_batch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "_predicted_memory", lambda case: Figure(1.0, "predicted"))
+@pytest.mark.usefixtures("predictions")
+def test_times_of_a_profile_count_for_the_same_batch_alone(tmp_path: Path) -> None:
     case = Case(NetworkSpec("aol", "XS"), 64, threads=2)
     phases = {"step": samples.timing(0.5), "inference": samples.timing(0.128)}
     run = samples.save_run(tmp_path / "run", [Record(case, 1, (samples.ok(phases),))])
@@ -246,11 +286,8 @@ def test_times_of_a_profile_count_for_the_same_batch_alone(tmp_path: Path, monke
 # ------------------------------------------------------------------------------------------------------------ the command line
 
 
-def test_the_verb_prints_json_and_draws_the_fronts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    peaks = {"aol": 2e9, "soc": 3e9, "cpl": 1e9}
-    monkeypatch.setattr(candidates, "_predicted_memory", lambda case: Figure(peaks[case.spec.method], "predicted"))
+@pytest.mark.usefixtures("predictions")
+def test_the_verb_prints_json_and_draws_the_fronts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "front.svg"
     with pytest.raises(SystemExit) as ended:
         cli.main(["recommend", "--method", "aol,soc,cpl", "--network", "XS,M", "--memory", "2.5GB", "--format", "json",
@@ -281,8 +318,8 @@ def test_the_verb_prints_json_and_draws_the_fronts(
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_predicted(
-    ask: Callable[[], Any], words: str, monkeypatch: pytest.MonkeyPatch
+    ask: Callable[[], Any], words: str, predictions: Predictions
 ) -> None:
-    monkeypatch.setattr(candidates, "_predicted_memory", lambda case: pytest.fail("predicted"))
     with pytest.raises(LipbenchError, match=words):
         ask()
+    assert predictions.memory_of == []

@@ -253,7 +253,7 @@ def _costs(
     if MEMORY.name not in found:
         found[MEMORY.name] = _predicted_memory(case)
     if ground.rates is None:
-        return {**_unknown("not measured in the run"), **found}
+        return {**_unknown("neither measured in a run, nor predicted without the name of a GPU"), **found}
     if all(quantity.name in found for quantity in wanted):
         return found
     return {**_predicted_times(case, ground.rates, ground.train_images), **found}
@@ -301,10 +301,9 @@ def _of_budget(spec: NetworkSpec | ExternalNetworkSpec, ground: Ground) -> dict[
 
 def _predicted_memory(case: Case) -> Figure:
     try:
-        peak = memory.training_peak(memory.memory(case))
+        return Figure(float(memory.step_peak(case)), "predicted")
     except errors.LipbenchError as error:
         return Figure(why=str(error))
-    return Figure(why="its peak cannot be predicted") if peak is None else Figure(float(peak), "predicted")
 
 
 def _predicted_times(case: Case, rates: Rates, train_images: int | None) -> dict[str, Figure]:

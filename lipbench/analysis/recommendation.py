@@ -258,13 +258,13 @@ def _explained(made: Recommendation) -> list[str]:
         figure for one in made.found for figure in (one.candidate.worth, *one.candidate.costs.values()) if figure.is_known
     ]
     used = dict.fromkeys(figure.evidence for figure in figures)
-    timed = ground.rates.name if ground.rates else f"the run's machine ({ground.device})"
+    timed = f"{ground.rates.name} in {ground.precision} precision" if ground.rates else f"run's machine ({ground.device})"
     costs = [one.candidate.costs for one in made.found]
     has_time = any(name in own and own[name].is_known for own in costs for name in (EPOCH.name, THROUGHPUT.name))
     return [
         "CRA 36: certified robust accuracy at a radius of 36/255, in %. Training memory is the peak of a step "
         f"with {ground.batch_size} images"
-        + (f"; times are those of {timed} for {ground.batch_size} images at a time." if has_time else "."),
+        + (f"; times are those of the {timed}, for {ground.batch_size} images at a time." if has_time else "."),
         *(text for evidence, text in EVIDENCE.items() if evidence in used),
         *([BOUND_REMARK] if any(figure.bound for figure in figures) else []),
         memory.NOTES[ground.device],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -94,19 +95,31 @@ def imagined(case: Case) -> Iterator[Workload]:
         raise errors.needs_values(case.spec.method, why) from error
 
 
-def _peaks(workload: Workload, attempts: Attempts) -> dict[str, Peak]:
-    """Peaks of the phases that do not raise. Raises the first error if all do."""
-    stages, held = memory_meter.guarded(memory_meter.stages(workload), attempts), memory_meter.held(workload)
+def allocator(device: str) -> tuple[live.Rounding, Mapping[Any, live.Scratch] | None]:
+    """How a device's allocator rounds blocks, and the formulas of what its kernels allocate while they run."""
+    return (live.cuda_blocks, None) if device == "cuda" else (live.exact, scratch.CPU)
+
+
+def _peaks(workload: Workload, attempts: Attempts, phases: Collection[str] | None = None) -> dict[str, Peak]:
+    """Peaks of the phases, by default of all, that do not raise. Raises the first error if all do."""
+    stages, held = memory_meter.guarded(memory_meter.stages(workload, phases), attempts), memory_meter.held(workload)
     assumed: dict[str, str] = {}
-    if workload.case.device == "cuda":
-        found = live.peaks(stages, held, live.cuda_blocks)
-    else:
-        found = live.peaks(stages, held, scratch=scratch.CPU, assumed=assumed)
+    found = live.peaks(stages, held, *allocator(workload.case.device), assumed)
     whole = {phase: peak for phase, peak in found.items() if phase not in attempts.failures}
     if not whole:
         attempts.raise_first()
     attempts.failures |= {f"temporary memory of {operation}": why for operation, why in assumed.items()}
     return whole
+
+
+def step_peak(case: Case) -> int:
+    """The peak of a training step in bytes, as in `memory`, in a fraction of its time: no other phase is run.
+
+    Raises `LipbenchError` as `memory` does, and what a layer of this package raises in the step.
+    """
+    with imagined(case) as workload:
+        memory_meter.make_optimizer_state(workload)
+        return _peaks(workload, Attempts(), ("step",))["step"].total_bytes
 
 
 # ---------------------------------------------------------------------------------------------------------- for the terminal
