@@ -6,10 +6,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lipbench.answer import Answer
-    from lipbench.api import Run, compare, complexity, fits, load, methods, predict, profile, recommend, verify
+    from lipbench.api import (
+        Run,
+        breakdown,
+        compare,
+        complexity,
+        fits,
+        load,
+        memory_over_time,
+        methods,
+        predict,
+        profile,
+        recommend,
+        verify,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Run", "compare", "complexity", "fits", "load", "methods", "predict", "profile", "recommend", "verify"]
+__all__ = [
+    "Answer", "Run", "breakdown", "compare", "complexity", "fits", "load", "memory_over_time", "methods", "predict", "profile",
+    "recommend", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

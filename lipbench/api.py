@@ -11,6 +11,7 @@ Nothing heavy is imported before a function runs. Where a function takes a layer
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from lipbench.cases import Case, Spec
     from lipbench.quantities import Certificate
     from lipbench.run import profiling
-    from lipbench.run.apart import Apart
+    from lipbench.run.apart import Apart, EndedError
     from lipbench.run.plan import Request
     from lipbench.store.records import Run as StoredRun
     from lipbench.train.task import TrainingRecord
@@ -207,7 +208,7 @@ def complexity(
             with _named(layer, settings) as (name, is_live):  # a live one may be another under the same name: it is not cached
                 tell(number, len(expanded), name)
                 if _is_foreign(layer):
-                    parts.append(_from_apart(apart, LayerSpec(name, 1, 1, 1), {"layer": name, "given": given}, name))
+                    parts += _from_apart(apart, LayerSpec(name, 1, 1, 1), {"layer": name, "given": given}, [name])
                 else:
                     parts.append(answers.of_layer(name, given, is_cached=not is_live).plain())
     found = joined(parts)
@@ -231,12 +232,7 @@ def predict(
     problems. `tell` is called before each case, with how many are done, of how many, and its name. Raises `LipbenchError` for
     sizes that no case can have.
     """
-    from lipbench.prediction import answers
-
-    def here(case: Case) -> Answer:
-        return answers.of_cases([case], memory_bytes)
-
-    return _predicted(layers, axes, device, timeout_s, here, {"memory_bytes": memory_bytes}, tell)
+    return _predicted(layers, axes, device, timeout_s, {"memory_bytes": memory_bytes}, tell)
 
 
 def fits(
@@ -250,20 +246,15 @@ def fits(
     """The largest batches that fit into a memory, for a training step and for inference, found by predictions.
 
     `axes` are those of `profile`, without batch sizes. The frame has a row per case: the batch, 0 where one image does not fit,
-    and its peak in bytes. Each batch is confirmed: it fits, and one image more does not, up to 65,536. `device`, `timeout_s`
-    (for one case), `tell` and errors are as for `predict`.
+    and its peak in bytes. Each batch fits, and one image more does not, up to 65,536. `device`, `timeout_s` (for one case),
+    `tell` and errors are as for `predict`.
     """
     from lipbench import errors
-    from lipbench.prediction import answers
 
     if "batch_size" in axes:
         raise errors.batch_is_sought()
-
-    def here(case: Case) -> Answer:
-        return answers.of_largest([case], memory_bytes)
-
     question = {"memory_bytes": memory_bytes, "largest": True}
-    return _predicted(layers, {**axes, "batch_size": 1}, device, timeout_s, here, question, tell)
+    return _predicted(layers, {**axes, "batch_size": 1}, device, timeout_s, question, tell)
 
 
 def recommend(
@@ -313,30 +304,132 @@ def recommend(
 
 
 def _predicted(
-    layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, here: Callable[[Case], Answer],
-    question: Mapping[str, Any], tell: Tell,
-) -> Answer:  # fmt: skip
-    """The answers on all cases: those of external names come from a fresh process, which is asked `question` about each."""
+    layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, question: Mapping[str, Any], tell: Tell
+) -> Answer:
+    """The answers of `prediction.answers` to a question about all cases: about external names from a fresh process for each."""
     from lipbench import cases
     from lipbench.answer import joined
+    from lipbench.cases import NetworkSpec
+    from lipbench.cores import usable_cores
     from lipbench.prediction import answers, memory
     from lipbench.run.apart import Apart
     from lipbench.run.plan import plan
+    from lipbench.run.shared_out import shared_out
 
-    parts = []
-    with _all_named(layers) as (names, _), Apart(timeout_s) as apart:
-        own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
+    with _all_named(layers) as (names, is_live), Apart(timeout_s) as apart:
         planned = plan(_request(names, axes), device)
         answers.require_known(dict.fromkeys(case.spec.method for case in planned))
-        for number, case in enumerate(planned):
-            tell(number, len(planned), case.spec.slug)
-            if case.spec.method in own or not apart.is_for(case.spec):
-                parts.append(here(case).plain())
-            else:
-                parts.append(_from_apart(apart, case.spec, {**question, "case": cases.to_dict(case)}, case.id))
-    found = joined(parts)
-    assert found.readable is not None
-    return replace(found, readable=memory.narrowed(found.readable), remarks=(memory.NOTES[device],))
+        own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
+        foreign = [case for case in planned if case.spec.method not in own and apart.is_for(case.spec)]
+        groups: dict[object, list[Case]] = {}
+        for case in planned:  # those of one method together: see `largest`
+            groups.setdefault(case if case in foreign else (case.spec.method, case.spec.implementation), []).append(case)
+
+        def elsewhere(apart: Apart, group: Sequence[Case]) -> list[dict[str, Any]]:
+            asked = {**question, "cases": [cases.to_dict(case) for case in group]}
+            return _from_apart(apart, group[0].spec, asked, [case.id for case in group])
+
+        def here(group: Sequence[Case]) -> list[dict[str, Any]]:
+            tell(planned.index(group[0]), len(planned), group[0].spec.slug)
+            return elsewhere(apart, group) if group[0] in foreign else [one.plain() for one in answers.each(group, question)]
+
+        slow = [group for group in groups.values() if isinstance(group[-1].spec, NetworkSpec)]  # a network takes seconds
+        helpers = 0 if is_live else max(0, min(usable_cores(), len(slow)) - 1)
+        found = shared_out([*groups.values()], here, elsewhere, helpers, timeout_s)
+    by_case = {case: part for group, parts in zip(groups.values(), found) for case, part in zip(group, parts, strict=True)}
+    answer = joined([by_case[case] for case in planned])
+    assert answer.readable is not None
+    return replace(answer, readable=memory.narrowed(answer.readable), remarks=(memory.NOTES[device],))
+
+
+def breakdown(
+    *layers: Layer,
+    device: str = "auto",
+    seconds: float = 3.0,
+    trace: str | Path | None = None,
+    timeout_s: float | None = None,
+    **axes: Any,
+) -> Answer:
+    """Time, memory and MACs of each layer of one network, for a training step and for inference.
+
+    Memory and MACs are counted from shapes. Times are measured in one process, with a clock at every layer of the running
+    network, for about `seconds` in training and as many in inference. `trace` is a file for the trace of a step in Chrome's
+    format. `axes` are those of `profile`, with one value each. The frame has a row per layer, in bytes, MACs and seconds; what
+    fails is among the answer's problems. Each of both is found in a fresh process, for at most `timeout_s`, by default 300.
+    Raises `LipbenchError` for several cases, for a case that cannot be built, and for a trace that cannot be written.
+    """
+    from lipbench.run.apart import EndedError
+
+    counts = times = ended = None
+    with _one_case(layers, device, timeout_s, axes) as (case, ask):
+        try:
+            counts = ask("counts")
+            times = ask("times", limit_s=seconds, trace=None if trace is None else str(Path(trace).resolve()))
+        except EndedError as error:
+            ended = error
+    from lipbench.analysis import breakdown  # which imports torch: not while another process measures
+
+    found = breakdown.answer(case, counts, times)
+    return found if ended is None else _failed(found, f"{'counts' if counts is None else 'times'} of {case.id}", ended)
+
+
+def memory_over_time(*layers: Layer, device: str = "auto", timeout_s: float | None = None, **axes: Any) -> Answer:
+    """The memory after every operation of a training step of one layer or network, from shapes alone.
+
+    The frame has a row per operation, in bytes: those in use after it, and the most during it. The readable table says what
+    holds the memory at the peak. A `device` that is given need not exist; other arguments and errors are those of `breakdown`.
+    """
+    from lipbench.analysis import breakdown
+    from lipbench.run.apart import EndedError
+
+    with _one_case(layers, device, timeout_s, axes) as (case, ask):
+        try:
+            return breakdown.over_time(case, ask("over time"))
+        except EndedError as error:
+            return _failed(breakdown.answer(case, None, None), case.id, error)
+
+
+def _failed(found: Answer, what: str, error: EndedError) -> Answer:
+    tracebacks = (error.traceback,) if error.traceback else ()
+    return replace(found, problems=(f"{what}: {error}",), failed=True, tracebacks=tracebacks)
+
+
+@contextlib.contextmanager
+def _one_case(
+    layers: Sequence[Layer], device: str, timeout_s: float | None, axes: dict[str, Any]
+) -> Iterator[tuple[Case, Callable[..., dict[str, Any]]]]:
+    """The case of a request, and a function that has `run.breakdown` answer about it: here for a layer of this process alone.
+
+    Raises `LipbenchError` for another number of cases, and for a compiled or exported one.
+    """
+    from lipbench import cases, errors
+    from lipbench.cores import usable_cores
+    from lipbench.run.apart import Apart
+    from lipbench.run.executor import Place, Wanted
+    from lipbench.run.plan import plan
+
+    with _all_named(layers) as (names, is_live), Apart(timeout_s) as apart:
+        request = _request(names, axes)
+        place = apart.survey(Wanted((), (), device)) if device == "auto" else Place(device, cores=usable_cores())
+        planned = plan(request, place.device, place.cores)
+        if len(planned) != 1:
+            raise errors.not_one_case(len(planned))
+        case = planned[0]
+        if case.compile or case.exported:
+            raise errors.no_parts()
+
+        def ask(about: str, **further: Any) -> dict[str, Any]:
+            question = {"case": cases.to_dict(case), "about": about, **further}
+            if is_live:
+                from lipbench.run import breakdown
+
+                return breakdown.answer(question)
+            if apart.is_for(case.spec):
+                apart.check(case.spec)
+            found: dict[str, Any] = apart.ask("lipbench.run.breakdown", case.spec, question, case.threads)
+            return found
+
+        yield case, ask
 
 
 def _is_foreign(layer: Layer) -> bool:
@@ -344,21 +437,32 @@ def _is_foreign(layer: Layer) -> bool:
     return isinstance(layer, str) and ":" in layer
 
 
-def _from_apart(apart: Apart, spec: Spec, question: dict[str, Any], what: str) -> dict[str, Any]:
-    """The answer of `prediction.answers` from a fresh process, in the form of `Answer.plain`; if there is none, the reason."""
+def _from_apart(apart: Apart, spec: Spec, question: dict[str, Any], whats: Sequence[str]) -> list[dict[str, Any]]:
+    """The answers of `prediction.answers` from a fresh process, in the form of `Answer.plain`, about each of `whats`.
+
+    If there are none, the reason in their place.
+    """
     from lipbench.answer import joined
     from lipbench.run.apart import EndedError
 
     try:
-        apart.check(spec)
-        return joined([apart.ask("lipbench.prediction.answers", spec, question)]).plain()
+        if apart.is_for(spec):
+            apart.check(spec)
+            answers = apart.ask("lipbench.prediction.answers", spec, question)
+        else:  # code of this package, which ends
+            answers = apart.ask("lipbench.prediction.answers", spec, question, timeout_s=math.inf)
+        found = [joined([one]).plain() for one in answers]
+        if len(found) != len(whats):
+            raise ValueError
+        return found
     except EndedError as error:
         why, traceback = str(error), error.traceback
     except (ValueError, TypeError, KeyError):  # a layer may forge an answer
         why, traceback = "its process gave an answer that is none", ""
     nothing: dict[str, Any] = {"columns": [], "rows": []}
-    return {"frame": nothing, "readable": nothing, "remarks": [], "problems": [f"{what}: {why}"], "failed": True,
-            "tracebacks": [traceback] if traceback else []}  # fmt: skip
+    missing = {"frame": nothing, "readable": nothing, "remarks": [], "failed": True,
+               "tracebacks": [traceback] if traceback else []}  # fmt: skip
+    return [{**missing, "problems": [f"{what}: {why}"]} for what in whats]
 
 
 def profile(

@@ -106,6 +106,16 @@ def batch_is_sought() -> LipbenchError:
     return LipbenchError(_message("the batch size is what fits looks for", "batch_size", "leave it out, or use predict"))
 
 
+def not_one_case(count: int) -> LipbenchError:
+    do = "give one method, and one value of each size and condition, as in --network S --method aol"
+    return LipbenchError(_message("a breakdown is of one layer or network", f"{count} cases", do))
+
+
+def no_parts() -> LipbenchError:
+    do = "leave out compile and exported"
+    return LipbenchError(_message("the layers of a network can be told apart where it runs uncompiled", "another form", do))
+
+
 def no_size(option: str, got: str) -> LipbenchError:
     what = f"{option} must be a size of at least one byte"
     return LipbenchError(_message(what, repr(got[:50]), "give one such as 24GB (decimal), 24GiB (binary) or 8e9"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -126,6 +127,19 @@ class Workload:
         x = torch.empty((case.batch_size, *building.input_shape(case.spec, module)), dtype=dtype, requires_grad=True)
         output = _first_output(case, module.train(), x)  # in training mode, where power iterations take one step
         return cls(case, module, x, torch.empty(case.batch_size, *output.shape[1:], dtype=output.dtype))
+
+    def imagine_batch(self, batch_size: int) -> Workload:
+        """This workload of fake tensors with another batch size: the same module and optimizer, other data.
+
+        It must not be used together with this one. For use within the `FakeTensorMode` of this one.
+        """
+        self._forget()
+        other = copy.copy(self)
+        other.case = replace(self.case, batch_size=batch_size)
+        other.x = torch.empty((batch_size, *self.x.shape[1:]), dtype=self.x.dtype, requires_grad=True)
+        other._images = other.x.detach()
+        other.cotangent = torch.empty((batch_size, *self.cotangent.shape[1:]), dtype=self.cotangent.dtype)
+        return other
 
     # ---------------------------------------------------------------------------------------------------------- the stages
 

@@ -50,8 +50,7 @@ def fits(
 ) -> None:
     """Print the largest batch that fits into a memory, for training and for inference. Nothing is computed.
 
-    Each batch is confirmed by two predictions: it fits, and one image more does not, up to 65,536. csv, json and
-    parquet are in bytes.
+    Each batch fits, and one image more does not, up to 65,536. csv, json and parquet are in bytes.
     """
     printer = Printer(format, output, traceback=traceback)
     axes = {

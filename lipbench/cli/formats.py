@@ -30,7 +30,7 @@ _LATEX = str.maketrans({
     "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$", "√": r"$\surd$", "‖": r"$\|$", "…": r"\dots{}",
     "σ": r"$\sigma$", "μ": r"$\mu$", "µ": r"$\mu$", "λ": r"$\lambda$", "ε": r"$\varepsilon$", "τ": r"$\tau$",
     "Σ": r"$\Sigma$", "ß": r"\ss{}",
-    "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "✗": r"\textbf{x}", "○": r"$\circ$",
+    "█": r"\rule{0.4em}{1.4ex}", "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "✗": r"\textbf{x}", "○": r"$\circ$",
     "–": r"\textendash{}", "—": r"\textemdash{}", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~", "\u202f": r"\,",
 })  # fmt: skip
 r"""Characters that LaTeX reads as commands or cannot typeset; `[` and `*` would be arguments of a preceding `\\`."""

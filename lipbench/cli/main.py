@@ -27,6 +27,7 @@ VERBS = {
     "predict": "Predict the memory of training and inference from shapes alone.",
     "fits": "Find the largest batch that fits into a memory.",
     "recommend": "Say which method in which size, within memory and time.",
+    "breakdown": "Print time, memory and MACs of each layer of a network.",
     "search": "Search learning rate and weight decay, then train with the best.",
     "train": "Train networks for equal budgets: accuracy and certified accuracy.",
     "evaluate": "Certify and evaluate a trained network, also under attack.",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lipbench.meters.peaks import Stage
 from lipbench.quantities import Peak
 
 aten = torch.ops.aten
@@ -69,7 +70,11 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     def settle(self) -> None:
         """Include the bytes now in use in the peak."""
-        self.peak = max(self.peak, self.in_use)
+        self._reach(self.in_use)
+
+    def _reach(self, size: int) -> None:
+        """Include a number of bytes that are in use at once in the peak."""
+        self.peak = max(self.peak, size)
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -80,14 +85,15 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
             self._alive[reference] = size
             return
 
-        def forget(reference: weakref.ref[torch.UntypedStorage]) -> None:
-            self.in_use -= self._alive.pop(reference)
-            del self._known[key]
-
-        reference = weakref.ref(storage, forget)
+        reference = weakref.ref(storage, lambda gone: self._forget(key, gone))
         self._known[key] = reference
         self._alive[reference] = self._rounding(storage.nbytes())
         self.in_use += self._alive[reference]
+
+    def _forget(self, key: int, reference: weakref.ref[torch.UntypedStorage]) -> None:
+        """Stop to count a storage that is gone."""
+        self.in_use -= self._alive.pop(reference)
+        del self._known[key]
 
     def _is_view_of_unknown(self, made: Tensor, arguments: Any) -> bool:
         key = made.untyped_storage()._cdata
@@ -118,7 +124,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        self.peak = max(self.peak, self.in_use + self._highest(func, args, kwargs, result))
+        self._reach(self.in_use + self._highest(func, args, kwargs, result))
         self.add(made for made in _tensors(result) if not self._is_view_of_unknown(made, (args, kwargs)))
         if not _is_accumulation(func, args):
             self.settle()
@@ -153,7 +159,7 @@ def _is_accumulation(func: Any, args: Any) -> bool:
 
 
 def peaks(
-    stages: Iterable[tuple[str, Callable[[], object], Callable[[], object]]],
+    stages: Iterable[Stage],
     held: Iterable[Tensor],
     rounding: Rounding = exact,
     scratch: Mapping[Any, Scratch] | None = None,
@@ -164,6 +170,14 @@ def peaks(
     `assumed` receives the operations whose scratch formula raised, and why; they are assumed to allocate only their results.
     """
     live = LiveStorages(rounding, scratch)
+    found = peaks_by(live, stages, held)
+    if assumed is not None:
+        assumed.update(live.assumed)
+    return found
+
+
+def peaks_by(live: LiveStorages, stages: Iterable[Stage], held: Iterable[Tensor]) -> dict[str, Peak]:
+    """The peak of each stage as `peaks` finds it, by a given tracker."""
     live.add(held)
     found = {}
     with live:
@@ -175,6 +189,4 @@ def peaks(
             run()
             live.settle()
             found[phase] = Peak(live.peak, live.peak - baseline)
-    if assumed is not None:
-        assumed.update(live.assumed)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -49,6 +49,8 @@ class Counted:
     """operations that have no formula and may have MACs; they are not counted"""
     calls: frozenset[Call] = frozenset()
     """the same, with the sizes of the tensors that they were called with"""
+    by_place: dict[str, int] = field(default_factory=dict)
+    """what was at work → its real MACs; for a count with places"""
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
@@ -57,8 +59,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch giv
     PyTorch's `FlopCounterMode` also tracks modules, by hooks that fail on parametrised modules in inference mode.
     """
 
-    def __init__(self, outside: HandingOut) -> None:
+    def __init__(self, outside: HandingOut, place: Callable[[], str] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nor this
+        self.places: defaultdict[str, list[float]] = defaultdict(list)
+        self._place = place
         self.macs: defaultdict[str, list[float]] = defaultdict(list)
         self.surplus: list[float] = []
         """real MACs above those in the paper's convention"""
@@ -92,6 +96,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch giv
 
     def _apply(self, packet: Any, macs: float, args: Any) -> None:
         self.macs[str(packet)].append(macs)
+        if self._place:
+            self.places[self._place()].append(macs)
         factor = per_published(packet, args) if packet in MACS else 1
         self.surplus.append((1 - 1 / factor) * macs)
 
@@ -99,14 +105,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch giv
         self.calls.add((name, tuple(tuple(leaf.shape) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))))
 
 
-def count(run: Callable[[], object]) -> Counted:
-    """MACs of everything that `run()` does, backward passes included.
+def count(run: Callable[[], object], place: Callable[[], str] | None = None) -> Counted:
+    """MACs of everything that `run()` does, backward passes included. `place` names what is at work, for `Counted.by_place`.
 
     Work outside PyTorch is listed as far as it can be known (see `foreign.py`). A Triton kernel is not seen if it is launched
     without `torch.library.triton_op` or `custom_op`.
     """
     outside = HandingOut()
-    counter = _Counter(outside)
+    counter = _Counter(outside, place)
     with outside, counter:
         result = run()
     if counter.unwritten.contains(result):
@@ -120,6 +126,7 @@ def count(run: Callable[[], object]) -> Counted:
         by_operation={name: round(macs) for name, macs in by_operation.items()},
         unsupported=tuple(sorted({name for name, _ in calls})),
         calls=frozenset(calls),
+        by_place={name: round(math.fsum(macs)) for name, macs in counter.places.items()},
     )
 
 

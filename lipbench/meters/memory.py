@@ -152,6 +152,17 @@ def make_optimizer_state(workload: Workload) -> None:
     workload.step()
 
 
+def give_optimizer_state(workload: Workload) -> None:
+    """Give the optimizer the state that `make_optimizer_state` makes, if a step gives every parameter a gradient."""
+    for parameter in workload.module.parameters():
+        workload.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter)
+
+
+def has_all_gradients(workload: Workload) -> bool:
+    """Whether the last step gave every parameter a gradient."""
+    return all(parameter.grad is not None for parameter in workload.module.parameters())
+
+
 def held(workload: Workload) -> list[Tensor]:
     """Tensors that exist before any phase begins: parameters, buffers, the optimizer's state, input and cotangent."""
     state = _optimizer_state(workload.optimizer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lipbench.meters import live
+from lipbench.meters.places import Places
 
 
 def storages(tensors: Iterable[Tensor]) -> list[torch.UntypedStorage]:
@@ -24,11 +25,15 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 @contextmanager
-def _saved_tensors() -> Iterator[list[Tensor]]:
-    """Tensors that autograd saves within the block, detached from their graphs; the list keeps them alive."""
+def _saved_tensors(also: Callable[[], object] = lambda: None) -> Iterator[list[Tensor]]:
+    """Tensors that autograd saves within the block, detached from their graphs; the list keeps them alive.
+
+    `also` is called for each of them.
+    """
     saved: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
+        also()
         saved.append(tensor.detach())
         return saved[-1]  # not `tensor` itself: a graph that holds its own output would never be freed
 
@@ -36,8 +41,9 @@ def _saved_tensors() -> Iterator[list[Tensor]]:
         yield saved
 
 
-def _of_contexts(results: object) -> Iterator[Tensor]:
-    """Tensors that custom autograd functions keep as attributes of their contexts, in the graph behind results.
+def _of_contexts(results: object) -> Iterator[tuple[object, Tensor]]:
+    """Tensors that custom autograd functions keep as attributes of their contexts, in the graph behind results, each with its
+    context.
 
     The node of such a function in the graph is its context. The state of the random generator, which checkpointing keeps, is
     left out: it is the same for every layer.
@@ -53,14 +59,14 @@ def _of_contexts(results: object) -> Iterator[Tensor]:
         waiting += [following for following, _ in node.next_functions]
         for leaf in tree_leaves(getattr(node, "__dict__", {})):
             if isinstance(leaf, Tensor) and (leaf.dtype, leaf.shape) != (random_state.dtype, random_state.shape):
-                yield leaf
+                yield node, leaf
 
 
 def _kept(run: Callable[[], object]) -> list[Tensor]:
     """Tensors kept for the backward pass of `run()`: those that autograd saves, and those of contexts in its results' graph."""
     with _saved_tensors() as saved:
         results = run()
-    return [*saved, *_of_contexts(results)]
+    return [*saved, *(tensor for _, tensor in _of_contexts(results))]
 
 
 def saved_bytes(run: Callable[[], object]) -> int:
@@ -69,6 +75,27 @@ def saved_bytes(run: Callable[[], object]) -> int:
     Tensors that a custom `autograd.Function` keeps as attributes of its context are seen only if `run()` returns the output.
     """
     return bytes_of(_kept(run))
+
+
+def saved_by_place(run: Callable[[], object], places: Places) -> dict[str, int]:
+    """The bytes of `saved_bytes` by the path of the part that keeps them; a storage that several keep counts for the first."""
+    found: dict[str, int] = {}
+    known: set[int] = set()
+
+    def note(tensor: Tensor, place: str) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            known.add(storage._cdata)
+            found[place] = found.get(place, 0) + storage.nbytes()
+
+    kept_at: list[str] = []
+    with _saved_tensors(lambda: kept_at.append(places.now())) as saved:
+        results = run()
+    for tensor, place in zip(saved, kept_at, strict=True):
+        note(tensor, place)
+    for node, tensor in _of_contexts(results):
+        note(tensor, places.of_node(node))
+    return found
 
 
 def saved_elements(run: Callable[[], object]) -> int:

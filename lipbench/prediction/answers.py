@@ -4,7 +4,7 @@ external layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from lipbench.answer import Answer
 from lipbench.cases import Case
 from lipbench.prediction import complexity, largest, memory
 from lipbench.prediction.complexity import Fitted
+from lipbench.prediction.growth import Growth
 
 Given = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -39,17 +40,23 @@ def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:
     return Answer(frame, memory.readable(frame), problems=tuple(problems), failed=bool(problems))
 
 
-def of_largest(planned: list[Case], memory_bytes: int) -> Answer:
-    """The largest batches of cases that fit; those that cannot be predicted are problems."""
-    frame, problems = largest.table(planned, memory_bytes)
+def of_largest(planned: list[Case], memory_bytes: int, known: list[Growth] | None = None) -> Answer:
+    """The largest batches of cases that fit; those that cannot be predicted are problems. `known` is for `largest.table`."""
+    frame, problems = largest.table(planned, memory_bytes, known)
     return Answer(frame, largest.readable(frame), problems=tuple(problems), failed=bool(problems))
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Answer in a fresh process; `Answer.plain`."""
-    if "case" in question:
-        if question.get("largest"):
-            return of_largest([cases.from_dict(question["case"])], question["memory_bytes"]).plain()
-        return of_cases([cases.from_dict(question["case"])], question["memory_bytes"]).plain()
+def each(planned: Sequence[Case], question: Mapping[str, Any]) -> list[Answer]:
+    """The Answer about each case to a question: the predicted memory, or with `largest` the largest batch that fits."""
+    if not question.get("largest"):
+        return [of_cases([case], question["memory_bytes"]) for case in planned]
+    known: list[Growth] = []
+    return [of_largest([case], question["memory_bytes"], known) for case in planned]
+
+
+def answer(question: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer in a fresh process about a layer, or about each of several cases; `Answer.plain`."""
+    if "cases" in question:
+        return [one.plain() for one in each([cases.from_dict(one) for one in question["cases"]], question)]
     given = tuple((str(symbol), tuple(sizes)) for symbol, sizes in question["given"])
-    return of_layer(question["layer"], given).plain()
+    return [of_layer(question["layer"], given).plain()]

@@ -1,8 +1,11 @@
 """The largest batch of a layer or network that fits into a memory, for training and for inference, found by predictions.
 
-Peaks grow by the same bytes with each image once they are large, so two predictions give a third batch that is close to the
-answer. The answer is confirmed by one prediction on each side: the batch fits, and one image more does not, up to the largest
-batch that a case may have.
+For a layer of this package on a GPU, `growth` gives the peaks of all batch sizes from two predictions: one at a fixed batch,
+and one at the answer that this lets expect; sizes of one method share the second. For everything else, peaks grow by about the
+same bytes with each image, so two predictions give a third batch that is close to the answer, which is confirmed by one
+prediction on each side.
+
+Either way the batch fits, and one image more does not, up to the largest batch that a case may have.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from lipbench import errors
+from lipbench import errors, registry
 from lipbench.bounds import LARGEST
 from lipbench.cases import Case, columns_of
-from lipbench.prediction import memory
+from lipbench.meters import memory as memory_meter
+from lipbench.meters.saved import bytes_of
+from lipbench.prediction import growth, memory
+from lipbench.prediction.growth import Growth
 from lipbench.quantities import Memory
+from lipbench.workload import Workload
 
 COLUMNS = [
     "memory_bytes", "training_batch", "training_peak_bytes", "inference_batch", "inference_peak_bytes", "parameters_bytes",
@@ -72,15 +79,17 @@ def _on_the_line(peaks: Mapping[int, float], one: int, other: int, limit_bytes: 
     return one + int((limit_bytes - peaks[one]) / slope)
 
 
-def table(cases: Sequence[Case], limit_bytes: int) -> tuple[pd.DataFrame, list[str]]:
+def table(cases: Sequence[Case], limit_bytes: int, known: list[Growth] | None = None) -> tuple[pd.DataFrame, list[str]]:
     """One row per case, whose batch size is ignored, and one line for each case that cannot be predicted.
 
-    There is a column `remark` if a number is missing, or if peaks do not contain everything.
+    There is a column `remark` if a number is missing, or if peaks do not contain everything. `known` are the growths found so
+    far, also by earlier calls.
     """
     rows, problems = [], []
+    known = [] if known is None else known
     for case in cases:
         try:
-            rows.append(_row(case, limit_bytes))
+            rows.append(_row(case, limit_bytes, known))
         except errors.LipbenchError as error:
             problems.append(f"{case.spec.slug}: {error}")
     names = [*(columns_of(cases[0]) if cases else ()), *COLUMNS, *(["remark"] if any(row["remark"] for row in rows) else [])]
@@ -89,38 +98,77 @@ def table(cases: Sequence[Case], limit_bytes: int) -> tuple[pd.DataFrame, list[s
     return frame.astype(dict.fromkeys(whole, "Int64")), problems
 
 
-def _row(case: Case, limit_bytes: int) -> dict[str, object]:
-    known: dict[int, Memory] = {}
+PEAKS = {"training": memory.training_peak, "inference": memory.inference_peak}
+"""what a batch is sought for → the peak that decides"""
 
-    def predicted(batch: int) -> Memory:
-        if batch not in known:
-            known[batch] = memory.memory(replace(case, batch_size=batch))
-        return known[batch]
 
+def _row(case: Case, limit_bytes: int, known: list[Growth]) -> dict[str, object]:
     row: dict[str, object] = {**columns_of(case), "memory_bytes": limit_bytes}
-    for what, peak in (("training", memory.training_peak), ("inference", memory.inference_peak)):
-        try:
-            found = _largest(predicted, peak, limit_bytes)
-        except _UnknownError:
-            continue
-        row |= {f"{what}_batch": found.batch, f"{what}_peak_bytes": found.peak_bytes}
-    remarks = dict.fromkeys(memory.remark(one) for one in known.values())
-    return {**row, "parameters_bytes": next(iter(known.values())).parameter_bytes, "remark": "; ".join(filter(None, remarks))}
+    found: dict[str, Largest] = {}
+    if case.device == "cuda" and case.spec.method in registry.METHODS:
+        found, row["parameters_bytes"] = _by_growth(case, limit_bytes, known)
+    predicted: dict[int, Memory] = {}
+    for what in PEAKS:
+        if one := found.get(what) or _by_predictions(case, what, limit_bytes, predicted):
+            row |= {f"{what}_batch": one.batch, f"{what}_peak_bytes": one.peak_bytes}
+    if predicted:
+        row["parameters_bytes"] = next(iter(predicted.values())).parameter_bytes
+    remarks = dict.fromkeys(map(memory.remark, predicted.values()))
+    return {**row, "remark": "; ".join(filter(None, remarks))}
 
 
-def _largest(predicted: Callable[[int], Memory], peak: Callable[[Memory], int | None], limit_bytes: int) -> Largest:
-    """Raises `_UnknownError` where a peak is not known, and what `predicted` raises."""
+def _by_growth(case: Case, limit_bytes: int, known: list[Growth]) -> tuple[dict[str, Largest], int]:
+    """The answers for training and for inference where more than one image decides, and the bytes of the parameters."""
+    found = {}
+    with memory.imagined(replace(case, batch_size=growth.SMALLEST)) as workload:
+        memory_meter.give_optimizer_state(workload)
+        for what in PEAKS:
+            if grown := _growth(workload, what, limit_bytes, known):
+                found[what] = largest(grown.peak, limit_bytes)
+        parameter_bytes = bytes_of(workload.module.parameters())
+    return {what: one for what, one in found.items() if one.batch >= growth.SMALLEST}, parameter_bytes
+
+
+def _growth(workload: Workload, what: str, limit_bytes: int, known: list[Growth]) -> Growth | None:
+    """The growth of a peak, from a run at a fixed batch and one at the answer that it lets expect.
+
+    The second run is left out where a known growth, such as that of a smaller network of the method, is of the same form.
+    """
+    first = growth.run(workload, what, growth.FIRST)
+    if first is None:
+        return None
+    guessed = growth.guess(first)
+    if any(map(guessed.is_like, known)):
+        return guessed
+    near = max(growth.SMALLEST, largest(guessed.peak, limit_bytes).batch)
+    second = growth.run(workload, what, near if near != growth.FIRST else near + 1)
+    found = None if second is None else growth.between(first, second)
+    if found is not None:
+        known.append(found)
+    return found
+
+
+def _by_predictions(case: Case, what: str, limit_bytes: int, known: dict[int, Memory]) -> Largest | None:
+    """The answer by predictions, which are added to those that are known by their batch sizes; None where a peak is not known.
+
+    Raises what a prediction raises.
+    """
 
     def size(batch: int) -> float:
         try:
-            found = peak(predicted(batch))
+            if batch not in known:
+                known[batch] = memory.memory(replace(case, batch_size=batch))
         except errors.TooLargeError:
             return math.inf
+        found = PEAKS[what](known[batch])
         if found is None:
             raise _UnknownError
         return found
 
-    return largest(size, limit_bytes)
+    try:
+        return largest(size, limit_bytes)
+    except _UnknownError:
+        return None
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from lipbench import external
 from lipbench.cases import ExternalNetworkSpec, Limits, Spec
 from lipbench.cores import usable_cores
 from lipbench.run import isolate
+from lipbench.run.executor import Place, Wanted
 from lipbench.run.processes import Processes, usual_start
 
 TIMEOUT_S = Limits().timeout_s
@@ -43,6 +44,10 @@ class Apart:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._processes.renew()
 
+    def stop(self) -> None:
+        """End the question of another thread, which raises `StoppedError`, and accept no more; callable from any thread."""
+        self._processes.stop()
+
     @staticmethod
     def is_for(spec: Spec) -> bool:
         """Whether building a spec runs external code."""
@@ -63,23 +68,31 @@ class Apart:
         except EndedError as error:
             self._ended[name] = error
 
-    def ask(self, module: str, spec: Spec, question: dict[str, Any]) -> Any:
+    def survey(self, wanted: Wanted) -> Place:
+        """The device that 'auto' means here, and the cores. Raises `LipbenchError` as `Executor.survey` does."""
+        return isolate.survey(self._processes, wanted)
+
+    def ask(
+        self, module: str, spec: Spec, question: dict[str, Any], threads: int | None = None, timeout_s: float | None = None
+    ) -> Any:
         """What the function `answer` of a module returns for a question about a spec.
 
-        Raises the `LipbenchError` that it raises, and `EndedError` for all else that happens in the process.
+        `threads` are by default one for each core, and `timeout_s` is that of all questions. Raises the `LipbenchError` that it
+        raises, and `EndedError` for all else that happens in the process.
         """
         if spec.method in self._ended:
             raise self._ended[spec.method]
-        return self._asked({**question, "module": module}, "answer")
+        return self._asked({**question, "module": module}, "answer", threads, timeout_s)
 
-    def _asked(self, question: dict[str, Any], wanted: str) -> Any:
+    def _asked(self, question: dict[str, Any], wanted: str, threads: int | None = None, timeout_s: float | None = None) -> Any:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         killed_before = isolate.killed_for_memory()
-        ending = self._processes.ask(question, self._timeout_s, usable_cores())
+        ending = self._processes.ask(question, limit_s, threads or usable_cores())
         ending.raise_refusal()
         answer = ending.answer or {}
         said = {name: text for name, text in answer.items() if isinstance(text, str)}
         if "failed" in said:
             raise EndedError(said["failed"], said.get("traceback", ""))
         if wanted not in answer:
-            raise EndedError(isolate.death(ending, self._timeout_s, isolate.killed_for_memory() > killed_before).reason)
+            raise EndedError(isolate.death(ending, limit_s, isolate.killed_for_memory() > killed_before).reason)
         return answer[wanted]
