@@ -82,3 +82,8 @@ def test_the_report_says_what_is_drawn(scaling: pd.DataFrame) -> None:
     text = html.render(tables(scaling))
     for title in ("Training time against the image size", "Training memory against the number of channels"):
         assert title in text
+
+
+def test_lines_join_measurements_where_a_prediction_is_missing(scaling: pd.DataFrame) -> None:
+    peaks = scaling.assign(predicted_peak_bytes=scaling["peak_memory_bytes"])[["case", "phase", "predicted_peak_bytes"]]
+    assert "lines: predicted" not in drawn("memory", scaling, predicted=peaks.iloc[:-40])[0].svg

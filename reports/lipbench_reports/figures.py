@@ -62,7 +62,7 @@ class Plot:
     units: Sequence[tuple[str, float]]
     range_columns: tuple[str, str] | None = None
     predicted: str = ""
-    """column with the predicted cost, to which the lines are drawn where it is known; "" for lines that join measurements"""
+    """column with the predicted cost, to which lines are drawn where all points have one; "" for lines that join measurements"""
     size: Size = CHANNELS
 
 
@@ -189,8 +189,8 @@ def _told(plot: Plot, row: Mapping[Hashable, Any], labels: Mapping[str, str]) ->
 
 
 def _is_predicted(plot: Plot, points: pd.DataFrame) -> bool:
-    """Whether the lines of a panel are predictions; then a series without any has no line."""
-    return bool(plot.predicted) and bool(points[plot.predicted].notna().any())
+    """Whether the lines of a panel are predictions: where all of its points have one. Otherwise they join measurements."""
+    return bool(plot.predicted) and bool(points[plot.predicted].notna().all())
 
 
 def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
