@@ -62,7 +62,7 @@ class Plot:
     units: Sequence[tuple[str, float]]
     range_columns: tuple[str, str] | None = None
     predicted: str = ""
-    """column with the predicted cost, to which lines are drawn where all points have one; "" for lines that join measurements"""
+    """column with the predicted cost, to which lines are drawn where all points have it; "" for lines that join measurements"""
     size: Size = CHANNELS
 
 
