@@ -12,7 +12,7 @@ import pandas as pd
 from lipbench import errors, registry
 from lipbench.analysis import judging
 from lipbench.analysis.candidates import Ground, Question, candidates
-from lipbench.analysis.judging import EPOCH, MEMORY, QUANTITIES, THROUGHPUT, Candidate, Constraint, Figure, Judged, Quantity
+from lipbench.analysis.judging import EPOCH, MEMORY, QUANTITIES, Candidate, Constraint, Figure, Judged, Quantity
 from lipbench.answer import Answer
 from lipbench.cases import network_of
 from lipbench.prediction import memory
@@ -254,17 +254,19 @@ def _fronts(made: Recommendation) -> list[str]:
 def _explained(made: Recommendation) -> list[str]:
     """What the numbers are."""
     ground = made.ground
-    figures = [
-        figure for one in made.found for figure in (one.candidate.worth, *one.candidate.costs.values()) if figure.is_known
-    ]
-    used = dict.fromkeys(figure.evidence for figure in figures)
-    timed = f"{ground.rates.name} in {ground.precision} precision" if ground.rates else f"run's machine ({ground.device})"
-    costs = [one.candidate.costs for one in made.found]
-    has_time = any(name in own and own[name].is_known for own in costs for name in (EPOCH.name, THROUGHPUT.name))
-    return [
+    costs = [(quantity, one.candidate.cost(quantity)) for one in made.found for quantity in QUANTITIES]
+    timed = [figure for quantity, figure in costs if quantity is not MEMORY and figure.is_known]
+    figures = [*(one.candidate.worth for one in made.found), *(figure for _, figure in costs)]
+    used = {figure.evidence for figure in figures if figure.is_known}
+    whose = ground.rates.name if ground.rates else f"run's machine ({ground.device})"
+    said = [
         "CRA 36: certified robust accuracy at a radius of 36/255, in %. Training memory is the peak of a step "
         f"with {ground.batch_size} images"
-        + (f"; times are those of the {timed}, for {ground.batch_size} images at a time." if has_time else "."),
+    ]
+    said += [f"times are those of the {whose} for {ground.batch_size} images at a time"] if timed else []
+    said += [f"predicted ones in {ground.precision} precision"] if any(one.evidence == "predicted" for one in timed) else []
+    return [
+        f"{'; '.join(said)}.",
         *(text for evidence, text in EVIDENCE.items() if evidence in used),
         *([BOUND_REMARK] if any(figure.bound for figure in figures) else []),
         memory.NOTES[ground.device],
