@@ -272,13 +272,13 @@ def test_an_external_layer_has_a_look_of_its_own() -> None:
 
 
 def test_a_run_of_very_many_cases_is_listed_in_part_and_names_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "MOST_CASES", 20)
+    monkeypatch.setattr(prepared, "MOST_CASES", 30)
     rows = pd.concat([quick().assign(batch_size=size, case=quick()["case"] + f"-b{size}") for size in range(1, 11)])
     found = ready(rows)
     kept = found.listed.rows
     assert found.shape in set(kept["shape"])
     assert {found.shapes[0], found.shapes[-1]} <= set(kept["shape"])
-    assert len(kept.drop_duplicates(["series", "shape"])) <= 20 + 2 * len(METHODS)
+    assert len(kept.drop_duplicates(["series", "shape"])) <= 30 + len(METHODS)
     assert set(listed_cases(tables(rows))) == set(kept["case"])
     assert listed_cases(tables(rows))[0] in set(found.at_shape.rows["case"]), "these are predicted first"
     text = words(rows, out="runs/my run")

@@ -62,7 +62,15 @@ def _numbers(convention: str, case: Case, phase: str, method: Method, complexity
 
 
 def _evaluate(expression: sympy.Expr, sizes: Mapping[str, int], iterations: Mapping[str, int]) -> Fraction:
-    return _evaluate_once(sympy.sympify(expression), tuple({**sizes, **iterations}.items()))
+    needed = _symbols(expression)
+    return _evaluate_once(expression, tuple((name, size) for name, size in {**sizes, **iterations}.items() if name in needed))
+
+
+@functools.cache
+def _symbols(expression: sympy.Expr) -> frozenset[str]:
+    """The names of the sizes that an expression depends on: the parameter half is evaluated once for all batch sizes."""
+    names = {str(symbol) for symbol in sympy.sympify(expression).free_symbols}
+    return frozenset(names | {"s", "k"} if "n" in names else names)
 
 
 @functools.lru_cache(maxsize=4096)  # a network repeats its layers, and a run its cases

@@ -7,7 +7,9 @@ has anyway, and a library would need the same rules for what it does not know (d
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import reprlib
 import types
 import typing
@@ -18,6 +20,7 @@ from typing import Any
 
 from lipbench.cases import KINDS, Case
 from lipbench.errors import LipbenchError, visible
+from lipbench.quantities import Machine
 
 LARGEST_INTEGER, LARGEST_FLOAT = 10**18, 1e18
 SHORTEST_S = 1e-15
@@ -35,6 +38,8 @@ UNLIMITED = frozenset({"largest", "smallest", "residual", "uncertainty"})
 """floats that may be infinite, not a number or huge: bounds of layers that are not Lipschitz"""
 AT_LEAST_ONE = frozenset({"samples_s", "calls_per_sample", "denominator"})
 """lists that must not be empty, and integers that must not be 0"""
+REPEATED = (Machine,)
+"""objects that most rounds of a run repeat word for word, and that are read once"""
 DATES = frozenset({"started"})
 """texts that are a date and time as in ISO 8601, or empty"""
 
@@ -53,7 +58,7 @@ def _read(kind: Any, value: Any, where: str, name: str) -> Any:
     """Convert a value in the field `name`, which chooses the bounds."""
     if kind in _PLAIN:
         return _PLAIN[kind](value, where, name)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = _taken_apart(kind)
     if origin in (types.UnionType, typing.Union):
         inner = next(one for one in arguments if one is not types.NoneType)
         return None if value is None else _read(inner, value, where, name)
@@ -70,7 +75,21 @@ def _read(kind: Any, value: Any, where: str, name: str) -> Any:
         _expect(dict, value, where)
         return {_read(arguments[0], key, f"a key of {where}", ""): _read(arguments[1], entry, f"{where}[{short(key)}]", name)
                 for key, entry in value.items()}  # fmt: skip
+    if kind in REPEATED:
+        with contextlib.suppress(TypeError, ValueError, LipbenchError):  # raised again below, with the place in the file
+            return _once(kind, json.dumps(value))
     return _object(kind, value, where)
+
+
+@functools.lru_cache(maxsize=64)
+def _once(kind: Any, text: str) -> Any:
+    return _object(kind, json.loads(text), "")
+
+
+@functools.cache
+def _taken_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of an annotation."""
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 def _choice(known: Sequence[Any], value: Any, where: str) -> Any:
@@ -122,6 +141,8 @@ def _integer(value: Any, where: str, name: str) -> int:
 
 
 def _float(value: Any, where: str, name: str) -> float:
+    if type(value) is float and SHORTEST_S <= value <= LARGEST_FLOAT:
+        return value  # within all bounds, as nearly all are
     _expect(float | int, value, where)
     if isinstance(value, float) and name in UNLIMITED and not value < 0:
         return value
