@@ -112,6 +112,22 @@ class Run:
             write_file(output, content)
         return output
 
+    def predicted(self, gpu: str | None = None, rates: str | Path | None = None) -> Answer:
+        """Predicted beside measured times, and how far they are apart: floors on a named GPU, or estimates from `rates`, a file
+        of `lipbench calibrate`, by default the one for all cores of this machine.
+
+        The frame has rows with evidence `measured` and `predicted`. Raises `LipbenchError` where there are no rates, and for
+        rates of another device than the run's.
+        """
+        from lipbench import errors
+        from lipbench.analysis import predicted
+        from lipbench.prediction import rates as known_rates
+
+        known = known_rates.chosen(gpu, rates or known_rates.present())
+        if known is None:
+            raise errors.no_rates()
+        return predicted.answer(self.stored, known)
+
 
 def load(path: str | Path) -> Run:
     """The run in a run directory, or in a JSON file of pytest-benchmark, and the trainings in the directory.
@@ -220,19 +236,30 @@ def predict(
     *layers: Layer,
     device: str = "cpu",
     memory_bytes: int | None = None,
+    gpu: str | None = None,
+    rates: str | Path | None = None,
     timeout_s: float | None = None,
     tell: Tell = _silent,
     **axes: Any,
 ) -> Answer:
-    """How much memory training and inference take, counted from shapes alone: nothing is computed, no GPU is needed.
+    """How much memory and time training and inference take, counted from shapes alone: nothing is computed, no GPU is needed.
 
-    `device` is 'cpu' or 'cuda', whose memory it is. With `memory_bytes`, the column `fits` says what stays within it. `axes`
-    are those of `profile`. The frame has a row per case, in bytes. Each case of a layer or network given by an external name is
-    predicted in a fresh process, for at most `timeout_s`, by default 300. Cases that cannot be predicted are among the answer's
-    problems. `tell` is called before each case, with how many are done, of how many, and its name. Raises `LipbenchError` for
-    sizes that no case can have.
+    `device` is 'cpu' or 'cuda', whose memory it is. With `memory_bytes`, the column `fits` says what stays within it. Times are
+    floors on a named `gpu`, whose memory it then is, or on a CPU estimates from `rates`, a file of `lipbench calibrate`, by
+    default the one for all cores of this machine. `axes` are those of `profile`. The frame has a row per case, in bytes and
+    seconds. Each case of a layer or network given by an external name is predicted in a fresh process, for at most `timeout_s`,
+    by default 300. Cases that cannot be predicted are among the answer's problems. `tell` is called before each case, with how
+    many are done, of how many, and its name. Raises `LipbenchError` for sizes that no case can have, and for an unknown GPU.
     """
-    return _predicted(layers, axes, device, timeout_s, {"memory_bytes": memory_bytes}, tell)
+    from lipbench.prediction import rates as known_rates
+    from lipbench.prediction import time
+
+    device = "cuda" if gpu else device
+    place = (rates or known_rates.present()) if device == "cpu" else None
+    known = known_rates.chosen(gpu, place)
+    question = {"memory_bytes": memory_bytes, "gpu": gpu, "rates": str(place) if place else None}
+    found = _predicted(layers, axes, device, timeout_s, question, tell)
+    return replace(found, remarks=(*found.remarks, time.note(known)))
 
 
 def fits(

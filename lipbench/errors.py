@@ -499,6 +499,24 @@ def compiled_not_predicted() -> LipbenchError:
     return LipbenchError(_message("times are predicted for modules as they are written", "a compiled case", do))
 
 
+def no_rate(number: str, name: str) -> LipbenchError:
+    return LipbenchError(_message(f"no rate of {number} numbers is known", name, "predict in float32, or for a GPU by --gpu"))
+
+
+def no_rates() -> LipbenchError:
+    do = "run lipbench calibrate once, or give a file of it by --rates, or a GPU by --gpu"
+    return LipbenchError(_message("times are predicted from the rates of a device", "none for this machine", do))
+
+
+def run_has_its_cases(path: object) -> LipbenchError:
+    return LipbenchError(_message("--run predicts the cases of a run", path, "drop the options that choose other cases"))
+
+
+def nothing_to_compare(path: object, name: str) -> LipbenchError:
+    do = "give a run that was measured on the device whose rates these are"
+    return LipbenchError(_message(f"no time of the run can be predicted from the rates of {name}", path, do))
+
+
 def export_is_no_module(got: str) -> LipbenchError:
     do = "return the exported nn.Module from export() or vanilla_export()"
     return LipbenchError(_message("the exported form is not an nn.Module", f"an object of type {got}", do))

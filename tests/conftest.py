@@ -14,11 +14,14 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read once
 import gc
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), "lipbench-tests")  # no rates of this machine
 
 from lipbench.run import profiling
 

@@ -273,7 +273,16 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-NO_PICTURES = {"plots": [], "plotted": [], "scores": None, "radar": None, "radars": [], "radar_absent": [], "labels": {}}
+NO_PICTURES = {
+    "plots": [],
+    "plotted": [],
+    "scores": None,
+    "radar": None,
+    "radars": [],
+    "radar_absent": [],
+    "labels": {},
+    "limits_reached": None,
+}
 """what `html._pictures` returns where nothing is drawn"""
 
 

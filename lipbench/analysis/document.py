@@ -12,7 +12,7 @@ from lipbench_reports.prepared import listed_cases
 from lipbench_reports.tables import Tables, Trained
 
 from lipbench import errors
-from lipbench.analysis import accuracy, beside, changes
+from lipbench.analysis import accuracy, beside, changes, predicted
 from lipbench.analysis.comparison import LEAST_PAIRS, THRESHOLD
 from lipbench.analysis.exponents import exponents
 from lipbench.analysis.origin import conditions, machine, provenance
@@ -44,6 +44,7 @@ def document(run: Run, trainings: Sequence[TrainingRecord] = (), problems: Seque
         certificates=certificate_rows(run),
         warnings=warning_rows(run),
         rounds=round_rows(run),
+        limits=predicted.limits(run),
         changes=both.found.frame if both else pd.DataFrame(),
         changed=changes.remarks(both) if both else (),
         trained=accuracy.trained(trainings) if trainings else Trained(),

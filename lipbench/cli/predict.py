@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from lipbench import api
+from lipbench import api, errors
 from lipbench.cli import waiting
 from lipbench.cli.options import (
     BatchSizeList,
@@ -26,9 +27,13 @@ from lipbench.cli.options import (
     Timeout,
     Traceback,
     given_settings,
+    path,
     size,
 )
 from lipbench.cli.printing import Printer
+
+GPUS = "A100, H100, H200, B200, L4, L40S, RTX 4090"
+"""as in `lipbench_kernels.roofline`, which the help has no time to import"""
 
 
 def predict(
@@ -49,22 +54,36 @@ def predict(
     memory: Annotated[
         int | None, size("--memory", "Memory available, such as 24GB or 24GiB; adds a column that says what fits.")
     ] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="NAME", help=f"Predict the least times on a GPU: {GPUS}.")] = None,
+    rates: Annotated[
+        Path | None, path("--rates", "FILE", "Rates by lipbench calibrate -o.  [default: those in the cache, if any]")
+    ] = None,
+    run: Annotated[
+        Path | None, path("--run", "RUN", "Hold predicted times against those of a run, in place of other cases.")
+    ] = None,
     timeout: Timeout = None,
     traceback: Traceback = False,
     format: Format = None,
     output: Output = None,
 ) -> None:
-    """Predict the memory of training and inference from shapes alone, and whether it fits. Nothing is computed.
+    """Predict memory and time of training and inference from shapes alone, and whether it fits. Nothing is computed.
 
-    csv, json and parquet are in bytes.
+    csv, json and parquet are in bytes and seconds.
     """
     printer = Printer(format, output, traceback=traceback)
-    axes = {
+    axes: dict[str, Any] = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
         "settings": given_settings(with_),
         "precision": precision,
     }  # fmt: skip
+    if run is not None:
+        if method or memory is not None or any(axes.values()):
+            raise errors.run_has_its_cases(run)
+        printer.print(api.load(run).predicted(gpu, rates))
+        return
     with waiting.of("predicting") as tell:
-        found = api.predict(*(method or ()), device=str(device), memory_bytes=memory, timeout_s=timeout, tell=tell, **axes)
+        found = api.predict(
+            *(method or ()), device=str(device), memory_bytes=memory, gpu=gpu, rates=rates, timeout_s=timeout, tell=tell, **axes
+        )
     printer.print(found)

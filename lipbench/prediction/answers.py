@@ -12,9 +12,10 @@ import pandas as pd
 from lipbench import cases, external, registry
 from lipbench.answer import Answer
 from lipbench.cases import Case
-from lipbench.prediction import complexity, largest, memory
+from lipbench.prediction import complexity, largest, memory, rates, time
 from lipbench.prediction.complexity import Fitted
 from lipbench.prediction.growth import Growth
+from lipbench.prediction.rates import Rates
 
 Given = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -34,10 +35,17 @@ def require_known(names: Iterable[str]) -> None:
             registry.find(name)
 
 
-def of_cases(planned: list[Case], memory_bytes: int | None) -> Answer:
-    """The predicted memory of cases; those that cannot be predicted are problems."""
+def of_cases(planned: list[Case], memory_bytes: int | None, known: Rates | None = None) -> Answer:
+    """The predicted memory of cases, and with rates their times; those that cannot be predicted are problems."""
     frame, problems = memory.table(planned, memory_bytes)
-    return Answer(frame, memory.readable(frame), problems=tuple(problems), failed=bool(problems))
+    readable = memory.readable(frame)
+    if known is not None:
+        times, more = time.table([case for case in planned if case.id in set(frame["case"])], known)
+        frame = frame.merge(times, how="left", on="case")
+        frame["evidence"] = "predicted"
+        readable, problems = pd.concat([readable, time.readable(frame)], axis=1), [*problems, *more]
+        frame = frame[[*frame.columns.drop("case"), "case"]]
+    return Answer(frame, readable, problems=tuple(problems), failed=bool(problems))
 
 
 def of_largest(planned: list[Case], memory_bytes: int, known: list[Growth] | None = None) -> Answer:
@@ -47,11 +55,12 @@ def of_largest(planned: list[Case], memory_bytes: int, known: list[Growth] | Non
 
 
 def each(planned: Sequence[Case], question: Mapping[str, Any]) -> list[Answer]:
-    """The Answer about each case to a question: the predicted memory, or with `largest` the largest batch that fits."""
-    if not question.get("largest"):
-        return [of_cases([case], question["memory_bytes"]) for case in planned]
-    known: list[Growth] = []
-    return [of_largest([case], question["memory_bytes"], known) for case in planned]
+    """The Answer about each case to a question: predicted memory and times, or with `largest` the largest batch that fits."""
+    if question.get("largest"):
+        growths: list[Growth] = []
+        return [of_largest([case], question["memory_bytes"], growths) for case in planned]
+    known = rates.chosen(question.get("gpu"), question.get("rates"))
+    return [of_cases([case], question["memory_bytes"], known) for case in planned]
 
 
 def answer(question: dict[str, Any]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from lipbench.meters.attempts import Attempts
 from lipbench.meters.formulas import MACS
 from lipbench.meters.free import is_free_of_macs, is_view
 from lipbench.meters.macs import KNOWN
+from lipbench.prediction import forms
 from lipbench.prediction.memory import imagined
 from lipbench.quantities import PHASES
 from lipbench.workload import Workload
@@ -55,6 +56,16 @@ class Operation:
     written_bytes: int
     dtype: str
     """of its numbers, e.g. 'float32' or 'complex64'"""
+    form: str | None = None
+    """what it is measured as, by `forms.AXES`; None where that is not known"""
+    sizes: tuple[float, ...] = ()
+    """of its form"""
+    in_backward: bool = False
+    """whether autograd's engine runs it"""
+    recorded: bool = False
+    """whether autograd makes a node of the graph for it"""
+    copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """forms and sizes of copies that its kernel makes first"""
 
     @property
     def bytes(self) -> int:
@@ -141,7 +152,19 @@ def _described(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> 
         macs = KNOWN[packet](*args, **kwargs, out_val=result) / 2
     numbers = [one.dtype for one in _tensors((result, args, kwargs)) if one.is_floating_point() or one.is_complex()]
     dtype = str(numbers[0] if numbers else torch.float32).removeprefix("torch.")
-    return Operation(name, kind, macs, 0 if kind == "view" else read, 0 if kind == "view" else written, dtype)
+    if kind == "view":
+        read = written = 0
+    operands, made = _tensors((args, kwargs)), _tensors(result)
+    form = forms.form_of(name, kind, args, operands, made, read + written)
+    in_backward = torch._C._current_autograd_node() is not None
+    return Operation(
+        name, kind, macs, read, written, dtype,
+        form=form[0] if form else None,
+        sizes=form[1] if form else (),
+        in_backward=in_backward,
+        recorded=not in_backward and torch.is_grad_enabled() and any(one.requires_grad for one in operands),
+        copies=forms.copies(kind, operands),
+    )  # fmt: skip
 
 
 def _kind(func: Any, packet: Any, name: str) -> Kind:
@@ -171,6 +194,7 @@ def _traffic(func: Any, name: str, args: Any, kwargs: Mapping[str, Any], result:
     values = {**dict(zip((one.name for one in schema), args)), **kwargs}
     changed = {key for key in values if given[key].alias_info is not None and given[key].alias_info.is_write}
     outputs = {key for key in changed if given[key].kwarg_only} | (changed if name in _NOT_READ else set())
+    outputs |= set(values) if name.endswith("_like") or name.startswith("new_") else set()  # these take a shape alone
     operands = [one for key, value in values.items() if key not in outputs for one in _tensors(value)]
     known = {one.untyped_storage()._cdata for one in operands}
     made = [one for one in _tensors(result) if one.untyped_storage()._cdata not in known]

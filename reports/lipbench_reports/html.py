@@ -20,6 +20,7 @@ from lipbench_reports import (
     figures,
     findings,
     first_screen,
+    limits,
     measurements,
     pairs,
     provenance,
@@ -226,4 +227,5 @@ def _pictures(ready: Prepared, found: Costs, look: Mapping[str, Look]) -> dict[s
             one.label for one in found.series if drawn and one.key not in shown and one.key not in found.yardsticks
         ],
         "labels": ready.labels,
+        "limits_reached": limits.section(ready.written, look),
     }

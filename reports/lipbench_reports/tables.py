@@ -26,6 +26,7 @@ WARNINGS = ["case", "kind", "phases", "text"]
 ROUNDS = ["case", "phase", "round", "median_s", "quiet"]
 FITTED = ["method", "title", "half", "quantity", "fitted", "fitted_mathml", "residual", "note"]
 PREDICTED = ["case", "phase", "predicted_peak_bytes"]
+LIMITS = ["case", "phase", "seconds", "floor_s", "bound", "macs", "bytes", "macs_per_s", "bytes_per_s", "source"]
 CHANGES = ["case", "phase", "quantity", "base", "head", "ratio", "low", "high", "pairs", "verdict", "reason"]
 PUBLISHED = ["dataset", "train_images", "batch_size", "layer", "size", "train_seconds_per_epoch"]
 
@@ -99,6 +100,9 @@ class Tables:
     """formulas fitted to counts, by method, half and quantity; the residual is relative"""
     predicted: pd.DataFrame = field(default_factory=pd.DataFrame)
     """predicted peak of each case and phase, counted on fake tensors"""
+    limits: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """least time of each measured phase, with the operations it is made of, and the rates of the machine; empty where they are
+    not known"""
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     """comparison with another run, the base: one row per case, phase and quantity; empty where there is none"""
     changed: Sequence[str] = ()
