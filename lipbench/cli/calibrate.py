@@ -14,7 +14,7 @@ import typer
 
 from lipbench.cli.options import Format, path, whole
 from lipbench.cli.printing import Printer, check_output
-from lipbench.cli.progress import REFRESHES_PER_SECOND
+from lipbench.cli.waiting import REFRESHES_PER_SECOND
 
 TOO_NOISY = 4
 """the exit code if rates cannot be repeated, as of `selftest`"""
