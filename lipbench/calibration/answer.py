@@ -62,7 +62,7 @@ def is_noisy(found: Answer) -> bool:
     return bool((found.frame["outcome"] == NOISY).any())
 
 
-MOVES = ("elementwise", "complex elementwise", "fill", "reduction", "rearrangement")
+MOVES = ("elementwise", "complex elementwise", "fill", "reduction", "reduction of some dimensions", "rearrangement")
 _PEAKS = ("product", "convolution")
 """forms whose work is that of `Operation.bytes` and `Operation.macs`, so that they give bandwidth and peaks"""
 
