@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EXHAUSTIVE, Variant
+import torch
+from conftest import CHANNELS, EXHAUSTIVE, IMAGE_SIZE, Variant
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench import registry
 from lipbench.cases import Case, LayerSpec, NetworkSpec, Spec
+from lipbench.meters import live
 from lipbench.meters import memory as memory_meter
 from lipbench.prediction import growth, largest, memory
+from lipbench.prediction.repeats import Repeats
 from lipbench.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -110,3 +116,24 @@ def test_sizes_of_a_method_share_the_second_run(monkeypatch: pytest.MonkeyPatch)
     assert [what for what, _ in ran] == 2 * ["training", "training", "inference", "inference", "training", "inference"]
     alone = [largest.table([case], 10**7)[0] for case in cases]
     pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_equal_halves_are_run_once_and_take_the_same(variant: Variant, device: str, calls: list[int]) -> None:
+    tracked, ran = [], []
+    for once in (False, True):
+        with FakeTensorMode():
+            layers = [variant.build(dtype=torch.float32, disturbed=False).eval() for _ in range(3)]
+            x = torch.empty(2, CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+            held = [x, *(one for layer in layers for one in (*layer.parameters(), *layer.buffers()))]
+            tracker, run = live.LiveStorages(*memory.allocator(device)), partial(outputs, layers, x)
+            calls.clear()
+            with torch.inference_mode(), Repeats(layers if once else [], tracker):
+                tracked.append(live.peaks_by(tracker, [(phase, lambda: None, run) for phase in ("cold", "warm")], held))
+            ran.append(len(calls))
+    assert tracked[0] == tracked[1]
+    assert ran == [3, 1 if variant.method.name != "standard" else ran[1]]
+
+
+def outputs(layers: Sequence[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+    return [layer(x) for layer in layers]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ aten = torch.ops.aten
 Scratch = Callable[..., int]
 """arguments of an operation and its result `out` → peak bytes of the operation, above those in use before it"""
 Rounding = Callable[[int], int]
+Result = TypeVar("Result")
 
 CUDA_BLOCK_BYTES = 512
 """PyTorch's CUDA allocator rounds every block up to a multiple of this"""
@@ -75,6 +76,17 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     def _reach(self, size: int) -> None:
         """Include a number of bytes that are in use at once in the peak."""
         self.peak = max(self.peak, size)
+
+    def take(self, size: int) -> None:
+        """Count bytes that are allocated and freed again, beside the storages."""
+        self._reach(self.in_use + size)
+
+    def highest_during(self, run: Callable[[], Result]) -> tuple[Result, int]:
+        """The result of `run()`, and the most bytes in use meanwhile."""
+        before, self.peak = self.peak, self.in_use
+        result = run()
+        highest, self.peak = self.peak, max(before, self.peak)
+        return result, highest
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata

@@ -16,6 +16,7 @@ import torch
 from lipbench.meters import live
 from lipbench.meters import memory as memory_meter
 from lipbench.prediction import memory
+from lipbench.prediction.repeats import Repeats
 from lipbench.workload import Workload
 
 PHASES = {"training": memory.TRAINING, "inference": memory.INFERENCE}
@@ -30,7 +31,7 @@ class _Log(live.LiveStorages):  # type: ignore[no-untyped-call]  # torch gives i
     """A tracker that remembers the order of what happens, and the size of every storage."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(live.cuda_blocks)
         self.events: list[int] = []
         """n: the n-th storage is made; −n: it is freed; 0: the bytes in use may be the most"""
         self.sizes: list[int] = []
@@ -41,6 +42,11 @@ class _Log(live.LiveStorages):  # type: ignore[no-untyped-call]  # torch gives i
     def reset_peak(self) -> None:
         super().reset_peak()
         self.events.append(0)
+
+    def take(self, size: int) -> None:
+        super().take(size)
+        self.sizes.append(size)  # of whole blocks already, in whatever batch
+        self.events[-1:] = [len(self.sizes), 0, -len(self.sizes)]
 
     def _reach(self, size: int) -> None:
         super()._reach(size)
@@ -101,7 +107,8 @@ def run(workload: Workload, what: str, batch_size: int) -> Run | None:
     """
     other = workload.imagine_batch(batch_size)
     log = _Log()
-    live.peaks_by(log, memory_meter.stages(other, PHASES[what]), memory_meter.held(other))
+    with Repeats(other.halves, log):
+        live.peaks_by(log, memory_meter.stages(other, PHASES[what]), memory_meter.held(other))
     if what == "training" and not memory_meter.has_all_gradients(other):
         return None
     return Run(batch_size, np.array(log.events), np.array(log.sizes))

@@ -18,6 +18,7 @@ from lipbench.meters import live, saved, scratch
 from lipbench.meters import memory as memory_meter
 from lipbench.meters.attempts import Attempts
 from lipbench.prediction import fakes
+from lipbench.prediction.repeats import Repeats
 from lipbench.quantities import Memory, Peak
 from lipbench.workload import Workload
 
@@ -58,9 +59,11 @@ def decisive(case: Case) -> Memory:
         saved_bytes = saved.saved_bytes(workload.forward)
         attempts = Attempts()
         peaks, is_whole = _peaks(workload, attempts, TRAINING), memory_meter.has_all_gradients(workload)
-        peaks |= _peaks(workload, attempts, INFERENCE)
+        tracker = live.LiveStorages(*allocator(case.device))
+        with Repeats(workload.halves, tracker):
+            peaks |= live.peaks_by(tracker, memory_meter.stages(workload, INFERENCE), memory_meter.held(workload))
         found = replace(memory_meter.split(workload, SOURCE, ()), saved_bytes=saved_bytes, peaks=peaks)
-    return found if is_whole and not attempts.failures else memory(case)
+    return found if is_whole and not attempts.failures and not tracker.assumed else memory(case)
 
 
 def peaks(cases: Sequence[Case], limit_s: float = math.inf) -> tuple[pd.DataFrame, list[str]]:
