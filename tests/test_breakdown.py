@@ -62,6 +62,7 @@ def test_parts_sum_up_to_the_whole(spec: Spec, device: str) -> None:
     assert (sums["step_macs"], sums["inference_macs"]) == (counts["step"], counts["inference"])
     assert memory.with_unit(whole.peaks["step"].total_bytes) in remarks[0]
     assert rows["path"].is_unique
+    assert all(remark.startswith("  ") for remark in remarks[1:3])
 
 
 def test_equal_layers_cost_the_same() -> None:

@@ -157,8 +157,8 @@ def test_times_are_measured_with_and_without_clocks() -> None:
     found = part_times.measure(
         module, {"inference": lambda: module(x)}, lambda: prepared.append(None), device="cpu", threads=1, limit_s=0.01
     )
-    assert found.turns >= part_times.FEWEST_TURNS
-    assert len(prepared) == 2 * (found.turns + 1)
+    assert found.turns >= 1
+    assert len(prepared) == 1 + 2 * found.turns
     assert set(found.parts_s) == {("inference", path) for path in ("0", "1", "2.0", BETWEEN)}
     assert found.whole_s.keys() == {"inference"}
     assert min(*found.parts_s.values(), *found.whole_s.values()) > 0

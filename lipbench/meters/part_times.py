@@ -22,7 +22,6 @@ from lipbench.meters.places import BETWEEN, parts
 Phases = Mapping[str, Callable[[], object]]
 Times = dict[tuple[str, str], float]
 """(phase, path of a part) → seconds; the path is `BETWEEN` for what runs outside all parts"""
-FEWEST_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -124,26 +123,24 @@ def measure(
 ) -> PartTimes:
     """Time phases of a module, in turns with and without a clock at every part, for about `limit_s` seconds.
 
-    An iteration is `prepare()`, then each phase. The first of each kind warms up. There are at least `FEWEST_TURNS` others.
+    An iteration is `prepare()`, then each phase. The first one warms up; after it there is at least one turn of both kinds.
     """
-    watched, plain = Stopwatch(module, device), Stopwatch(module, device)
+    stopwatch = Stopwatch(module, device)
     samples: dict[tuple[str, str], list[float]] = {}
     wholes: dict[str, list[float]] = {phase: [] for phase in phases}
-    turns = -1
-    begin = time.monotonic()
+    prepare()
+    stopwatch.time(phases)
+    turns, begin = 0, time.monotonic()
     with Watch(device, threads) as watch:
-        while turns < FEWEST_TURNS or time.monotonic() - begin < limit_s:
+        while not turns or time.monotonic() - begin < limit_s:
             prepare()
-            with watched:
-                found = watched.time(phases)
-            prepare()
-            whole = plain.time(phases)
-            turns += 1
-            if turns:
-                for key, value in found.items():
+            with stopwatch:
+                for key, value in stopwatch.time(phases).items():
                     samples.setdefault(key, []).append(value)
-                for (phase, _), value in whole.items():
-                    wholes[phase].append(value)
+            prepare()
+            for (phase, _), value in stopwatch.time(phases).items():
+                wholes[phase].append(value)
+            turns += 1
     return PartTimes(
         {key: statistics.median(values) for key, values in samples.items()},
         {phase: statistics.median(values) for phase, values in wholes.items()},

@@ -150,6 +150,9 @@ def between(paths: Iterable[str]) -> str:
 
 
 def _in_words(row: Any) -> str:
-    tensors = f"{row['count']} × ({row['shape']}) {row['dtype']} made by " if row["shape"] else f"{row['count']} × "
+    if not row["dtype"]:
+        tensors = "results and temporary memory of "
+    else:
+        tensors = f"{row['count']} × ({row['shape']}) {row['dtype']} made by " if row["shape"] else f"{row['count']} × "
     places = f" in {row['places']}" if row["places"] else ""
     return f"{row['share']:.0%} {memory.with_unit(row['size_bytes'])}: {tensors}{row['made_by']}{places}"

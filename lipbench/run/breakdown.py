@@ -34,13 +34,14 @@ def times(case: Case, limit_s: float, trace: Path | None = None) -> dict[str, An
     machine.set_precision(case.precision)
     torch.manual_seed(case.seed)
     workload = Workload.build(case, registry.build(case.spec))
-    if trace is not None:
-        _write_trace(workload, trace)
     training = {"forward": workload.forward, "backward": workload.backward, "update": workload.optimizer.step}
-    return {
+    found = {
         "training": _plain(_timed(workload, training, workload.prepare_training, limit_s)),
         "inference": _plain(_timed(workload, {"inference": workload.inference}, workload.prepare_inference, limit_s)),
     }
+    if trace is not None:
+        _write_trace(workload, trace)
+    return found
 
 
 def _timed(workload: Workload, phases: part_times.Phases, prepare: Callable[[], object], limit_s: float) -> PartTimes:
@@ -54,15 +55,12 @@ def _plain(found: PartTimes) -> dict[str, Any]:
 
 
 def _write_trace(workload: Workload, path: Path) -> None:
-    """The profiler's trace of one training step and one inference, each after another one, with a range for every part."""
+    """The profiler's trace of one training step and one inference, with a range for every part; both have run before."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if workload.case.device == "cuda" else [])]
     stages = {
         "training step": (workload.prepare_training, workload.step),
         "inference": (workload.prepare_inference, workload.inference),
     }
-    for prepare, run in stages.values():
-        prepare()
-        run()
     with profile(activities=activities) as profiler, _ranges(workload.module):
         for name, (prepare, run) in stages.items():
             prepare()
