@@ -41,6 +41,8 @@ class Section:
 
 def section(ready: Prepared, looks: Mapping[str, Look]) -> Section | None:
     """None where no phase has a limit, as for a run of another machine than the one whose rates are known."""
+    if ready.tables.limits.empty:
+        return None
     rows = _rows(ready)
     if rows.empty:
         return None
