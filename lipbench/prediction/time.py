@@ -9,7 +9,7 @@ part of a floor, since no data sheet has their time; `PredictedTime.launches` is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,9 +53,16 @@ def predicted(case: Case, rates: Rates) -> tuple[PredictedTime, ...]:
 
     Raises `LipbenchError` as `operations.of_case` does.
     """
-    kind = "estimate" if rates.tables else "floor"
-    found, _ = both(case, rates)
-    return tuple(one for several in found.values() for one in several if one.kind == kind)
+    return _best(both(case, rates)[0], rates)
+
+
+def _best(found: Mapping[str, Sequence[PredictedTime]], rates: Rates) -> tuple[PredictedTime, ...]:
+    """Of what `both` found, the estimates where rates were measured, else the floors."""
+    return tuple(one for several in found.values() for one in several if one.kind == _kind(rates))
+
+
+def _kind(rates: Rates) -> Literal["floor", "estimate"]:
+    return "estimate" if rates.tables else "floor"
 
 
 def both(case: Case, rates: Rates) -> tuple[dict[str, tuple[PredictedTime, ...]], dict[str, str]]:
@@ -145,11 +152,10 @@ def table(cases: Sequence[Case], rates: Rates) -> tuple[pd.DataFrame, list[str]]
             problems.append(f"times of {case.id}: {error}")
             continue
         problems += [f"time of {case.id}, {phase}: {why}" for phase, why in missing.items()]
-        kind = "estimate" if rates.tables else "floor"
-        chosen = {one.phase: one for several in found.values() for one in several if one.kind == kind}
+        chosen = {one.phase: one for one in _best(found, rates)}
         times = {f"{phase}_s": chosen[phase].seconds if phase in chosen else math.nan for phase in PHASES}
         bounds = {f"{phase}_bound": chosen[phase].bound if phase in chosen else "" for phase in ("step", "inference")}
-        rows.append({**times, "time_kind": kind, **bounds, "case": case.id})
+        rows.append({**times, "time_kind": _kind(rates), **bounds, "case": case.id})
     return pd.DataFrame(rows, columns=[*COLUMNS, "case"]), problems
 
 
