@@ -277,7 +277,7 @@ def _input_half(layer: TwoHalves, like: Tensor) -> tuple[Map, Map | None]:
     """The input half, with the effective parameters of this mode computed once, and the branch of a residual layer."""
     dtype = _dtype(layer)
     with torch.no_grad():
-        effective = tuple(tensor.detach() for tensor in layer.transform_parameters(search.image_size(like)))
+        effective = tuple(tensor.detach() for tensor in layer.parameter_half(search.image_size(like)))
         has_branch = layer.branch(like.to(dtype), *effective) is not None
 
     def apply(x: Tensor) -> Tensor:

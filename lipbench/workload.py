@@ -309,7 +309,7 @@ def set_precision(halves: Iterable[TwoHalves], precision: str) -> None:
 
 def parameter_halves(halves: Sequence[TwoHalves]) -> list[tuple[Tensor, ...]]:
     """Compute the effective parameters of each half."""
-    return [half.transform_parameters(image_size(half)) for half in halves]
+    return [half.parameter_half(image_size(half)) for half in halves]
 
 
 def image_size(half: TwoHalves) -> int:

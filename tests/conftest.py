@@ -183,13 +183,13 @@ def calls(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Image sizes that the parameter half of the variant's layers was run for, in order."""
     seen: list[int] = []
     layer_type = variant.layer_type
-    original = layer_type.transform_parameters
+    original = layer_type.parameter_half
 
     def counted(self: LipschitzConv2d, image_size: int) -> tuple[torch.Tensor, ...]:
         seen.append(image_size)
         return original(self, image_size)
 
-    monkeypatch.setattr(layer_type, "transform_parameters", counted)
+    monkeypatch.setattr(layer_type, "parameter_half", counted)
     return seen
 
 

@@ -27,7 +27,7 @@ def evaluate(layer: nn.Module, x: Tensor) -> Tensor:
 def afresh(layer: LipschitzConv2d, x: Tensor) -> Tensor:
     """The same, through both halves by hand."""
     with torch.no_grad():
-        return seeded(lambda: layer.eval().transform_input(x, *layer.transform_parameters(x.shape[-1])))
+        return seeded(lambda: layer.eval().transform_input(x, *layer.parameter_half(x.shape[-1])))
 
 
 def input_gradient(layer: nn.Module, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Scaled(TwoHalves):
         self.weight = nn.Parameter(torch.tensor(3.0))
         self.calls = 0
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         self.calls += 1
         return (self.weight.square() * image_size,)
 
@@ -114,7 +114,7 @@ def test_parameter_gradients_in_evaluation_mode(variant: Variant) -> None:
     seeded(lambda: layer(x)).square().sum().backward()
     cached = {name: parameter.grad for name, parameter in layer.named_parameters()}
     layer.zero_grad()
-    effective = seeded(lambda: layer.transform_input(x, *layer.transform_parameters(IMAGE_SIZE)))
+    effective = seeded(lambda: layer.transform_input(x, *layer.parameter_half(IMAGE_SIZE)))
     effective.square().sum().backward()
     for name, parameter in layer.named_parameters():
         found = cached[name]
@@ -329,7 +329,7 @@ def test_a_transposed_view_is_cached_as_rows(inputs: int, outputs: int) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.randn(inputs, outputs, dtype=torch.complex128))
 
-        def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+        def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
             return (self.weight.mH,)
 
     layer = Adjoint().eval()

@@ -170,8 +170,8 @@ def test_a_compiled_network_keeps_its_caches_and_is_one_graph() -> None:
     expected = workload.inference()
     calls = []
     for half in workload.halves:
-        transform = half.transform_parameters
-        vars(half)["transform_parameters"] = lambda size, transform=transform: (calls.append(size), transform(size))[1]
+        transform = half.parameter_half
+        vars(half)["parameter_half"] = lambda size, transform=transform: (calls.append(size), transform(size))[1]
     for prepare, counted in ((compiled.prepare_inference, 0), (compiled.prepare_first_inference, len(workload.halves))):
         calls.clear()
         prepare()

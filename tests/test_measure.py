@@ -285,14 +285,14 @@ def test_the_cache_is_warm_in_inference_and_cold_in_the_first() -> None:
     layer = workload.module
     assert isinstance(layer, TwoHalves)
     calls = 0
-    original = layer.transform_parameters
+    original = layer.parameter_half
 
     def counted(image_size: int) -> tuple[Tensor, ...]:
         nonlocal calls
         calls += 1
         return original(image_size)
 
-    layer.transform_parameters = counted  # type: ignore[method-assign]
+    layer.parameter_half = counted  # type: ignore[method-assign]
     groups = {name: group for group in workload.groups() for name in group.stages}
     for name, expected in ("inference", 1), ("first_inference", 4):  # the first inference fills the cache
         calls = 0

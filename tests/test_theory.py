@@ -70,9 +70,9 @@ def test_exact_formulas_of_heads_equal_what_is_counted(method: str) -> None:
     head, values = registry.METHODS[method].head, {"b": 3, "c": 8, **registry.METHODS[method].iterations}
     assert head is not None
     layer, x = head.layer(8, 8), torch.randn(3, 8, requires_grad=True)
-    effective = layer.transform_parameters(1)
+    effective = layer.parameter_half(1)
     assert macs.count(lambda: layer.transform_input(x, *effective)).total == theory.evaluate(head.exact.input.macs, **values)
-    assert macs.count(lambda: layer.transform_parameters(1)).total == theory.evaluate(head.exact.parameters.macs, **values)
+    assert macs.count(lambda: layer.parameter_half(1)).total == theory.evaluate(head.exact.parameters.macs, **values)
     elements = theory.evaluate(head.exact.input.memory + head.exact.parameters.memory, **values)
     assert saved.saved_elements(lambda: layer(x)) == elements
     backward = tuple(theory.evaluate(half.backward, **values) for half in (head.exact.input, head.exact.parameters))

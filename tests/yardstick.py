@@ -37,16 +37,16 @@ def takes(method: str, batch_size: int, image_size: int, kernel_size: int, chann
 
 def counted_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
     """Real MACs of the input and of the parameter half of one forward pass."""
-    effective = layer.transform_parameters(x.shape[-1])
+    effective = layer.parameter_half(x.shape[-1])
     input_half = macs.count(lambda: layer.transform_input(x, *effective))
-    parameter_half = macs.count(lambda: layer.transform_parameters(x.shape[-1]))
+    parameter_half = macs.count(lambda: layer.parameter_half(x.shape[-1]))
     assert input_half.unsupported == parameter_half.unsupported == ()
     return input_half.total, parameter_half.total
 
 
 def backward_macs(layer: TwoHalves, x: torch.Tensor) -> tuple[int, int]:
     """Real MACs of the backward pass through the input and through the parameter half, by themselves."""
-    effective = layer.transform_parameters(x.shape[-1])
+    effective = layer.parameter_half(x.shape[-1])
     leaves = [tensor.detach().requires_grad_() for tensor in effective]
     output = layer.transform_input(x, *leaves)
     made = [tensor for tensor in effective if tensor.grad_fn is not None]  # the others are parameters as they stand

@@ -27,7 +27,7 @@ class Nothing(LipschitzConv2d):
         super().__init__(in_channels, out_channels, kernel_size, image_size)
         self.weight, self.bias = (torch.nn.Parameter(torch.ones(1)) for _ in range(PARAMETERS))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         return (self.weight,)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class AOLConv2d(LipschitzConv2d):
         with torch.no_grad():
             nn.init.orthogonal_(self.weight.zero_()[:, :, middle, middle])
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         return (self.weight * torch.rsqrt(self._bound() + EPSILON)[:, None, None],)
 
     def _bound(self) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
+from torch.utils.checkpoint import checkpoint
 
 from lipbench import errors
 from lipbench.theory import Complexity
@@ -76,11 +78,23 @@ class TwoHalves(nn.Module, ABC):
 
     precision: str = "ieee"
     """'ieee', 'tf32x3' or 'tf32': precision of products in lipbench's kernels; PyTorch's products follow PyTorch's settings"""
+    recompute: bool = False
+    """whether a training forward pass keeps only its input, and the backward pass computes both halves again"""
     _cache: _Cache | None = None
 
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """What the parameter half uses and does not differentiate: iterated or random vectors; by default, there are none.
+
+        All changes of state and all random numbers of a forward pass belong here: recomputation does not repeat this call.
+        """
+        return ()
+
     @abstractmethod
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        """The parameter half: free parameters → effective ones, for images of `image_size`. It does not depend on the input."""
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        """The parameter half: free parameters → effective ones, for images of `image_size`. It does not depend on the input.
+
+        `advanced` is what `advance()` returned. Call `parameter_half()` for both together.
+        """
 
     @abstractmethod
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
@@ -111,26 +125,42 @@ class TwoHalves(nn.Module, ABC):
     def effective_parameters(self, image_size: int) -> tuple[Tensor, ...]:
         """Effective parameters, from the evaluation cache where that is allowed."""
         if self.training or torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._has_trainable_parameters()):
-            return self._parameter_half(image_size)
+            return self.parameter_half(image_size)
         sources = (*self.parameters(), *self.buffers())
         if any(source.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(source) for source in sources):
-            return self._parameter_half(image_size)  # these tensors have no version counter
+            return self.parameter_half(image_size)  # these tensors have no version counter
         fake_mode = detect_fake_mode()
         conditions = (image_size, self.precision, id(fake_mode), *((source.dtype, source.device) for source in sources))
         if self._cache is None or not self._cache.serves(sources, conditions):
             # Outside inference mode, so that a later call with an input gradient may save these tensors for its backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                effective = tuple(_laid_out(tensor.detach()) for tensor in self._parameter_half(image_size))
+                effective = tuple(_laid_out(tensor.detach()) for tensor in self.parameter_half(image_size))
             self._cache = _Cache(sources, conditions, effective)
         return self._cache.effective
 
-    def _parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
-        """`transform_parameters` without autocast: in half precision, the bounds would not hold."""
+    def parameter_half(self, image_size: int) -> tuple[Tensor, ...]:
+        """`advance()` and `transform_parameters()`, without cache and without autocast, whose half precision breaks bounds."""
+        with self._without_autocast():
+            return self.transform_parameters(image_size, *self.advance(image_size))
+
+    def _both_halves(self, x: Tensor, image_size: int) -> Tensor:
+        """The forward pass; with `recompute`, the halves are computed again in the backward pass, from the same vectors."""
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return self.transform_input(x, *self.effective_parameters(image_size))
+
+        def halves(x: Tensor, *advanced: Tensor) -> Tensor:
+            with self._without_autocast():
+                effective = self.transform_parameters(image_size, *advanced)
+            return self.transform_input(x, *effective)
+
+        with self._without_autocast():
+            advanced = self.advance(image_size)
+        output: Tensor = checkpoint(halves, x, *advanced, use_reentrant=False, preserve_rng_state=False)
+        return output
+
+    def _without_autocast(self) -> AbstractContextManager[object]:
         device = next(self.parameters()).device.type
-        if not is_autocast(device):
-            return self.transform_parameters(image_size)
-        with torch.autocast(device, enabled=False):
-            return self.transform_parameters(image_size)
+        return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()
 
     def clear_cache(self) -> None:
         """Drop the cached effective parameters; the next evaluation computes them again."""
@@ -171,7 +201,7 @@ class LipschitzConv2d(TwoHalves):
         """(batch, in_channels, s, s) → (batch, out_channels, s, s)."""
         if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
             raise errors.not_square(tuple(x.shape))
-        return self.transform_input(x, *self.effective_parameters(x.shape[-1]))
+        return self._both_halves(x, x.shape[-1])
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, image_size={self.image_size}"
@@ -214,7 +244,7 @@ class LipschitzLinear(TwoHalves):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_features) → (batch, out_features)."""
-        return self.transform_input(x, *self.effective_parameters(1))
+        return self._both_halves(x, 1)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"

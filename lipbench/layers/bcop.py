@@ -84,8 +84,12 @@ class BCOPConv2d(LipschitzConv2d):
         for matrix in self.weight.data:
             nn.init.orthogonal_(matrix, gain=1 / math.sqrt(channels))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        orthogonal = self._bjorck_steps(self.weight / spectral_norms(self.weight))
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """Estimated norms (2k−1, 1, 1) of the free matrices."""
+        return (spectral_norms(self.weight),)
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        orthogonal = self._bjorck_steps(self.weight / advanced[0])
         channel_mixing = orthogonal[0, : self.in_channels, : self.out_channels]
         if self.kernel_size == 1:
             kernel = channel_mixing if self.in_channels == self.out_channels else channel_mixing.T
@@ -142,8 +146,12 @@ class BjorckLinear(LipschitzLinear):
         self.bias = nn.Parameter(torch.zeros(out_features))
         nn.init.eye_(self.weight)
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        return (orthogonalize(self.weight[None])[0],)
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """The estimated norm (1, 1, 1) of the free matrix."""
+        return (spectral_norms(self.weight[None]),)
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        return (bjorck_steps(self.weight[None] / advanced[0], BJORCK_ITERATIONS)[0],)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         return functional.linear(x, effective[0], self.bias)

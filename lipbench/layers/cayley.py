@@ -84,7 +84,7 @@ class CayleyConv2d(LipschitzConv2d):
         self.weight, self.bias = convolution.weight, convolution.bias
         self.alpha = nn.Parameter(torch.linalg.vector_norm(convolution.weight.detach()))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         if self.kernel_size > image_size:
             raise errors.kernel_exceeds_image("Cayley", self.kernel_size, image_size)
         scaled = (self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight
@@ -103,7 +103,7 @@ class CayleyLinear(LipschitzLinear):
         self.weight, self.bias = linear.weight, linear.bias
         self.alpha = nn.Parameter(torch.linalg.vector_norm(linear.weight.detach()))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         scaled = (self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight
         return (cayley_transform(scaled[None])[0],)
 

@@ -91,8 +91,8 @@ class CPLConv2d(LipschitzConv2d):
             normalised: Tensor = leading / (torch.linalg.vector_norm(leading) + EPSILON)
         return normalised
 
-    def spectral_norm(self, image_size: int) -> Tensor:
-        """σ of the convolution on images of `image_size`, a scalar. In training mode, this updates the buffer `u`."""
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """The leading singular vectors u and v (1, c, s, s). In training mode, this updates the buffer `u`."""
         start = self._start_vector(image_size)
         if self.training:
             u, v = self._power_iteration(start, 1)
@@ -103,10 +103,17 @@ class CPLConv2d(LipschitzConv2d):
             u, v = self._power_iteration(self._lanczos(start), 1)  # the step corrects the rounding of the small matrix
         else:
             u, v = self._power_iteration(start, self.eval_iterations)
+        return u, v
+
+    def spectral_norm(self, image_size: int) -> Tensor:
+        """σ of the convolution on images of `image_size`, a scalar. In training mode, this updates the buffer `u`."""
+        return self._norm(*self.advance(image_size))
+
+    def _norm(self, u: Tensor, v: Tensor) -> Tensor:
         return (v * self._convolve(u)).sum()
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
-        return self.weight, 2 / (self.spectral_norm(image_size).square() + EPSILON)
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        return self.weight, 2 / (self._norm(*advanced).square() + EPSILON)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         _, step = effective

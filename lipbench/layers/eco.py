@@ -91,9 +91,13 @@ class ECOConv2d(LipschitzConv2d):
         """Bring the power iterations to convergence on the present weights, by 50 steps outside any graph."""
         self._power_iteration(skew_matrices(self.weight), refresh_steps(REFRESH_ITERATIONS))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """The left and right vectors (n, c, 1), after one step of power iteration in training mode."""
+        return self._power_iteration(skew_matrices(self.weight.detach()), 1) if self.training else (self.left, self.right)
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        left, right = advanced
         skew = skew_matrices(self.weight)
-        left, right = self._power_iteration(skew, 1) if self.training else (self.left, self.right)
         norms = torch.bmm(left.mT, torch.bmm(skew, right))
         orthogonal = exponential(skew / norms, TRAINING_TERMS if self.training else EVALUATION_TERMS)
         if self.kernel_size == 1:

@@ -55,7 +55,7 @@ class LOTConv2d(LipschitzConv2d):
         self.weight = nn.Parameter(identity_kernel(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         blocks = kernel_spectrum(self.weight, image_size + 2 * (self.kernel_size // 2))
         covariance, norm = normalized_covariance(blocks)
         return (torch.bmm(self._inverse_root(covariance), blocks) * torch.rsqrt(norm),)

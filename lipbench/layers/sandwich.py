@@ -47,7 +47,7 @@ class SandwichConv2d(LipschitzConv2d):
         self.alpha = nn.Parameter(torch.linalg.vector_norm(convolution.weight.detach()))
         self.psi = nn.Parameter(torch.zeros(out_channels))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         if self.kernel_size > image_size:
             raise errors.kernel_exceeds_image("Sandwich", self.kernel_size, image_size)
         scaled = (self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight
@@ -68,7 +68,7 @@ class SandwichLinear(LipschitzLinear):
         self.alpha = nn.Parameter(torch.linalg.vector_norm(linear.weight.detach()))
         self.psi = nn.Parameter(torch.zeros(out_features))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         scaled = (self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight
         inner, outer = sandwich(scaled[None], self.psi)
         return inner[0], outer[0]

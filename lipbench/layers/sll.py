@@ -36,7 +36,7 @@ class SLLConv2d(LipschitzConv2d):
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
         self.q = nn.Parameter(torch.randn(out_channels))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         q = self.q.abs() + EPSILON
         return self.weight, 2 / (self._row_sums(q) / q + EPSILON)
 

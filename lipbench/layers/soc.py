@@ -5,6 +5,7 @@ Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, arXiv 2105.11
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -98,11 +99,17 @@ class SOCConv2d(LipschitzConv2d):
         """Bring the power iterations to convergence on the present kernel, by 50 steps outside any graph."""
         self._power_iteration(matricizations(skew_kernel(self.weight)), refresh_steps(REFRESH_ITERATIONS))
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        """The left and right vectors of the four matrices, after one step of power iteration in training mode."""
+        if not self.training:
+            return tuple(itertools.chain.from_iterable(self._vectors()))
+        matrices = matricizations(skew_kernel(self.weight.detach()))
+        return tuple(itertools.chain.from_iterable(self._power_iteration(matrices, 1)))
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         kernel = skew_kernel(self.weight)
-        matrices = matricizations(kernel)
-        vectors = self._power_iteration(matrices, 1) if self.training else self._vectors()
-        norms = [torch.dot(left, torch.mv(matrix, right)) for matrix, (left, right) in zip(matrices, vectors)]
+        vectors = zip(advanced[0::2], advanced[1::2])
+        norms = [torch.dot(left, torch.mv(matrix, right)) for matrix, (left, right) in zip(matricizations(kernel), vectors)]
         scale = 1.0 if self.kernel_size == 1 else SCALE
         return (scale * kernel / torch.stack(norms).amin(),)
 

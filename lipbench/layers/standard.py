@@ -45,7 +45,7 @@ class StandardConv2d(LipschitzConv2d):
         assert convolution.bias is not None
         self.weight, self.bias = convolution.weight, convolution.bias
 
-    def transform_parameters(self, image_size: int) -> tuple[Tensor, ...]:
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         return (self.weight,)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:

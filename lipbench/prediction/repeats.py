@@ -41,17 +41,17 @@ class Repeats:
 
     def __enter__(self) -> Repeats:
         for half in self._halves:
-            vars(half)["transform_parameters"] = self._repeated(half)
+            vars(half)["parameter_half"] = self._repeated(half)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for half in self._halves:
-            vars(half).pop("transform_parameters", None)
+            vars(half).pop("parameter_half", None)
 
     def _repeated(self, half: TwoHalves) -> Callable[[int], tuple[Tensor, ...]]:
-        original = half.transform_parameters
+        original = half.parameter_half
 
-        def transform_parameters(image_size: int) -> tuple[Tensor, ...]:
+        def parameter_half(image_size: int) -> tuple[Tensor, ...]:
             if torch.is_grad_enabled():
                 return original(image_size)
             key = (image_size, *_sizes(half))
@@ -67,7 +67,7 @@ class Repeats:
                 self._known[key] = _Taken(highest - before, whole) if len(whole) == len(made) else None
             return results
 
-        return transform_parameters
+        return parameter_half
 
 
 def _sizes(half: TwoHalves) -> tuple[object, ...]:
