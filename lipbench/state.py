@@ -20,7 +20,7 @@ class _Saved:
     def __init__(self, tensor: Tensor) -> None:
         self.is_parameter = isinstance(tensor, nn.Parameter)
         self.device, self.requires_grad = tensor.device, tensor.is_leaf and tensor.requires_grad
-        self.value = tensor.detach().to("cpu", copy=True)
+        self.value = tensor.detach() if tensor.is_meta else tensor.detach().to("cpu", copy=True)
         self._keep(tensor)
 
     def _keep(self, tensor: Tensor) -> None:

@@ -114,7 +114,7 @@ class Workload:
 
     @classmethod
     def imagine(cls, case: Case, make: Callable[[], nn.Module]) -> Workload:
-        """A workload of fake tensors, for use within a `FakeTensorMode`: shapes without values, on the CPU.
+        """A workload of tensors without values: of fake ones within a `FakeTensorMode`, or else of the default device "meta".
 
         `make` builds the module here, in the case's dtype, since a fake module cannot be moved to another dtype.
         """
@@ -129,9 +129,9 @@ class Workload:
         return cls(case, module, x, torch.empty(case.batch_size, *output.shape[1:], dtype=output.dtype))
 
     def imagine_batch(self, batch_size: int) -> Workload:
-        """This workload of fake tensors with another batch size: the same module and optimizer, other data.
+        """This workload of tensors without values with another batch size: the same module and optimizer, other data.
 
-        It must not be used together with this one. For use within the `FakeTensorMode` of this one.
+        It must not be used together with this one. For use within the mode or on the default device of this one.
         """
         self._forget()
         other = copy.copy(self)

@@ -17,9 +17,9 @@ from lipbench import errors
 from lipbench.theory import Complexity
 
 
-def refresh_steps(iterations: int) -> int:
-    """Number of steps of a power iteration: `iterations`, or one for fake tensors, which have no values that could converge."""
-    return iterations if detect_fake_mode() is None else 1
+def refresh_steps(weight: Tensor, iterations: int) -> int:
+    """Number of steps of a power iteration: `iterations`, or one for tensors without values, which cannot converge."""
+    return 1 if weight.is_meta or detect_fake_mode() is not None else iterations
 
 
 def refresh_loaded(module: TwoHalves, incompatible_keys: Any) -> None:

@@ -89,7 +89,7 @@ class ECOConv2d(LipschitzConv2d):
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the power iterations to convergence on the present weights, by 50 steps outside any graph."""
-        self._power_iteration(skew_matrices(self.weight), refresh_steps(REFRESH_ITERATIONS))
+        self._power_iteration(skew_matrices(self.weight), refresh_steps(self.weight, REFRESH_ITERATIONS))
 
     def advance(self, image_size: int) -> tuple[Tensor, ...]:
         """The left and right vectors (n, c, 1), after one step of power iteration in training mode."""

@@ -97,7 +97,7 @@ class SOCConv2d(LipschitzConv2d):
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the power iterations to convergence on the present kernel, by 50 steps outside any graph."""
-        self._power_iteration(matricizations(skew_kernel(self.weight)), refresh_steps(REFRESH_ITERATIONS))
+        self._power_iteration(matricizations(skew_kernel(self.weight)), refresh_steps(self.weight, REFRESH_ITERATIONS))
 
     def advance(self, image_size: int) -> tuple[Tensor, ...]:
         """The left and right vectors of the four matrices, after one step of power iteration in training mode."""

@@ -1,4 +1,4 @@
-"""Peaks at every batch size from two runs on fake tensors: each storage grows by the same bytes with each image.
+"""Peaks at every batch size from two runs without values: each storage grows by the same bytes with each image.
 
 The operations of a layer of this package, and the order in which they allocate and free storages, are the same for every batch
 of two images or more. Then the size of each storage lies on a line in the batch size, which two runs give, and the peak of any
@@ -7,6 +7,7 @@ batch follows from these lines. Both are checked by comparing the runs, once for
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class _Log(live.LiveStorages):  # type: ignore[no-untyped-call]  # torch gives i
 
 @dataclass(frozen=True)
 class Run:
-    """What a run on fake tensors allocated and freed."""
+    """What a run on tensors without values allocated and freed."""
 
     batch_size: int
     events: np.ndarray
@@ -101,7 +102,7 @@ class Growth:
 
 
 def run(workload: Workload, what: str, batch_size: int) -> Run | None:
-    """Run the phases of "training" or "inference" with a batch of fake tensors, within the mode of the workload.
+    """Run the phases of "training" or "inference" with a batch of tensors without values, within the mode of the workload.
 
     For training, the optimizer must have its state. None where a step gives a parameter no gradient.
     """
@@ -111,7 +112,15 @@ def run(workload: Workload, what: str, batch_size: int) -> Run | None:
         live.peaks_by(log, memory_meter.stages(other, PHASES[what]), memory_meter.held(other))
     if what == "training" and not memory_meter.has_all_gradients(other):
         return None
-    return Run(batch_size, np.array(log.events), np.array(log.sizes))
+    return Run(batch_size, np.array(_ordered(log.events)), np.array(log.sizes))
+
+
+def _ordered(events: list[int]) -> list[int]:
+    """Events without what differs between kinds of tensors and no peak: views, and the order of storages freed together."""
+    found: list[int] = []
+    for sign, group in itertools.groupby(events, np.sign):
+        found += [0] if sign == 0 else sorted(group)  # storages made one after another are in order already
+    return found
 
 
 def guess(one: Run) -> Growth:

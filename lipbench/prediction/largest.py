@@ -1,9 +1,9 @@
 """The largest batch of a layer or network that fits into a memory, for training and for inference, found by predictions.
 
-For a layer of this package on a GPU, `growth` gives the peaks of all batch sizes from two predictions: one at a fixed batch,
-and one at the answer that this lets expect; sizes of one method share the second. For everything else, peaks grow by about the
-same bytes with each image, so two predictions give a third batch that is close to the answer, which is confirmed by one
-prediction on each side.
+For a layer of this package on a GPU, `growth` gives the peaks of all batch sizes from two predictions: one on meta tensors at a
+fixed batch, and one on fake tensors at the answer that this lets expect. Sizes of one method share the second. For everything
+else, peaks grow by about the same bytes with each image, so two predictions give a third batch that is close to the answer,
+which is confirmed by one prediction on each side.
 
 Either way the batch fits, and one image more does not, up to the largest batch that a case may have.
 """
@@ -22,9 +22,8 @@ from lipbench.cases import Case, columns_of
 from lipbench.meters import memory as memory_meter
 from lipbench.meters.saved import bytes_of
 from lipbench.prediction import growth, memory
-from lipbench.prediction.growth import Growth
+from lipbench.prediction.growth import Growth, Run
 from lipbench.quantities import Memory
-from lipbench.workload import Workload
 
 COLUMNS = [
     "memory_bytes", "training_batch", "training_peak_bytes", "inference_batch", "inference_peak_bytes", "parameters_bytes",
@@ -119,32 +118,35 @@ def _row(case: Case, limit_bytes: int, known: list[Growth]) -> dict[str, object]
 
 def _by_growth(case: Case, limit_bytes: int, known: list[Growth]) -> tuple[dict[str, Largest], int]:
     """The answers for training and for inference where more than one image decides, and the bytes of the parameters."""
-    found = {}
-    with memory.imagined(replace(case, batch_size=growth.SMALLEST)) as workload:
+    with memory.outlined(replace(case, batch_size=growth.SMALLEST)) as workload:
         memory_meter.give_optimizer_state(workload)
-        for what in PEAKS:
-            if grown := _growth(workload, what, limit_bytes, known):
-                found[what] = largest(grown.peak, limit_bytes)
+        runs = {what: growth.run(workload, what, growth.FIRST) for what in PEAKS}
         parameter_bytes = bytes_of(workload.module.parameters())
+    grown = _confirmed(case, {what: run for what, run in runs.items() if run}, limit_bytes, known)
+    found = {what: largest(one.peak, limit_bytes) for what, one in grown.items()}
     return {what: one for what, one in found.items() if one.batch >= growth.SMALLEST}, parameter_bytes
 
 
-def _growth(workload: Workload, what: str, limit_bytes: int, known: list[Growth]) -> Growth | None:
-    """The growth of a peak, from a run at a fixed batch and one at the answer that it lets expect.
+def _confirmed(case: Case, runs: Mapping[str, Run], limit_bytes: int, known: list[Growth]) -> dict[str, Growth]:
+    """The growth that each run lets expect, where a second run, on fake tensors and at the answer, agrees with it.
 
     The second run is left out where a known growth, such as that of a smaller network of the method, is of the same form.
     """
-    first = growth.run(workload, what, growth.FIRST)
-    if first is None:
-        return None
-    guessed = growth.guess(first)
-    if any(map(guessed.is_like, known)):
-        return guessed
-    near = max(growth.SMALLEST, largest(guessed.peak, limit_bytes).batch)
-    second = growth.run(workload, what, near if near != growth.FIRST else near + 1)
-    found = None if second is None else growth.between(first, second)
-    if found is not None:
-        known.append(found)
+    found = {what: growth.guess(run) for what, run in runs.items()}
+    new = {what: guessed for what, guessed in found.items() if not any(map(guessed.is_like, known))}
+    if not new:
+        return found
+    with memory.imagined(replace(case, batch_size=growth.SMALLEST)) as workload:
+        memory_meter.give_optimizer_state(workload)
+        for what, guessed in new.items():
+            near = max(growth.SMALLEST, largest(guessed.peak, limit_bytes).batch)
+            second = growth.run(workload, what, near if near != growth.FIRST else near + 1)
+            confirmed = None if second is None else growth.between(runs[what], second)
+            if confirmed is None:
+                del found[what]
+            else:
+                found[what] = confirmed
+                known.append(confirmed)
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipbench import errors, external, registry, traces
@@ -117,6 +118,16 @@ def imagined(case: Case) -> Iterator[Workload]:
         if case.spec.method in registry.METHODS:
             raise  # a bug in a layer of this package
         raise errors.needs_values(case.spec.method, why) from error
+
+
+@contextmanager
+def outlined(case: Case) -> Iterator[Workload]:
+    """The workload of a layer of this package on tensors of PyTorch's device "meta", which the block uses by default.
+
+    They have shapes and no values, as fake tensors, but no kernel stands behind them: their operations take half the time.
+    """
+    with torch.device("meta"):
+        yield Workload.imagine(case, lambda: registry.build(case.spec))
 
 
 def allocator(device: str) -> tuple[live.Rounding, Mapping[Any, live.Scratch] | None]:
