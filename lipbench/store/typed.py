@@ -13,7 +13,7 @@ import json
 import reprlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -44,41 +44,80 @@ DATES = frozenset({"started"})
 """texts that are a date and time as in ISO 8601, or empty"""
 
 
+Place = str | tuple["Place", "str | int | tuple[str] | None"]
+"""where a value stands in its file: a text, or a place with a field, an index, a key of a dict as a tuple, or None for the key
+itself. It is written out only for an error."""
+Reader = Callable[[Any, Place], Any]
+"""converts a JSON value at a place, or raises"""
+
+
 def from_json(kind: Any, value: Any, where: str = "") -> Any:
     """Convert JSON values to the annotated type: dataclasses, tuples, dicts, literals, optional and plain values.
 
     `where` is the place of the value in its file, which also is the name of its field if no dataclass is around it. Control
-    characters in texts become visible. Raises `TypeError` or `ValueError` for unknown keys, values of another type, and values
-    outside the bounds.
+    characters in texts become visible. Objects that are of their type already are left as they are. Raises `TypeError` or
+    `ValueError` for unknown keys, values of another type, and values outside the bounds.
     """
-    return _read(kind, value, where, where)
+    return _reader(kind, where if "[" not in where else "")(value, where)
 
 
-def _read(kind: Any, value: Any, where: str, name: str) -> Any:
-    """Convert a value in the field `name`, which chooses the bounds."""
+@functools.cache
+def _reader(kind: Any, name: str) -> Reader:
+    """What reads values of an annotated type in the field `name`, which chooses the bounds."""
     if kind in _PLAIN:
-        return _PLAIN[kind](value, where, name)
-    origin, arguments = _taken_apart(kind)
+        return _PLAIN[kind](name)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        inner = next(one for one in arguments if one is not types.NoneType)
-        return None if value is None else _read(inner, value, where, name)
+        return _optional(arguments, name)
     if origin is typing.Literal:
-        return _choice(arguments, value, where)
+        return lambda value, where: _choice(arguments, value, where)
     if origin is tuple:
+        return _tuple(arguments[0], name)
+    if origin is dict:
+        return _dict(arguments[0], arguments[1], name)
+    return _repeated(kind) if kind in REPEATED else functools.partial(_object, kind)
+
+
+def _optional(arguments: tuple[Any, ...], name: str) -> Reader:
+    inner = _reader(next(one for one in arguments if one is not types.NoneType), name)
+    objects: tuple[type, ...] = tuple(filter(is_dataclass, arguments))
+    return lambda value, where: value if value is None or isinstance(value, objects) else inner(value, where)
+
+
+def _tuple(kind: Any, name: str) -> Reader:
+    entry = _reader(kind, name)
+
+    def read(value: Any, where: Place) -> tuple[Any, ...]:
         _expect(list | tuple, value, where)
         if not value and name in AT_LEAST_ONE:
             raise ValueError(f"{_at(where)}empty")
-        if arguments[0] is float and all(type(entry) is float and SHORTEST_S <= entry <= LARGEST_FLOAT for entry in value):
-            return tuple(value)  # samples: most of what a run holds, so that their places are not written out one by one
-        return tuple(_read(arguments[0], entry, f"{where}[{index}]", name) for index, entry in enumerate(value))
-    if origin is dict:
+        return tuple([entry(one, (where, index)) for index, one in enumerate(value)])
+
+    def read_floats(value: Any, where: Place) -> tuple[Any, ...]:
+        if value and type(value) is list and all(type(one) is float and SHORTEST_S <= one <= LARGEST_FLOAT for one in value):
+            return tuple(value)  # samples: most of what a run holds
+        return read(value, where)
+
+    return read_floats if kind is float else read
+
+
+def _dict(key_kind: Any, kind: Any, name: str) -> Reader:
+    key_reader, entry = _reader(key_kind, ""), _reader(kind, name)
+
+    def read(value: Any, where: Place) -> dict[Any, Any]:
         _expect(dict, value, where)
-        return {_read(arguments[0], key, f"a key of {where}", ""): _read(arguments[1], entry, f"{where}[{short(key)}]", name)
-                for key, entry in value.items()}  # fmt: skip
-    if kind in REPEATED:
+        return {key_reader(key, (where, None)): entry(one, (where, (key,))) for key, one in value.items()}
+
+    return read
+
+
+def _repeated(kind: Any) -> Reader:
+    def read(value: Any, where: Place) -> Any:
         with contextlib.suppress(TypeError, ValueError, LipbenchError):  # raised again below, with the place in the file
             return _once(kind, json.dumps(value))
-    return _object(kind, value, where)
+        return _object(kind, value, where)
+
+    return read
 
 
 @functools.lru_cache(maxsize=64)
@@ -86,13 +125,7 @@ def _once(kind: Any, text: str) -> Any:
     return _object(kind, json.loads(text), "")
 
 
-@functools.cache
-def _taken_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The origin and the arguments of an annotation."""
-    return typing.get_origin(kind), typing.get_args(kind)
-
-
-def _choice(known: Sequence[Any], value: Any, where: str) -> Any:
+def _choice(known: Sequence[Any], value: Any, where: Place) -> Any:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{_at(where)}the unknown {short(value)}; known are {', '.join(map(repr, known))}")
     return value
@@ -107,24 +140,23 @@ def case_from_json(value: Any, where: str = "case") -> Case:
     return found
 
 
-def _object(kind: Any, value: Any, where: str) -> Any:
+def _object(kind: Any, value: Any, where: Place) -> Any:
+    if isinstance(value, kind):
+        return value
     _expect(dict, value, where)
-    hints, prefix = _hints(kind), f"{where}." if where else ""
-    if unknown := sorted(set(value) - set(hints)):
+    readers = _readers(kind)
+    if unknown := sorted(value.keys() - readers.keys()):
         raise ValueError(f"{_at(where)}unknown key {short(unknown[0])}")
     if missing := [name for name in _needed(kind) if name not in value]:
-        raise ValueError(f"{prefix}{missing[0]} is missing")
-    return kind(**{
-        name: entry if is_dataclass(entry) else _read(hints[name], entry, f"{prefix}{name}", name)
-        for name, entry in value.items()
-    })  # fmt: skip
+        raise ValueError(f"{_written((where, missing[0]))} is missing")
+    return kind(**{name: readers[name](entry, (where, name)) for name, entry in value.items()})
 
 
 @functools.cache
-def _hints(kind: Any) -> Mapping[str, Any]:
-    """Field → its annotation."""
+def _readers(kind: Any) -> Mapping[str, Reader]:
+    """Field → what reads it."""
     known = {one.name for one in fields(kind)}
-    return {name: hint for name, hint in typing.get_type_hints(kind).items() if name in known}
+    return {name: _reader(hint, name) for name, hint in typing.get_type_hints(kind).items() if name in known}
 
 
 @functools.cache
@@ -133,60 +165,88 @@ def _needed(kind: Any) -> tuple[str, ...]:
     return tuple(one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING)
 
 
-def _integer(value: Any, where: str, name: str) -> int:
-    _expect(int, value, where)
-    largest = LARGEST.get(name, LARGEST_INTEGER)
-    _within(value, -largest if name in SIGNED else int(name in AT_LEAST_ONE), largest, where)
-    return int(value)
+def _integer(name: str) -> Reader:
+    most = LARGEST.get(name, LARGEST_INTEGER)
+    least = -most if name in SIGNED else int(name in AT_LEAST_ONE)
+
+    def read(value: Any, where: Place) -> int:
+        _expect(int, value, where)
+        _within(value, least, most, where)
+        return int(value)
+
+    return read
 
 
-def _float(value: Any, where: str, name: str) -> float:
-    if type(value) is float and SHORTEST_S <= value <= LARGEST_FLOAT:
-        return value  # within all bounds, as nearly all are
-    _expect(float | int, value, where)
-    if isinstance(value, float) and name in UNLIMITED and not value < 0:
+def _float(name: str) -> Reader:
+    least = -LARGEST_FLOAT if name in SIGNED else 0.0
+
+    def read(value: Any, where: Place) -> float:
+        if type(value) is float and SHORTEST_S <= value <= LARGEST_FLOAT:
+            return value  # within all bounds, as nearly all are
+        _expect(float | int, value, where)
+        if isinstance(value, float) and name in UNLIMITED and not value < 0:
+            return value
+        _within(value, least, LARGEST_FLOAT, where)
+        if name.endswith("_s") and 0 < value < SHORTEST_S:
+            raise ValueError(f"{_at(where)}{value!r}, a time too short to be one")
+        return float(value)
+
+    return read
+
+
+def _text(name: str) -> Reader:
+    def read(value: Any, where: Place) -> str:
+        _expect(str, value, where)
+        if len(value) > LONGEST_TEXT:
+            raise ValueError(f"{_at(where)}a text of {len(value)} characters, more than {LONGEST_TEXT}")
+        if value and name in DATES:
+            try:
+                datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError(f"{_at(where)}{short(value)}, which is no date and time") from None
+        return visible(value)
+
+    return read
+
+
+def _truth(name: str) -> Reader:
+    def read(value: Any, where: Place) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"{_at(where)}{short(value)} instead of bool")
         return value
-    _within(value, -LARGEST_FLOAT if name in SIGNED else 0.0, LARGEST_FLOAT, where)
-    if name.endswith("_s") and 0 < value < SHORTEST_S:
-        raise ValueError(f"{_at(where)}{value!r}, a time too short to be one")
-    return float(value)
+
+    return read
 
 
-def _text(value: Any, where: str, name: str) -> str:
-    _expect(str, value, where)
-    if len(value) > LONGEST_TEXT:
-        raise ValueError(f"{_at(where)}a text of {len(value)} characters, more than {LONGEST_TEXT}")
-    if value and name in DATES:
-        try:
-            datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"{_at(where)}{short(value)}, which is no date and time") from None
-    return visible(value)
+_PLAIN: Mapping[Any, Callable[[str], Reader]] = {int: _integer, float: _float, str: _text, bool: _truth}
 
 
-def _truth(value: Any, where: str, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{_at(where)}{short(value)} instead of bool")
-    return value
-
-
-_PLAIN = {int: _integer, float: _float, str: _text, bool: _truth}
-
-
-def _within(value: float, least: float, most: float, where: str) -> None:
+def _within(value: float, least: float, most: float, where: Place) -> None:
     if not least <= value <= most:  # also for a value that is not a number
         raise ValueError(f"{_at(where)}{short(value)}, which is not in {least:g} … {most:g}")
 
 
-def _expect(kind: Any, value: Any, where: str) -> Any:
+def _expect(kind: Any, value: Any, where: Place) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         name = {dict: "an object", list | tuple: "a list"}.get(kind, getattr(kind, "__name__", "a number"))
         raise TypeError(f"{_at(where)}{short(value)} instead of {name}")
     return value
 
 
-def _at(where: str) -> str:
-    return f"{where} is " if where else ""
+def _at(where: Place) -> str:
+    written = _written(where)
+    return f"{written} is " if written else ""
+
+
+def _written(where: Place) -> str:
+    if isinstance(where, str):
+        return where
+    outer, inner = _written(where[0]), where[1]
+    if inner is None:
+        return f"a key of {outer}"
+    if isinstance(inner, str):
+        return f"{outer}.{inner}" if outer else inner
+    return f"{outer}[{inner if isinstance(inner, int) else short(inner[0])}]"
 
 
 def short(value: object) -> str:
