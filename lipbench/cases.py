@@ -5,6 +5,7 @@ Nothing here imports torch, so that listing, planning and reading runs stay quic
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -246,7 +247,7 @@ class Case:
         """Whether autocast lets operations compute in half precision; it changes nothing in float64."""
         return self.precision in AUTOCAST and self.dtype == "float32"
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Readable slug, the same on every machine; the stem of the record's file name."""
         written = [

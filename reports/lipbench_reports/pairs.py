@@ -45,6 +45,8 @@ class Pair:
 
 def pairs(ready: Prepared, column: str, usual: object, other: object) -> list[Pair]:
     """The cases that gave numbers under both values of a condition, in the order of the rows."""
+    if not (ready.rows[column] == other).any():
+        return []
     conditions = [one for one in ready.tables.conditions if one.column != column]
     same = ["method", "implementation", "network", "interpreted", *(one.column for one in (*SIZES, *conditions))]
     rows = ready.rows[(ready.rows["phase"] != "") & ready.rows[column].isin([usual, other])]
