@@ -514,11 +514,11 @@ def profile(
     of the same call. Every record says so: how much processes differ is not known then, and a crash ends this process.
 
     `axes` are what to measure, each one value or several: `preset`, `implementation`, `channels`, `image_size`, `kernel_size`,
-    `batch_size`, `network`, and the conditions of a case: `dtype`, `precision`, `threads`, `compile`, `exported`. Without
-    sizes, those of the preset `quick`. For external layers also `settings`, further arguments, and `lipschitz`, the constant
-    that they claim. A module has one size of each, and its `kernel_size` is a mere label. The limits are those of `lipbench
-    profile`: `rounds` processes per case, and up to `retries` more for contended ones (by default 2), `phase_seconds` for each
-    phase, `timeout_s` for a round, `deadline_s` for everything.
+    `batch_size`, `network`, and the conditions of a case: `dtype`, `precision`, `threads`, `compile`, `exported`,
+    `recompute`. Without sizes, those of the preset `quick`. For external layers also `settings`, further arguments, and
+    `lipschitz`, the constant that they claim. A module has one size of each, and its `kernel_size` is a mere label. The limits
+    are those of `lipbench profile`: `rounds` processes per case, and up to `retries` more for contended ones (by default 2),
+    `phase_seconds` for each phase, `timeout_s` for a round, `deadline_s` for everything.
 
     A resumed run imports the external layers of its plan only where they are among `layers`, `network` or `allow`.
 
@@ -558,7 +558,7 @@ def _of_one_process(limits: profiling.LimitOptions) -> profiling.LimitOptions:
 # ------------------------------------------------------------------------------------------------------- names and sizes
 
 
-_CONDITIONS = ("dtype", "precision", "threads", "compile", "exported")
+_CONDITIONS = ("dtype", "precision", "threads", "compile", "exported", "recompute")
 _AXES = {
     "implementation": "implementations", "channels": "channels", "image_size": "image_sizes", "kernel_size": "kernel_sizes",
     "batch_size": "batch_sizes", "network": "networks",

@@ -21,8 +21,8 @@ AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 PRECISIONS = ("ieee", "tf32x3", "tf32", *AUTOCAST)
 """only Triton kernels have tf32x3: PyTorch's own products are then ieee"""
 DEVICES = ("cpu", "cuda")
-PAPER, TRITON = "paper", "triton"
-"""names of implementations: the algorithm as published, and the one with Triton kernels"""
+PAPER, TRITON, LEAN = "paper", "triton", "lean"
+"""names of implementations: the algorithm as published, the one with Triton kernels, and the one with less time and memory"""
 WIDTHS = {"XS": 16, "S": 32, "M": 64, "L": 128}
 """Channels w of the first block of the paper's ConvNet by size (Table 5) for 32 × 32 images; half as many for 64 × 64."""
 NETWORK_IMAGE_SIZES = (8, 16, 32, 64)
@@ -210,6 +210,7 @@ CONDITIONS = (
     Condition("seed", "seed{}", affects_memory=False),
     Condition("compile", "compiled", "compiled", label="compiled"),
     Condition("exported", "exported", "exported", label="exported", always_exported=False),
+    Condition("recompute", "recomputed", "recomputed", label="recomputed", always_exported=False),
 )
 """All fields of a case except its spec and its batch size. The batch size is a size, like channels and image size: the cost of
 a case grows with it, so it orders cases and belongs to the shapes of presets. A new condition needs an entry here and a field
@@ -231,12 +232,16 @@ class Case:
     """whether `torch.compile` is used; False for records that are older than this field"""
     exported: bool = False
     """whether inference is that of the module's exported form, and nothing else is measured"""
+    recompute: bool = False
+    """whether the backward pass computes both halves of a layer again, in place of what the forward pass would keep"""
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size, threads=self.threads)
         for condition, value in self.conditions().items():
             if condition.choices:
                 require_choice(condition.name, value, condition.choices)
+        if self.exported and self.recompute:
+            raise errors.exported_recomputed()
 
     def conditions(self) -> Mapping[Condition, Any]:
         """The value of each condition, in the order of `CONDITIONS`."""

@@ -490,6 +490,17 @@ def no_export() -> UnsupportedError:
     return UnsupportedError(_message("the module has no exported form", "neither vanilla_export nor parametrizations", do))
 
 
+def exported_recomputed() -> LipbenchError:
+    do = "leave out one of exported and recompute"
+    return LipbenchError(_message("an exported form has no backward pass that could compute anything again", "both", do))
+
+
+def no_halves_to_recompute(method: str) -> UnsupportedError:
+    do = "call its parts through torch.utils.checkpoint in the layer itself, or leave out recompute"
+    what = "only layers of lipbench are computed again in the backward pass, half by half"
+    return UnsupportedError(_message(what, f"{method}, which contains none", do))
+
+
 def export_not_predicted() -> LipbenchError:
     return LipbenchError(_message("memory is predicted for modules as they are trained", "an exported form", "profile it"))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lipbench import building, training
+from lipbench import building, errors, training
 from lipbench.cases import AUTOCAST, Case
 from lipbench.external import is_external
 from lipbench.layers.base import TwoHalves
@@ -53,6 +53,7 @@ class Workload:
         self.case = case
         self.module = module
         set_precision(self.halves, case.precision)
+        self._set_recompute()
         self.autocast = autocast(case.precision, x.device.type)
         """context of every forward pass"""
         self.x = x
@@ -66,6 +67,13 @@ class Workload:
         self.output: Tensor | None = None
         self.effective: list[tuple[Tensor, ...]] = []
         self._begin()
+
+    def _set_recompute(self) -> None:
+        """Have the halves computed again where the case says so. Raises `UnsupportedError` for a module without halves."""
+        if self.case.recompute and not self.halves:
+            raise errors.no_halves_to_recompute(self.case.spec.method)
+        for half in self.halves:
+            half.recompute = self.case.recompute
 
     def _begin(self) -> None:
         """Make the optimizer and save the state, for the module as it is."""

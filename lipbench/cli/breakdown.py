@@ -21,6 +21,7 @@ from lipbench.cli.options import (
     NetworkList,
     Output,
     PredictedPrecision,
+    RecomputeList,
     Settings,
     Timeout,
     Traceback,
@@ -49,6 +50,7 @@ def breakdown(
     dtype: DtypeList = None,
     with_: Settings = None,
     precision: PredictedPrecision = None,
+    recompute: RecomputeList = None,
     threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all cores]", "threads")] = None,
     device: Annotated[DeviceName, typer.Option(help="Device to measure on.")] = DeviceName.auto,
     time: Annotated[float, seconds("--seconds", "Seconds to measure training, and as many for inference.")] = 3.0,
@@ -75,7 +77,7 @@ def breakdown(
     axes: dict[str, Any] = {
         "implementation": implementation, "channels": channels, "image_size": image_size, "kernel_size": kernel_size,
         "batch_size": batch_size, "network": network, "dtype": dtype, "settings": given_settings(with_),
-        "precision": precision, "threads": threads,
+        "precision": precision, "recompute": recompute, "threads": threads,
     }  # fmt: skip
     found = api.breakdown(*(method or ()), device=str(device), seconds=time, trace=trace, timeout_s=timeout, **axes)
     if over_time and not found.failed:

@@ -21,6 +21,7 @@ from lipbench.cli.options import (
     PredictedDevice,
     PredictedPrecision,
     PresetName,
+    RecomputeList,
     Settings,
     Timeout,
     Traceback,
@@ -42,6 +43,7 @@ def fits(
     dtype: DtypeList = None,
     with_: Settings = None,
     precision: PredictedPrecision = None,
+    recompute: RecomputeList = None,
     device: Annotated[PredictedDevice, typer.Option(help="Whose memory it is; it need not exist here.")] = PredictedDevice.cuda,
     timeout: Timeout = None,
     traceback: Traceback = False,
@@ -56,7 +58,7 @@ def fits(
     axes = {
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "network": network, "dtype": dtype, "settings": given_settings(with_),
-        "precision": precision,
+        "precision": precision, "recompute": recompute,
     }  # fmt: skip
     with waiting.of("searching") as tell:
         found = api.fits(*(method or ()), memory_bytes=memory, device=str(device), timeout_s=timeout, tell=tell, **axes)

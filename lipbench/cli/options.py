@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lipbench import errors, settings
-from lipbench.bounds import LARGEST, bytes_of
-from lipbench.cases import AUTOCAST, DTYPES, PAPER, PRESETS, TRITON, WIDTHS
+from lipbench.bounds import LARGEST, bytes_of, require_choice
+from lipbench.cases import AUTOCAST, DTYPES, LEAN, PAPER, PRESETS, TRITON, WIDTHS
 from lipbench.cli.completion import Known, in_list, layers, nothing, one_of, these
 
 
@@ -64,6 +64,10 @@ class Numbers(tuple[int, ...]):
     """Distinct numbers from a comma-separated list."""
 
 
+class Switches(tuple[bool, ...]):
+    """Distinct values of a condition that is off or on, from a comma-separated list."""
+
+
 def names(option: str, text: str, known: Known = nothing) -> Any:
     """An option of type `Names` that takes comma-separated names, and completes those that are known.
 
@@ -87,6 +91,19 @@ def numbers(option: str, text: str) -> Any:
         return found
 
     return typer.Option(option, parser=parse, metavar="LIST", help=text)
+
+
+def switches(option: str, text: str) -> Any:
+    """An option of type `Switches` that takes off, on or both with a comma. It raises `LipbenchError` for anything else."""
+    known = these("off", "on")
+
+    def parse(given: str) -> Switches:
+        found = tuple(split(option, given, str, known))
+        for word in found:
+            require_choice(option, word, tuple(known()))
+        return Switches(word == "on" for word in found)
+
+    return typer.Option(option, parser=parse, metavar="LIST", help=text, autocompletion=in_list(known))
 
 
 Value = TypeVar("Value", int, str)
@@ -210,7 +227,7 @@ LAYERS_HELP = "Methods, external layers as package.module:name or file.py:name, 
 NETWORKS_HELP = "Sizes of the paper's ConvNet, of XS,S,M,L, or external networks as package.module:name or file.py:name."
 MethodList = Annotated[Names | None, names("--method", LAYERS_HELP, layers)]
 ImplementationList = Annotated[
-    Names | None, names("--implementation", "Implementations, with commas.  [default: paper]", these(PAPER, TRITON))
+    Names | None, names("--implementation", "Implementations, with commas.  [default: paper]", these(PAPER, LEAN, TRITON))
 ]
 ChannelList = Annotated[Numbers | None, numbers("--channels", "Channels, with commas, in place of the preset's.")]
 ImageSizeList = Annotated[Numbers | None, numbers("--image-size", "Heights of square images, with commas.")]
@@ -223,6 +240,10 @@ Settings = Annotated[
 ]
 Claim = Annotated[float | None, real("--lipschitz", "L", "The constant that external layers claim.  [default: 1]")]
 DtypeList = Annotated[Names | None, names("--dtype", "float32, float64 or both.  [default: float32]", these(*DTYPES))]
+RecomputeList = Annotated[
+    Switches | None,
+    switches("--recompute", "off, on or both: layers computed again in the backward pass, to save memory.  [default: off]"),
+]
 AllowList = Annotated[
     Names | None, names("--allow", "External layers and networks of a stored run whose code may be run, with commas.")
 ]

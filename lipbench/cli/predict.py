@@ -23,6 +23,7 @@ from lipbench.cli.options import (
     PredictedDevice,
     PredictedPrecision,
     PresetName,
+    RecomputeList,
     Settings,
     Timeout,
     Traceback,
@@ -48,6 +49,7 @@ def predict(
     dtype: DtypeList = None,
     with_: Settings = None,
     precision: PredictedPrecision = None,
+    recompute: RecomputeList = None,
     device: Annotated[
         PredictedDevice, typer.Option(help="Device to predict for; it need not exist here.")
     ] = PredictedDevice.cpu,
@@ -75,7 +77,7 @@ def predict(
         "preset": preset, "implementation": implementation, "channels": channels, "image_size": image_size,
         "kernel_size": kernel_size, "batch_size": batch_size, "network": network, "dtype": dtype,
         "settings": given_settings(with_),
-        "precision": precision,
+        "precision": precision, "recompute": recompute,
     }  # fmt: skip
     if run is not None:
         if method or memory is not None or any(axes.values()):

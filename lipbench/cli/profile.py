@@ -30,6 +30,7 @@ from lipbench.cli.options import (
     Names,
     NetworkList,
     PresetName,
+    RecomputeList,
     Settings,
     Traceback,
     given_settings,
@@ -73,6 +74,7 @@ def profile(
     exported: Annotated[
         bool, typer.Option("--exported", help="Measure inference also of external modules in their exported form.")
     ] = False,
+    recompute: RecomputeList = None,
     device: Annotated[DeviceName, typer.Option(help="Where to run; auto is a GPU if there is one.")] = DeviceName.auto,
     threads: Annotated[int | None, whole("--threads", "N", "CPU threads.  [default: all usable cores]", "threads")] = None,
     timeout: Annotated[float | None, seconds("--timeout", "Seconds for one round of a case.  [default: 300]")] = None,
@@ -148,6 +150,7 @@ def profile(
             threads=None if threads is None else (threads,),
             compile=(False, True) if compile else None,
             exported=(False, True) if exported else None,
+            recompute=recompute,
         ),
     )
     limits = profiling.LimitOptions(phase_seconds, timeout, memory_limit, rounds)

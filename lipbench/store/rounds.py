@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from lipbench.cases import Case
 from lipbench.quantities import ESTIMATED, GROUPS, Caution, Certificate, Estimate, Machine, Macs, Memory, Timing
 
-SCHEMA = 4
+SCHEMA = 5
 """1: one status per round; the first round has memory, MACs and certificate. 2: one status per part; separate examinations.
 3: a warning has a kind and phases; before, it was a text only. 4: a certificate may have no bound, with a reason; a bound has
 its uncertainty."""

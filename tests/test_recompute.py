@@ -1,0 +1,189 @@
+"""Recomputation: the same outputs, gradients and state, with the layer's input and vectors as all that a forward pass keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from conftest import CHANNELS, IMAGE_SIZE, Variant, disturb
+from torch import Tensor, nn
+
+from lipbench import registry
+from lipbench.cases import PAPER_METHODS, Case, LayerSpec, NetworkSpec
+from lipbench.compiled import CompiledWorkload
+from lipbench.errors import LipbenchError, UnsupportedError
+from lipbench.layers.base import TwoHalves
+from lipbench.meters import saved
+from lipbench.workload import Workload, image_size
+
+Results = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_graphs() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def steps(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, number: int = 2) -> Results:
+    """Outputs and all gradients of several training steps, then the parameters, the buffers, and the next random number."""
+    torch.manual_seed(7)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    module.train()
+    found: Results = {}
+    for step in range(number):
+        image = x.clone().requires_grad_()
+        optimizer.zero_grad()
+        output = call(image)
+        output.square().sum().backward()
+        found |= {f"{step} output": output.detach(), f"{step} gradient of the input": image.grad}
+        found |= {f"{step} gradient of {name}": one.grad.clone() for name, one in module.named_parameters()}
+        optimizer.step()
+    return found | {name: one.clone() for name, one in module.state_dict().items()} | {"random": torch.rand(1)}
+
+
+def recomputed(module: nn.Module) -> nn.Module:
+    """A copy of the module whose layers are computed again in the backward pass."""
+    found = copy.deepcopy(module)
+    for part in found.modules():
+        if isinstance(part, TwoHalves):
+            part.recompute = True
+    return found
+
+
+def assert_same(found: Results, expected: Results) -> None:
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        assert torch.equal(one, expected[name]), name
+
+
+# ------------------------------------------------------------------------------------------------------------------ a layer
+
+
+@pytest.mark.heads
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_outputs_gradients_and_state_are_bit_equal(variant: Variant, dtype: torch.dtype) -> None:
+    layer = variant.build(dtype=dtype)
+    x = variant.image(layer)
+    twin = recomputed(layer)
+    assert_same(steps(twin, twin, x), steps(layer, layer, x))
+
+
+def test_autocast_is_that_of_the_forward_pass(variant: Variant) -> None:
+    layer = variant.build(dtype=torch.float32)
+    x = variant.image(layer)
+
+    def results(module: nn.Module) -> Results:
+        def call(image: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                output: Tensor = module(image)
+            return output.float()
+
+        return steps(module, call, x)
+
+    assert_same(results(recomputed(layer)), results(layer))
+
+
+@pytest.mark.heads
+def test_only_the_input_and_the_vectors_are_kept(variant: Variant) -> None:
+    layer = variant.build()
+    layer.recompute = True
+    x = variant.image(layer).requires_grad_()
+    vectors = layer.train().advance(image_size(layer))
+    assert saved.saved_bytes(lambda: layer(x)) == saved.bytes_of([x]) + saved.bytes_of(vectors)
+    assert saved.unseen_bytes(layer, x) == 0
+
+
+@pytest.mark.heads
+def test_the_parameter_half_runs_twice_and_its_state_steps_once(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = variant.build().train()
+    layer.recompute = True
+    ran: list[str] = []
+    for name in ("advance", "transform_parameters", "transform_input"):
+        half = getattr(layer, name)
+        monkeypatch.setattr(layer, name, lambda *given, name=name, half=half: (ran.append(name), half(*given))[1])
+    output = layer(variant.image(layer).requires_grad_())
+    assert ran == ["advance", "transform_parameters", "transform_input"]
+    output.sum().backward()
+    assert ran[3:] in (["transform_parameters", "transform_input"], ["transform_parameters"])
+
+
+def test_evaluation_keeps_its_cache(variant: Variant, calls: list[int]) -> None:
+    layer = variant.build().eval()
+    layer.recompute = True
+    x = variant.image(layer)
+    with torch.no_grad():
+        first, second = layer(x), layer(x)
+    assert torch.equal(first, second)
+    assert calls == [IMAGE_SIZE]
+
+
+@pytest.mark.heads
+def test_compiles_to_one_graph(variant: Variant) -> None:
+    layer = variant.build()
+    x = variant.image(layer)
+    twin = recomputed(layer)
+    found = steps(twin, torch.compile(twin, backend="aot_eager", fullgraph=True), x)
+    expected = steps(layer, layer, x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------------------ the workload
+
+
+def test_a_whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in ("soc", "bcop", "sll"):
+        spec = NetworkSpec(method, "XS", image_size=8)
+        network = registry.build(spec)
+        disturb(network)
+        x = torch.randn(2, 3, 8, 8)
+        twin = recomputed(network)
+        assert_same(steps(twin, twin, x, 1), steps(network, network, x, 1))
+
+
+def workload_of(*, compile: bool = False, **given: object) -> Workload:
+    case = Case(LayerSpec("soc", CHANNELS, IMAGE_SIZE), 2, compile=compile, **given)
+    torch.manual_seed(0)
+    return Workload.build(case, registry.build(case.spec))
+
+
+def test_a_case_says_which_layers_are_computed_again() -> None:
+    workloads = {on: workload_of(recompute=on) for on in (False, True)}
+    kept = {}
+    for on, workload in workloads.items():
+        assert [half.recompute for half in workload.halves] == [on]
+        workload.prepare_training()
+        kept[on] = saved.saved_bytes(workload.forward)
+    assert kept[True] < kept[False] / 3
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_a_compiled_workload_is_one_graph_and_computes_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda what, **given: compiler(what, backend="aot_eager", **given))
+    results = []
+    for on in (False, True):
+        case = Case(LayerSpec(method, CHANNELS, IMAGE_SIZE), 2, "float64", compile=True, recompute=on)
+        torch.manual_seed(0)
+        workload = CompiledWorkload(Workload.build(case, registry.build(case.spec)))
+        torch.manual_seed(1)
+        workload.prepare_training()
+        workload.forward()
+        workload.backward()
+        results.append(workload.results())
+        assert (workload.graphs, workload.graph_breaks()) == (1, [])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_without_halves_is_unsupported() -> None:
+    case = Case(LayerSpec("torch.nn:Conv2d", CHANNELS, IMAGE_SIZE), 2, recompute=True)
+    with pytest.raises(UnsupportedError, match=r"half by half: got torch\.nn:Conv2d, .*torch\.utils\.checkpoint"):
+        Workload.build(case, registry.build(case.spec))
+
+
+def test_an_exported_form_is_not_computed_again() -> None:
+    with pytest.raises(LipbenchError, match="leave out one of exported and recompute"):
+        Case(LayerSpec("aol", CHANNELS, IMAGE_SIZE), 2, exported=True, recompute=True)
