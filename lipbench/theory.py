@@ -59,6 +59,24 @@ class Complexity:
     parameters: Cost
 
 
+NOTHING = Cost(sympy.Integer(0), sympy.Integer(0))
+
+
+def recomputed(exact: Complexity, advance: Cost = NOTHING, tail: sympy.Expr = NOTHING.macs) -> Complexity:
+    """Exact costs of a layer whose backward pass computes both halves again.
+
+    It keeps its input and the vectors of `advance()`, whose costs are `advance`. The backward pass repeats neither that call
+    nor the `tail`: the MACs after the last tensor that it needs.
+    """
+    halves = (exact.input, M, tail), (exact.parameters, advance.memory, advance.macs)
+    return Complexity(*(Cost(cost.macs, kept, _backward(cost, once)) for cost, kept, once in halves))
+
+
+def _backward(cost: Cost, once: sympy.Expr) -> sympy.Expr | None:
+    """MACs of the backward pass with those of the forward pass, but for those that run only once."""
+    return None if cost.backward is None else cost.backward + cost.macs - once
+
+
 def parse(text: str) -> sympy.Expr:
     """The expression of a text, in the symbols of this module and the shorthands C, M, P.
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CHANNELS, IMAGE_SIZE, Variant, disturb
+from conftest import CHANNELS, HEAD, IMAGE_SIZE, Variant, disturb
 from torch import Tensor, nn
 
-from lipbench import registry
+from lipbench import registry, theory
+from lipbench.analysis.expected import expected
 from lipbench.cases import PAPER_METHODS, Case, LayerSpec, NetworkSpec
 from lipbench.compiled import CompiledWorkload
 from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
-from lipbench.meters import saved
+from lipbench.meters import macs, saved
 from lipbench.workload import Workload, image_size
 
 Results = dict[str, Tensor]
@@ -129,6 +132,52 @@ def test_compiles_to_one_graph(variant: Variant) -> None:
     found = steps(twin, torch.compile(twin, backend="aot_eager", fullgraph=True), x)
     expected = steps(layer, layer, x)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the costs
+
+
+@pytest.mark.heads
+@pytest.mark.parametrize(("batch", "size", "kernel", "channels"), [(2, 6, 3, 4), (2, 7, 3, 9), (3, 8, 1, 8)])
+def test_exact_formulas_equal_what_is_counted(variant: Variant, batch: int, size: int, kernel: int, channels: int) -> None:
+    is_head = variant.implementation == HEAD
+    if is_head:
+        assert variant.method.head is not None
+        exact, size, kernel = variant.method.head.costs(recompute=True), 1, 1
+    else:
+        exact = variant.method.costs(variant.implementation, recompute=True)
+    if exact is None:
+        pytest.skip("its costs are not known")
+    layer = variant.build(channels, channels, kernel, size, dtype=torch.float32).train()
+    layer.recompute = True
+    x = variant.image(layer, batch).requires_grad_()
+    values = {"b": batch, "s": size, "k": kernel, "c": channels, **variant.method.iterations}
+    assert saved.saved_elements(lambda: layer(x)) == theory.evaluate(exact.input.memory + exact.parameters.memory, **values)
+    forward = macs.count(lambda: layer(x))
+    assert forward.total == theory.evaluate(exact.input.macs + exact.parameters.macs, **values)
+    output = layer(x)
+    backward = macs.count(lambda: output.backward(torch.ones_like(output)))
+    assert backward.unsupported == ()
+    assert backward.total == theory.evaluate(exact.input.backward + exact.parameters.backward, **values)
+
+
+def test_theory_of_a_recomputed_case() -> None:
+    plain = Case(LayerSpec("soc", 8, 6), 2)
+    again = replace(plain, recompute=True)
+    assert expected(again, "forward")["theory_memory_elements"] == 2 * 6 * 6 * 8 + 4 * 8 * 3 + 2 * 8 + 2 * 8 * 9
+    assert math.isnan(expected(again, "forward")["published_memory_elements"])
+    for phase in ("forward", "parametrize", "inference"):
+        assert expected(again, phase)["theory_macs"] == expected(plain, phase)["theory_macs"]
+    macs = {case: [expected(case, phase)["theory_macs"] for phase in ("forward", "backward")] for case in (plain, again)}
+    # Four of the five convolutions are computed again, and the norms, but no step of the power iterations.
+    norms = 4 * 8 * 8 * 9 + 2 * 8 * 3 + 8 + 8 * 9
+    assert macs[again][1] - macs[plain][1] == 4 * 2 * 6 * 6 * 8 * 8 * 9 + norms
+
+
+def test_theory_of_a_recomputed_network() -> None:
+    case = Case(NetworkSpec("bcop", "XS", image_size=8), 2, recompute=True)
+    workload = Workload.build(case, registry.build(case.spec))
+    assert macs.measure(workload).phases["step"] == expected(case, "step")["theory_macs"]
 
 
 # ------------------------------------------------------------------------------------------------------------ the workload

@@ -22,18 +22,20 @@ def expected(case: Case, phase: str) -> dict[str, float]:
     number counts as one. MACs exist for forward, parametrize and inference; exact ones also for backward and step (an update
     has none). Elements are those kept for the backward pass, for forward and step. A network's MACs are the sum over its
     layers; no formula covers what its activations keep, so its elements are NaN. None covers autocast, where the
-    numbers kept have two sizes.
+    numbers kept have two sizes. Table 1 does not cover what recomputation keeps.
     """
     nothing = dict.fromkeys(("theory_macs", "theory_memory_elements", "published_macs", "published_memory_elements"), math.nan)
     method = registry.methods().get(case.spec.method)
     if method is None or isinstance(case.spec, ExternalNetworkSpec):
         return nothing
     found: dict[str, float] = {}
-    implementation = method.implementations.get(case.spec.implementation)
-    if implementation is not None and implementation.exact is not None:
-        found |= _numbers("theory", case, phase, method, implementation.exact)
+    exact = method.costs(case.spec.implementation, recompute=case.recompute)
+    if exact is not None:
+        found |= _numbers("theory", case, phase, method, exact)
     if method.published is not None:
         found |= _numbers("published", case, phase, method, method.published)
+    if case.recompute:
+        found["published_memory_elements"] = math.nan
     return {**nothing, **found}
 
 
@@ -87,15 +89,15 @@ def _layers(case: Case, method: Method, complexity: Complexity) -> Iterator[tupl
     assert isinstance(spec, NetworkSpec), "no formula is asked for an external network"
     for channels, image_size, kernel_size in networks.convolution_shapes(spec):
         yield complexity, {"b": case.batch_size, "c": channels, "s": image_size, "k": kernel_size}
-    yield _head(method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}
+    yield _head(case, method, complexity), {"b": case.batch_size, "c": networks.head_features(spec), "s": 1, "k": 1}
 
 
-def _head(method: Method, complexity: Complexity) -> Complexity:
+def _head(case: Case, method: Method, complexity: Complexity) -> Complexity:
     """Costs of a network's head: a linear layer where the method has one, else a 1 × 1 convolution.
 
     Table 1 has no row for linear layers; their exact cost serves for both conventions, since they have no complex numbers.
     """
-    return method.head.exact if method.head is not None else complexity
+    return complexity if method.head is None else method.head.costs(recompute=case.recompute)
 
 
 def _sizes(case: Case, spec: LayerSpec) -> dict[str, int]:

@@ -73,7 +73,10 @@ METHOD = Method(
     name="aol",
     title="AOL",
     source="Prach & Lampert, ECCV 2022, arXiv 2208.03160",
-    implementations={"paper": Implementation(AOLConv2d, EXACT), "triton": Implementation(TritonAOLConv2d, needs="triton")},
+    implementations={
+        "paper": Implementation(AOLConv2d, EXACT, tail=C),
+        "triton": Implementation(TritonAOLConv2d, needs="triton"),
+    },
     published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONV", "CONV"),
 )

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+import sympy
 import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch.utils.checkpoint import checkpoint
 
-from lipbench import errors
-from lipbench.theory import Complexity
+from lipbench import errors, theory
+from lipbench.theory import NOTHING, Complexity, Cost
 
 
 def refresh_steps(weight: Tensor, iterations: int) -> int:
@@ -257,6 +258,12 @@ class Head:
     layer: type[LipschitzLinear]
     exact: Complexity
     """costs in c = in_features = out_features and b"""
+    advance: Cost = NOTHING
+    tail: sympy.Expr = NOTHING.macs
+
+    def costs(self, *, recompute: bool = False) -> Complexity:
+        """Exact costs in training mode, also with recomputation."""
+        return theory.recomputed(self.exact, self.advance, self.tail) if recompute else self.exact
 
 
 @dataclass(frozen=True)
@@ -270,6 +277,8 @@ class Implementation:
     """requirement of the machine; triton: that package, and a CUDA device or Triton's interpreter"""
     options: tuple[str, ...] = ()
     """names of the implementation's own options"""
+    tail: sympy.Expr = NOTHING.macs
+    """MACs after the last tensor that the backward pass needs: recomputation ends there"""
 
 
 @dataclass(frozen=True)
@@ -289,8 +298,17 @@ class Method:
     """value of each iteration symbol in training mode"""
     evaluation_iterations: Mapping[str, int] = field(default_factory=dict)
     """values in evaluation mode; only those that differ"""
+    advance: Cost = NOTHING
+    """MACs of `advance()` in training mode, and elements of the vectors that it returns"""
     linear: bool = True
     orthogonal: bool = False
     lipschitz: bool = True
     """whether the method claims to be 1-Lipschitz; the plain convolution does not"""
     head: Head | None = None
+
+    def costs(self, implementation: str, *, recompute: bool = False) -> Complexity | None:
+        """Exact costs of an implementation in training mode, also with recomputation; None where they are not known."""
+        one = self.implementations.get(implementation)
+        if one is None or one.exact is None or not recompute:
+            return None if one is None else one.exact
+        return theory.recomputed(one.exact, self.advance, one.tail)

@@ -7,6 +7,7 @@ Networks", NeurIPS 2019, arXiv 1911.00937; Björck & Bowie, SIAM J. Numer. Anal.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import sympy
 import torch
@@ -162,8 +163,13 @@ def _orthogonalization(count: sympy.Expr) -> Cost:
 
     The norms are not differentiated; every other product is, with respect to both factors.
     """
-    power = 2 * POWER_ITERATIONS + 1
-    return Cost(count * (2 * c**3 * t + power * c**2 + c), count * (c**2 * (2 * t + 1) + 1), count * 4 * c**3 * t)
+    steps = Cost(count * 2 * c**3 * t, count * c**2 * (2 * t + 1), count * 4 * c**3 * t)
+    return steps + replace(_norms(count), backward=sympy.Integer(0))
+
+
+def _norms(count: sympy.Expr) -> Cost:
+    """Cost of the estimated norms of `count` matrices of c × c."""
+    return Cost(count * ((2 * POWER_ITERATIONS + 1) * c**2 + c), count)
 
 
 def _block_kernel() -> Cost:
@@ -185,10 +191,19 @@ METHOD = Method(
     name="bcop",
     title="BCOP",
     source="Li et al., NeurIPS 2019, arXiv 1911.00937",
-    implementations={"paper": Implementation(BCOPConv2d, EXACT), "triton": Implementation(TritonBCOPConv2d, needs="triton")},
+    implementations={
+        "paper": Implementation(BCOPConv2d, EXACT, tail=C),
+        "triton": Implementation(TritonBCOPConv2d, needs="triton"),
+    },
     published=Complexity(Cost(C, M), Cost(c**3 * k * t + c**3 * k**3, c**2 * k * t + c**2 * k**3)),
     published_operations=("CONV", "BnB & MMs"),
     iterations={"t": BJORCK_ITERATIONS},
+    advance=_norms(2 * k - 1),
     orthogonal=True,
-    head=Head(BjorckLinear, Complexity(Cost(b * c**2, b * c, 2 * b * c**2), _orthogonalization(sympy.Integer(1)))),
+    head=Head(
+        BjorckLinear,
+        Complexity(Cost(b * c**2, b * c, 2 * b * c**2), _orthogonalization(sympy.Integer(1))),
+        advance=_norms(sympy.Integer(1)),
+        tail=b * c**2,
+    ),
 )

@@ -141,11 +141,15 @@ METHOD = Method(
     name="cayley",
     title="Cayley",
     source="Trockman & Kolter, ICLR 2021, arXiv 2104.07167",
-    implementations={"paper": Implementation(CayleyConv2d, EXACT)},
+    implementations={"paper": Implementation(CayleyConv2d, EXACT, tail=4 * b * half_plane(s) * c**2 + b * c * fft_macs(s))},
     published=Complexity(
         Cost(b * s**2 * c**2, sympy.Rational(5, 2) * M), Cost(s**2 * c**3, sympy.Rational(3, 2) * s**2 * c**2)
     ),
     published_operations=("FFTs & MVs", "FFTs & INVs"),
     orthogonal=True,
-    head=Head(CayleyLinear, Complexity(Cost(b * c**2, b * c, 2 * b * c**2), Cost(c**3, 3 * c**2 + 3, 2 * c**3))),
+    head=Head(
+        CayleyLinear,
+        Complexity(Cost(b * c**2, b * c, 2 * b * c**2), Cost(c**3, 3 * c**2 + 3, 2 * c**3)),
+        tail=b * c**2,
+    ),
 )

@@ -161,5 +161,6 @@ METHOD = Method(
     implementations={"paper": Implementation(CPLConv2d, EXACT)},
     published=Complexity(Cost(2 * C, 3 * M), Cost(s**2 * c**2 * k**2, P + s**2 * c)),
     published_operations=("CONVs & ACT", "power method"),
+    advance=Cost(2 * s**2 * c**2 * k**2, 2 * s**2 * c),
     linear=False,
 )

@@ -132,10 +132,11 @@ METHOD = Method(
     name="eco",
     title="ECO",
     source="Yu et al., ICLR 2022",
-    implementations={"paper": Implementation(ECOConv2d, EXACT)},
+    implementations={"paper": Implementation(ECOConv2d, EXACT, tail=C)},
     published=None,
     published_operations=("", ""),
     iterations={"t1": TRAINING_TERMS, "t2": 1},
     evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},
+    advance=Cost(_MATRICES * 2 * c**2 * t2, _MATRICES * 2 * c),
     orthogonal=True,
 )

@@ -108,7 +108,10 @@ METHOD = Method(
     name="lot",
     title="LOT",
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
-    implementations={"paper": Implementation(LOTConv2d, EXACT), "triton": Implementation(TritonLOTConv2d, needs="triton")},
+    implementations={
+        "paper": Implementation(LOTConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT),
+        "triton": Implementation(TritonLOTConv2d, needs="triton"),
+    },
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
     published_operations=("FFTs & MVs", "FFTs & MMs"),
     iterations={"t": NEWTON_ITERATIONS},

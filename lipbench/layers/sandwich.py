@@ -94,12 +94,13 @@ METHOD = Method(
     name="sandwich",
     title="Sandwich",
     source="Wang & Manchester, ICML 2023, arXiv 2301.11526",
-    implementations={"paper": Implementation(SandwichConv2d, EXACT)},
+    implementations={"paper": Implementation(SandwichConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT)},
     published=None,
     published_operations=("", ""),
     linear=False,
     head=Head(
         SandwichLinear,
         Complexity(Cost(2 * b * c**2, 2 * b * c, 4 * b * c**2), Cost(3 * c**3, 9 * c**2 + 4 * c + 3, 6 * c**3)),
+        tail=b * c**2,
     ),
 )

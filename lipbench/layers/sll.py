@@ -79,7 +79,10 @@ METHOD = Method(
     name="sll",
     title="SLL",
     source="Araujo et al., ICLR 2023, arXiv 2303.03169",
-    implementations={"paper": Implementation(SLLConv2d, EXACT), "triton": Implementation(TritonSLLConv2d, needs="triton")},
+    implementations={
+        "paper": Implementation(SLLConv2d, EXACT, tail=C),
+        "triton": Implementation(TritonSLLConv2d, needs="triton"),
+    },
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
     published_operations=("CONVs & ACT", "CONVs"),
     linear=False,

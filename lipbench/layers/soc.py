@@ -148,10 +148,14 @@ METHOD = Method(
     name="soc",
     title="SOC",
     source="Singla & Feizi, ICML 2021, arXiv 2105.11417",
-    implementations={"paper": Implementation(SOCConv2d, EXACT), "triton": Implementation(TritonSOCConv2d, needs="triton")},
+    implementations={
+        "paper": Implementation(SOCConv2d, EXACT, tail=C),
+        "triton": Implementation(TritonSOCConv2d, needs="triton"),
+    },
     published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),
     published_operations=("CONVs", "F4"),
     iterations={"t1": TRAINING_TERMS, "t2": 1},
+    advance=Cost(8 * P * t2, 4 * c * k + 2 * c + 2 * c * k**2),
     evaluation_iterations={"t1": EVALUATION_TERMS, "t2": 0},
     orthogonal=True,
 )

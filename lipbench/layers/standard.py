@@ -58,7 +58,7 @@ METHOD = Method(
     name="standard",
     title="Standard",
     source="a plain convolution, the yardstick",
-    implementations={"paper": Implementation(StandardConv2d, EXACT)},
+    implementations={"paper": Implementation(StandardConv2d, EXACT, tail=C)},
     published=Complexity(Cost(C, M), Cost(C * 0, P)),
     published_operations=("CONV", "-"),
     lipschitz=False,
