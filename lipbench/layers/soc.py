@@ -141,7 +141,7 @@ class TritonSOCConv2d(WithKernel, SOCConv2d):
 EXACT = Complexity(
     Cost(C * t1, M * t1, 2 * C * t1),
     # The norms are linear in the kernel: their gradients are outer products of vectors, one multiplication per element.
-    Cost(4 * P * (2 * t2 + 1) + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
+    Cost(8 * P * t2 + 4 * P + 2 * c * k + c + c * k**2, 2 * P + 4 * c * k + 2 * c + 2 * c * k**2 + 5, C * 0),
 )
 
 METHOD = Method(

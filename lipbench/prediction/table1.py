@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import sympy
@@ -17,6 +17,7 @@ LEGEND = (
     f"{notation.LEGEND}.",
     "published: leading terms, a complex number counts as one; exact: real MACs and real elements of this code in training.",
 )
+RECOMPUTED = "recomputed: with --recompute on, the MACs that the backward pass repeats, and the elements that are kept for it."
 
 
 def methods_table() -> pd.DataFrame:
@@ -42,6 +43,8 @@ def _iterations(method: Method) -> str:
 def complexity_table() -> pd.DataFrame:
     """One row per method, half and quantity: published leading terms and exact count, as text and MathML, and exponents.
 
+    `recomputed` has the MACs that the backward pass repeats with recomputation, and the elements that are kept then.
+
     The exponents are those of the published formula, or of the exact one where none was published. Texts are "" where there
     is no formula.
     """
@@ -52,7 +55,7 @@ def complexity_table() -> pd.DataFrame:
 
 def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict[str, object]:
     published = None if method.published is None else getattr(getattr(method.published, half), quantity)
-    exact = _exact(method, half, quantity)
+    exact, again = _exact(method, half, quantity), _recomputed(method, half, quantity)
     leading = exact if published is None else published
     return {
         "method": name, "title": method.title, "half": half, "quantity": quantity,
@@ -61,6 +64,8 @@ def _complexity_row(name: str, method: Method, half: str, quantity: str) -> dict
         "published_mathml": "" if published is None else notation.mathml(notation.shortened(published)),
         "exact": "" if exact is None else notation.plain(exact),
         "exact_mathml": "" if exact is None else notation.mathml(exact),
+        "recomputed": "" if again is None else notation.plain(again),
+        "recomputed_mathml": "" if again is None else notation.mathml(again),
         **{f"exponent_{symbol}": math.nan if leading is None else theory.exponent(leading, theory.SYMBOLS[symbol])
            for symbol in "cksb"},
     }  # fmt: skip
@@ -72,24 +77,38 @@ def _exact(method: Method, half: str, quantity: str) -> sympy.Expr | None:
     return None if exact is None else sympy.sympify(getattr(getattr(exact, half), quantity))
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`complexity_table` for a terminal."""
+def _recomputed(method: Method, half: str, quantity: str) -> sympy.Expr | None:
+    """Of the `paper` implementation: MACs that the backward pass repeats, or the elements that are kept for it then."""
+    costs = [method.costs(PAPER, recompute=again) for again in (False, True)]
+    usual, again = (None if one is None else getattr(one, half) for one in costs)
+    if usual is None or again is None or usual.backward is None:
+        return None
+    return sympy.sympify(again.memory if quantity == "memory" else again.backward - usual.backward)
+
+
+def readable(table: pd.DataFrame, recompute: Sequence[bool] = (False,)) -> pd.DataFrame:
+    """`complexity_table` for a terminal: exact costs without and with recomputation, as asked."""
     printed = table.assign(published=table["published"].map(notation.text), exact=table["exact"].map(notation.text))
-    return printed[["title", "half", "quantity", "operations", "published", "exact"]]
+    printed["recomputed"] = table["recomputed"].map(notation.text)
+    asked = ["recomputed" if one else "exact" for one in recompute]
+    return printed[["title", "half", "quantity", "operations", "published", *asked]]
 
 
 def published_layout(table: pd.DataFrame) -> pd.DataFrame:
-    """`complexity_table` with one row per method, in the layout of `published/complexity.csv`, followed by exact costs."""
+    """`complexity_table` with one row per method, in the layout of `published/complexity.csv`, followed by exact costs.
+
+    The last columns are those with recomputation: the MACs that the backward pass repeats, and the elements kept.
+    """
     return pd.DataFrame([dict(_layout(rows)) for _, rows in table.groupby("method", sort=False)])
 
 
 def _layout(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     cells = {(row["half"], row["quantity"]): row for _, row in rows.iterrows()}
     yield "layer", rows["title"].iloc[0]
-    for kind in ("published", "exact"):
+    for kind in ("published", "exact", "recomputed"):
         for half, short in zip(HALVES, ("input", "parameter")):
             if kind == "published":
                 yield f"{short}_operations", cells[half, "macs"]["operations"]
-            prefix = "" if kind == "published" else "exact_"
+            prefix = "" if kind == "published" else f"{kind}_"
             yield f"{prefix}{short}_macs", cells[half, "macs"][kind]
             yield f"{prefix}{short}_memory_elements", cells[half, "memory"][kind]

@@ -31,12 +31,15 @@ class Formulas:
         keys = zip(frame["method"], frame["half"], frame["quantity"])
         self._published = dict(zip(keys, frame["published_mathml"]))
         self._exact = dict(zip(self._published, frame["exact_mathml"]))
+        self._recomputed = dict(zip(self._published, frame["recomputed_mathml"]))
 
     def published(self, method: str, quantity: str, *halves: str) -> Markup | None:
         return mathml(*(self._published.get((method, half, quantity)) for half in halves))
 
-    def exact(self, method: str, quantity: str, *halves: str) -> Markup | None:
-        return mathml(*(self._exact.get((method, half, quantity)) for half in halves))
+    def exact(self, method: str, quantity: str, *halves: str, recomputed: bool = False) -> Markup | None:
+        """Of a forward pass: recomputation changes what it keeps, not its multiply-accumulates."""
+        known = self._recomputed if recomputed and quantity == "memory" else self._exact
+        return mathml(*(known.get((method, half, quantity)) for half in halves))
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,13 @@ def _against(
     if {one.half for one in found} != {"both"}:
         columns.append((Column("Half", numeric=False), [Cell(one.half, one.half) for one in found]))
     published = [formulas.published(one.method, quantity, *one.halves) for one in found]
-    papers = {one.key for one in ready.series if one.implementation == "paper"}  # the formulas hold for no other implementation
-    exact = [formulas.exact(one.method, quantity, *one.halves) if one.series in papers else None for one in found]
+    papers = {  # the formulas hold for no other implementation
+        one.key: bool(one.columns.get("recomputed")) for one in ready.series if one.implementation == "paper"
+    }
+    exact = [
+        formulas.exact(one.method, quantity, *one.halves, recomputed=papers[one.series]) if one.series in papers else None
+        for one in found
+    ]
     counts = {
         "Table\u00a01, number": [one.leading for one in found],
         "Exact, number": [one.exact for one in found],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lipbench_reports import compilation, measurements
+from lipbench_reports import compilation, measurements, recomputation
 from lipbench_reports.cells import MARKS, Cell, Table
 from lipbench_reports.certificates import worst
 from lipbench_reports.costs import MEASURES, Costs, costs
@@ -41,7 +41,7 @@ def brief(tables: Tables) -> Brief:
     ready = prepare(tables)
     found = costs(ready)
     summary = measurements.summary(ready, found)
-    said = (*verdict(ready, found), *compilation.verdict(ready))
+    said = (*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready))
     if summary is None:
         return Brief(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(), said)
     where = [f"{f'{measures}: ' if measures else ''}{shapes}" for measures, shapes in compared(found)]

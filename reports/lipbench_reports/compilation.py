@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import pandas as pd
+from collections.abc import Sequence
 
 from lipbench_reports.cells import TIMES, Cell, Column, Table, digits, heads, numbers, ratio, table
-from lipbench_reports.costs import common_shapes
-from lipbench_reports.pairs import Pair, pairs
+from lipbench_reports.pairs import Pair, mean_changes, pairs
 from lipbench_reports.prepared import Prepared
 
 TRAINING = ("forward", "backward", "step")
@@ -56,27 +52,13 @@ def _steps(steps: float, mark: str) -> Cell:
     return Cell("never" if math.isinf(steps) else digits(rounded), steps, mark=mark)
 
 
-def _mean_changes(found: Sequence[Pair], phase: str, labels: Mapping[str, str]) -> list[tuple[float, str]]:
-    """Geometric means over the shapes common to the series, smallest first; series that lack a common shape are left out."""
-    known = {
-        (one.shape, one.series): change
-        for one in found
-        if not one.mark(phase) and (change := one.change(phase, "median_s")) > 0
-    }
-    if not known:
-        return []
-    changes = pd.Series(known).unstack()
-    at_common = changes.loc[common_shapes(changes.notna())].dropna(axis="columns")
-    return sorted((float(np.exp(np.log(column).mean())), labels[str(key)]) for key, column in at_common.items())
-
-
 def verdict(ready: Prepared) -> list[str]:
     """Sentences on how compiling changed the time of a training step and of inference."""
     sentences = []
     rows = ready.rows
     watched = pairs(ready.narrowed(rows[~rows["unwatched"]]), "compiled", False, True)
     for phase, deed in (("step", "a training step"), ("inference", "inference")):
-        means = _mean_changes(watched, phase, ready.labels)
+        means = mean_changes(watched, phase, "median_s", ready.labels)
         if len(means) > 1 and means[-1][0] / means[0][0] > 1 + WORTH_SAYING:
             (low, least), (high, most) = means[0], means[-1]
             sentences.append(f"Compiled by torch.compile, {deed} takes from {low:.3g} ({least}) to {high:.3g} ({most}) times "

@@ -25,6 +25,7 @@ from lipbench_reports import (
     pairs,
     provenance,
     radar,
+    recomputation,
     training_section,
     trainings,
 )
@@ -55,7 +56,7 @@ def render(tables: Tables) -> str:
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
         answer=[*([first_screen.sentence(ready, found)] if profiled else ()), *accuracy.verdict(arenas, 1)[:1]],
-        verdict=[*verdict(ready, found), *compilation.verdict(ready)] if profiled else [],
+        verdict=[*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready)] if profiled else [],
         contents=contents,
         profiled=profiled,
         trained=training_section.section(tables.trained, arenas, look, _scores(ready, found)),
@@ -85,6 +86,7 @@ def render(tables: Tables) -> str:
         clock=with_unit(clock, TIMES) if math.isfinite(clock) else "",
         **_results(ready, found),
         **_proofs(ready.written, found),
+        **_peaks(ready.counted),
         **_pictures(ready, found, look),
     )  # fmt: skip
 
@@ -122,7 +124,7 @@ def _sources(ready: Prepared) -> list[tuple[str, str]]:
 
 def _results(ready: Prepared, found: Costs) -> dict[str, object]:
     """The tables of results. A table at the reference shape is repeated for all shapes if there are several."""
-    at_shape, written, every = ready.at_shape, ready.written, ready.listed
+    at_shape, written, counted, every = ready.at_shape, ready.written, ready.counted, ready.listed
     formulas = against_theory.Formulas(ready.tables.complexity)
     summary = measurements.summary(ready, found)
     first, rest = first_screen.split(summary, found) if summary else (None, None)
@@ -139,8 +141,8 @@ def _results(ready: Prepared, found: Costs) -> dict[str, object]:
         "all_numbers": _all(ready, measurements.plain_numbers(every, f"{plain}, all cases", with_shape=True)),
         "macs": against_theory.macs(written.at_shape, formulas, "Multiply-accumulates of a training forward pass"),
         "all_macs": _all(written, against_theory.macs(written.listed, formulas, "Multiply-accumulates, all cases")),
-        "elements": against_theory.elements(written.at_shape, formulas, "Elements kept for the backward pass"),
-        "all_elements": _all(written, against_theory.elements(written.listed, formulas, "Elements kept, all cases")),
+        "elements": against_theory.elements(counted.at_shape, formulas, "Elements kept for the backward pass"),
+        "all_elements": _all(counted, against_theory.elements(counted.listed, formulas, "Elements kept, all cases")),
         "fitted": [table for quantity in ("macs", "memory") if (table := agreement.formulas(ready, formulas, quantity))],
         "held": _partly(ready, measurements.held(every)),
         "exponents": against_theory.exponents(ready),
@@ -148,6 +150,8 @@ def _results(ready: Prepared, found: Costs) -> dict[str, object]:
         "exports": _partly(ready, pairs.exports(every)),
         "compiled": compilation.changes(at_shape),
         "all_compiled": _all(ready, compilation.changes(every)),
+        "recomputed": recomputation.changes(at_shape),
+        "all_recomputed": _all(ready, recomputation.changes(every)),
         "has_base": not ready.tables.changes.empty,
         "changed": ready.tables.changed,
         "changes": changed.changes(ready, every=False),
@@ -193,8 +197,7 @@ def _export(tables: Tables) -> str:
 def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
     """The tables of certificates, and those that compare ways to find one number.
 
-    They show uncompiled cases only: compiling changes neither the function nor its counts, and memory is predicted for
-    uncompiled code.
+    They show cases as written only: compiling and recomputation change neither the function nor its certificate.
     """
     at_shape, every = written.at_shape, written.listed
     return {
@@ -206,8 +209,14 @@ def _proofs(written: Prepared, found: Costs) -> dict[str, object]:
         "yardsticks": [one.label for one in found.series if one.key in found.yardsticks],
         "counts": agreement.counts(at_shape),
         "all_counts": _all(written, agreement.counts(every)),
-        "peaks": agreement.peaks(at_shape, "Peaks of memory"),
-        "all_peaks": _all(written, agreement.peaks(every, "Peaks of memory, all cases")),
+    }
+
+
+def _peaks(counted: Prepared) -> dict[str, object]:
+    """The tables of predicted beside measured peaks. They show no compiled cases: memory is predicted for uncompiled code."""
+    return {
+        "peaks": agreement.peaks(counted.at_shape, "Peaks of memory"),
+        "all_peaks": _all(counted, agreement.peaks(counted.listed, "Peaks of memory, all cases")),
     }
 
 

@@ -1,14 +1,16 @@
-"""Cases that differ in one condition, as pairs, and what that condition changes: autocast, or the exported form."""
+"""Cases that differ in one condition, as pairs, and what that condition changes, such as autocast or the exported form."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from lipbench_reports.cells import TIMES, Cell, Column, Table, heads, numbers, ratio, table
+from lipbench_reports.costs import common_shapes
 from lipbench_reports.measurements import doubt
 from lipbench_reports.prepared import SIZES, Prepared
 
@@ -57,6 +59,21 @@ def pairs(ready: Prepared, column: str, usual: object, other: object) -> list[Pa
             told = [part for part in str(written["shape"].iloc[0]).split(", ") if part != str(usual)]
             found.append(Pair(str(written["series"].iloc[0]), ", ".join(told), written, changed))
     return found
+
+
+def mean_changes(found: Sequence[Pair], phase: str, column: str, labels: Mapping[str, str]) -> list[tuple[float, str]]:
+    """Geometric means of the change of a column over the shapes common to the series, smallest first, with their labels.
+
+    Series that lack a common shape are left out.
+    """
+    known = {
+        (one.shape, one.series): change for one in found if not one.mark(phase) and (change := one.change(phase, column)) > 0
+    }
+    if not known:
+        return []
+    changes = pd.Series(known).unstack()
+    at_common = changes.loc[common_shapes(changes.notna())].dropna(axis="columns")
+    return sorted((float(np.exp(np.log(column).mean())), labels[str(key)]) for key, column in at_common.items())
 
 
 def half_precision(ready: Prepared) -> Table | None:

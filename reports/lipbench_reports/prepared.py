@@ -128,9 +128,18 @@ class Prepared:
 
         Only these are compared with each other: a method must not be ranked against its compiled self.
         """
+        return self._usual()
+
+    @cached_property
+    def counted(self) -> Prepared:
+        """The same with recomputed rows, of which formulas and predictions say what they keep too."""
+        return self._usual("recomputed")
+
+    def _usual(self, *free: str) -> Prepared:
+        """The rows under the defaults of all conditions with a label, but for those in the `free` columns."""
         usual = pd.Series(True, index=self.rows.index)
         for condition in self.tables.conditions:
-            if condition.label:
+            if condition.label and condition.column not in free:
                 usual &= self.rows[condition.column] == condition.default
         return self.narrowed(self.rows[usual]) if usual.any() else self
 

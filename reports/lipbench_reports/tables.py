@@ -17,7 +17,7 @@ YARDSTICK = "standard"
 
 EXTERNAL = "external"
 """the value in the column `network` for a network that is not the paper's ConvNet"""
-COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml"]
+COMPLEXITY = ["method", "title", "half", "quantity", "published_mathml", "exact_mathml", "recomputed_mathml"]
 EXPONENTS = [
     "quantity", "exponent", "low", "high", "least_slope", "greatest_slope", "points", "theory_exponent", "leading_exponent",
 ]  # fmt: skip
