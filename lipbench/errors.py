@@ -160,6 +160,11 @@ def not_square(got: object) -> LipbenchError:
     return LipbenchError(_message("layers take images (batch, channels, s, s)", got, "crop or pad the image to a square"))
 
 
+def no_second_derivative() -> LipbenchError:
+    do = "use the implementation paper, or the evaluation mode"
+    return LipbenchError(_message("this implementation has only first derivatives in training", "a second one", do))
+
+
 def no_implementation(method: str, name: str, known: object) -> UnsupportedError:
     return UnsupportedError(_message(f"{method} has no such implementation", repr(name), f"choose from {_listing(known)}"))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipbench.cases import PAPER, PRECISIONS, TRITON, WIDTHS
+from lipbench.cases import LEAN, PAPER, PRECISIONS, TRITON, WIDTHS
 from lipbench.cli.completion import methods, one_of, these
 from lipbench.cli.options import DeviceName, Names, names, path, whole
 from lipbench.train import plan
@@ -29,7 +29,7 @@ AttackImages = Annotated[
 ]
 LossList = Annotated[Names | None, names("--loss", "Of offset,annealed,cross-entropy.  [default: offset]", these(*LOSSES))]
 BatchSize = Annotated[int | None, whole("--batch-size", "N", BATCH_HELP, "batch_size")]
-ImplementationName = Annotated[str, typer.Option(help="Of the methods.", autocompletion=one_of(these(PAPER, TRITON)))]
+ImplementationName = Annotated[str, typer.Option(help="Of the methods.", autocompletion=one_of(these(PAPER, LEAN, TRITON)))]
 PrecisionName = Annotated[
     str, typer.Option(help="ieee, tf32, tf32x3, bf16 or fp16 (autocast).", autocompletion=one_of(these(*PRECISIONS)))
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
+from lipbench.layers.lean_correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
 from lipbench.layers.standard import PADDED, circular_conv2d, identity_kernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
@@ -56,6 +57,15 @@ class AOLConv2d(LipschitzConv2d):
         return circular_conv2d(x, effective[0], self.bias)
 
 
+class LeanAOLConv2d(AOLConv2d):
+    """The same function; where there are enough channels, the bound takes half of the shifts and keeps signs."""
+
+    def _bound(self) -> Tensor:
+        if pays(self.weight, self.training):
+            return absolute_correlation(self.weight).sum(1)
+        return super()._bound()
+
+
 class TritonAOLConv2d(WithKernel, AOLConv2d):
     """The same function; one kernel computes correlation, absolute value and sum, and never writes the correlation."""
 
@@ -68,6 +78,14 @@ class TritonAOLConv2d(WithKernel, AOLConv2d):
 
 
 EXACT = Complexity(Cost(C, PADDED, 2 * C), Cost(CORRELATION_MACS, 2 * P + CORRELATION_MEMORY + c, 2 * CORRELATION_MACS))
+EXACT_LEAN = Complexity(
+    EXACT.input,
+    Cost(
+        by_size(MACS, CORRELATION_MACS),
+        2 * P + by_size(MEMORY, CORRELATION_MEMORY) + c,
+        by_size(BACKWARD_MACS, 2 * CORRELATION_MACS),
+    ),
+)
 
 METHOD = Method(
     name="aol",
@@ -75,6 +93,7 @@ METHOD = Method(
     source="Prach & Lampert, ECCV 2022, arXiv 2208.03160",
     implementations={
         "paper": Implementation(AOLConv2d, EXACT, tail=C),
+        "lean": Implementation(LeanAOLConv2d, EXACT_LEAN, tail=C),
         "triton": Implementation(TritonAOLConv2d, needs="triton"),
     },
     published=Complexity(Cost(C, M), Cost(c**3 * k**4, 5 * P)),

@@ -15,6 +15,8 @@ from torch.nn import functional
 from lipbench import errors
 from lipbench.layers.aol import CORRELATION_MACS, CORRELATION_MEMORY
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
+from lipbench.layers.lean_correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
+from lipbench.layers.lean_residual import residual, residual_branch
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
 EPSILON = 1e-6
@@ -59,6 +61,25 @@ class SLLConv2d(LipschitzConv2d):
         return functional.conv_transpose2d(scale.sqrt()[:, None, None] * hidden, kernel, padding=radius)
 
 
+class LeanSLLConv2d(SLLConv2d):
+    """The same function; the scale is part of the second kernel, and the row sums take half of the correlation's shifts."""
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        kernel, scale = super().transform_parameters(image_size, *advanced)
+        return kernel, -scale[:, None, None, None] * kernel
+
+    def _row_sums(self, q: Tensor) -> Tensor:
+        if pays(self.weight, self.training):
+            return torch.mv(absolute_correlation(self.weight.transpose(0, 1)), q)
+        return super()._row_sums(q)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return residual(x, effective[0], self.bias, effective[1], self.training)
+
+    def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
+        return residual_branch(x, *effective)
+
+
 class TritonSLLConv2d(WithKernel, SLLConv2d):
     """The same function; the kernel of AOL's bound computes the row sums, with weights q."""
 
@@ -74,6 +95,14 @@ EXACT = Complexity(
     Cost(2 * C, 3 * M, 4 * C),
     Cost(CORRELATION_MACS + c**2, P + CORRELATION_MEMORY + c**2 + 5 * c, 2 * CORRELATION_MACS + c**2),
 )
+EXACT_LEAN = Complexity(
+    Cost(2 * C, 2 * M, 4 * C),
+    Cost(
+        by_size(MACS, CORRELATION_MACS) + c**2,
+        2 * P + by_size(MEMORY, CORRELATION_MEMORY) + c**2 + 5 * c,
+        by_size(BACKWARD_MACS, 2 * CORRELATION_MACS) + c**2,
+    ),
+)
 
 METHOD = Method(
     name="sll",
@@ -81,6 +110,7 @@ METHOD = Method(
     source="Araujo et al., ICLR 2023, arXiv 2303.03169",
     implementations={
         "paper": Implementation(SLLConv2d, EXACT, tail=C),
+        "lean": Implementation(LeanSLLConv2d, EXACT_LEAN),
         "triton": Implementation(TritonSLLConv2d, needs="triton"),
     },
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),
