@@ -37,6 +37,11 @@ def is_autocast(device: str) -> bool:
     return device in _WITH_AUTOCAST and torch.is_autocast_enabled(device)
 
 
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """A context in which operations on a type of device compute in the precision of their arguments."""
+    return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()
+
+
 class _Cache:
     """Effective parameters, with the tensors and conditions that they were computed from."""
 
@@ -160,8 +165,7 @@ class TwoHalves(nn.Module, ABC):
         return output
 
     def _without_autocast(self) -> AbstractContextManager[object]:
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()
+        return without_autocast(next(self.parameters()).device.type)
 
     def clear_cache(self) -> None:
         """Drop the cached effective parameters; the next evaluation computes them again."""

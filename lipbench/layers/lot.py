@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
+from lipbench.layers.lean_newton import Blocks, folded_inverse_root
+from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, WAVES, apply_blocks, kernel_blocks
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
 
@@ -88,6 +90,23 @@ class TritonLOTConv2d(WithKernel, LOTConv2d):
         return self.out_channels, largest(self.precision)
 
 
+class LeanLOTConv2d(LOTConv2d):
+    """The same function in real arithmetic: Hermitian matrices as real ones, Fourier transforms as products."""
+
+    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
+        blocks = Blocks.of(*kernel_blocks(self.weight, image_size + 2 * (self.kernel_size // 2)))
+        identity = torch.eye(self.out_channels, dtype=self.weight.dtype, device=self.weight.device)
+        covariance = blocks.covariance() + EPSILON * identity
+        norm = torch.linalg.vector_norm(covariance, dim=(1, 2), keepdim=True) + EPSILON
+        root = folded_inverse_root(covariance / norm, self.iterations, self.training)
+        return blocks.times(root * torch.rsqrt(norm))
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        real, imaginary = effective
+        with self._without_autocast():  # as complex products are
+            return apply_blocks(x, real, imaginary, self.kernel_size // 2) + self.bias[:, None, None]
+
+
 _F = half_plane(s + k - 1)
 _FFT = fft_macs(s + k - 1)
 
@@ -104,12 +123,21 @@ EXACT = Complexity(
     ),
 )
 
+# Hermitian products take two real products in the forward pass and four for tangents; `H V` takes three. Kept are y and three
+# matrices of each step but the first; the covariance, the root and the scaled root with its halves; the blocks with their sums;
+# and the result.
+EXACT_LEAN = Complexity(
+    APPLIED,
+    BLOCKS + Cost(_F * c**3 * (6 * t - 1), WAVES + _F * c**2 * (3 * t + 9) + 3 * _F, _F * c**3 * (12 * t - 2)),
+)
+
 METHOD = Method(
     name="lot",
     title="LOT",
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
     implementations={
         "paper": Implementation(LOTConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT),
+        "lean": Implementation(LeanLOTConv2d, EXACT_LEAN),
         "triton": Implementation(TritonLOTConv2d, needs="triton"),
     },
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),

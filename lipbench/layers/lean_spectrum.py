@@ -1,0 +1,104 @@
+"""Fourier blocks in real arithmetic, for `lean` implementations: transforms as products with small matrices.
+
+A complex array is a pair of real ones, and the transforms of images as small as those of layers are matrix products. These
+write the frequencies in the order in which the next product reads them, take zero padding and cropping for nothing, and have
+autograd's gradients. Complex products would copy each conjugated or strided matrix on its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import sympy
+import torch
+from torch import Tensor
+
+from lipbench.theory import Cost, b, c, k, n, s
+
+# In the shapes below, m = ⌊n/2⌋ + 1 and f = n m is the number of frequencies in the half plane of a real n × n image.
+
+
+def waves(size: int, frequencies: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of `exp(−2πi u p/size)`, each (frequencies, len(p)), for integers u < `frequencies` and p.
+
+    Angles are reduced in integers, so that no rounding grows with the size.
+    """
+    turns = torch.arange(frequencies, device=positions.device)[:, None] * positions % size
+    angle = turns.to(torch.float64) * (-2 * math.pi / size)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+class Torus:
+    """Transforms between real s × s images, which lie `padding` from the edges of an n × n torus, and its spectrum."""
+
+    def __init__(self, image_size: int, padding: int, like: Tensor) -> None:
+        self.image_size = image_size
+        self.size = n = image_size + 2 * padding
+        self.columns = n // 2 + 1
+        places = torch.arange(padding, padding + image_size, device=like.device)
+        self.real, self.imaginary = waves(n, n, places, like.dtype)
+        """(n, s) each"""
+        # A frequency and its conjugate count for two; the first column and, for even n, the last have none.
+        weights = torch.full((self.columns, 1), 2 / n**2, dtype=like.dtype, device=like.device)
+        weights[0] = 1 / n**2
+        if n % 2 == 0:
+            weights[-1] = 1 / n**2
+        self.half = torch.cat((self.real[: self.columns], self.imaginary[: self.columns]))
+        """(2m, s): real parts above imaginary ones"""
+        self.inverse_half = torch.cat((weights, weights)) * self.half
+
+    def spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, c, s, s) → real and imaginary part (f, b, c)."""
+        batch, channels = x.shape[:2]
+        rows = torch.mm(self.half, x.reshape(-1, self.image_size).T).view(2, -1, self.image_size)
+        real = torch.mm(self.real, rows[0].T).addmm_(self.imaginary, rows[1].T, alpha=-1)
+        imaginary = torch.mm(self.real, rows[1].T).addmm_(self.imaginary, rows[0].T)
+        return real.view(-1, batch, channels), imaginary.view(-1, batch, channels)
+
+    def image(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        """Real and imaginary part (f, b, c) → the s × s image at its place, (b, c, s, s)."""
+        batch, channels = real.shape[1:]
+        real, imaginary = real.view(self.size, -1), imaginary.view(self.size, -1)
+        rows = torch.mm(self.real.T, real).addmm_(self.imaginary.T, imaginary)
+        shape = (self.image_size, self.columns, -1)
+        x = torch.bmm(rows.view(shape).mT, self.inverse_half[: self.columns].expand(self.image_size, -1, -1))
+        rows = torch.mm(self.real.T, imaginary).addmm_(self.imaginary.T, real, alpha=-1)
+        x.baddbmm_(rows.view(shape).mT, self.inverse_half[self.columns :].expand(self.image_size, -1, -1))
+        return x.view(self.image_size, batch, channels, self.image_size).permute(1, 2, 0, 3).contiguous()
+
+
+def kernel_blocks(kernel: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Fourier blocks (f, o, i) of the circular cross-correlation with a centred kernel (o, i, k, k), on a torus of n × n."""
+    radius, columns = kernel.shape[-1] // 2, size // 2 + 1
+    places = torch.arange(radius, -radius - 1, -1, device=kernel.device)  # mirrored: a correlation has conjugate blocks
+    row_real, row_imaginary = (part[:, None, :, None] for part in waves(size, size, places, kernel.dtype))
+    real, imaginary = (part[:columns, None, :] for part in waves(size, columns, places, kernel.dtype))
+    both = torch.stack((row_real * real - row_imaginary * imaginary, row_real * imaginary + row_imaginary * real))
+    blocks = torch.mm(both.view(-1, kernel.shape[-1] ** 2), kernel.flatten(0, 1).flatten(1).T)
+    real, imaginary = blocks.view(2, -1, *kernel.shape[:2]).unbind()
+    return real, imaginary
+
+
+def apply_blocks(x: Tensor, real: Tensor, imaginary: Tensor, padding: int = 0) -> Tensor:
+    """Product of every frequency of x (b, i, s, s) with its block, given by parts (f, o, i): (b, o, s, s).
+
+    It is computed in the precision of the blocks.
+    """
+    torus = Torus(x.shape[-1], padding, real)
+    x_real, x_imaginary = torus.spectrum(x.to(real.dtype))
+    y_real = torch.bmm(x_real, real.mT).baddbmm_(x_imaginary, imaginary.mT, alpha=-1)
+    y_imaginary = torch.bmm(x_real, imaginary.mT).baddbmm_(x_imaginary, real.mT)
+    return torus.image(y_real, y_imaginary)
+
+
+_COLUMNS = sympy.floor(n / 2) + 1
+_F = n * _COLUMNS
+_TRANSFORM = b * c * (2 * _COLUMNS * s**2 + 4 * _F * s)
+
+# The waves are constants of a call, but kept; they do not grow with the batch and so count as the parameters'.
+APPLIED = Cost(4 * b * _F * c**2 + 2 * _TRANSFORM, 2 * b * c * _F, 8 * b * _F * c**2 + 2 * _TRANSFORM)
+"""cost of `apply_blocks`, n = s + 2 `padding`, without the blocks that it keeps"""
+WAVES = 2 * n * s + 4 * _COLUMNS * s
+"""elements of the waves that `apply_blocks` keeps"""
+BLOCKS = Cost(2 * _F * k**2 * c**2, 2 * _F * k**2, 2 * _F * k**2 * c**2)
+"""cost of `kernel_blocks` from its n × n, with the waves that it keeps, and without the blocks"""
