@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method, WithKernel
+from lipbench.layers.lean_bjorck import extended, lean_bjorck_steps, lean_spectral_norms
+from lipbench.layers.lean_circular import circular_pad
 from lipbench.layers.standard import PADDED, circular_conv2d
 from lipbench.theory import C, Complexity, Cost, M, b, c, k, t
 
@@ -95,14 +97,18 @@ class BCOPConv2d(LipschitzConv2d):
         if self.kernel_size == 1:
             kernel = channel_mixing if self.in_channels == self.out_channels else channel_mixing.T
             return (kernel[:, :, None, None],)
-        blocks = self._blocks(orthogonal[1:])
-        if self.in_channels <= self.out_channels:
-            return ((blocks.mT @ channel_mixing.T).permute(2, 3, 1, 0),)
-        return ((channel_mixing.T @ blocks).permute(2, 3, 1, 0),)
+        return (self._kernel(channel_mixing, orthogonal[1:]),)
 
     def _bjorck_steps(self, matrices: Tensor) -> Tensor:
         """All iterations on (2k−1, c, c) matrices of norm 1."""
         return bjorck_steps(matrices, self.iterations)
+
+    def _kernel(self, channel_mixing: Tensor, orthogonal: Tensor) -> Tensor:
+        """Kernel (o, i, k, k), k > 1, of the channel mixing (i, o) and the (2k−2, c, c) matrices of the projectors."""
+        blocks = self._blocks(orthogonal)
+        if self.in_channels <= self.out_channels:
+            return (blocks.mT @ channel_mixing.T).permute(2, 3, 1, 0)
+        return (channel_mixing.T @ blocks).permute(2, 3, 1, 0)
 
     def _blocks(self, orthogonal: Tensor) -> Tensor:
         """Block kernel (k, k, c, c) of the projectors on the first half of the columns of (2k−2, c, c) matrices."""
@@ -136,6 +142,35 @@ class TritonBCOPConv2d(WithKernel, BCOPConv2d):
         from lipbench_kernels.bjorck import largest
 
         return self.weight.shape[-1], largest(self.precision)
+
+
+class LeanBCOPConv2d(BCOPConv2d):
+    """The same function: three products for the gradient of a step, and the kernel grown from its channel mixing.
+
+    Multiplying the channel mixing by one projector after another takes 13 products for k = 3, in place of 27.
+    """
+
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        return (lean_spectral_norms(self.weight, POWER_ITERATIONS),)
+
+    def _bjorck_steps(self, matrices: Tensor) -> Tensor:
+        if not self.training:
+            return super()._bjorck_steps(matrices)
+        return lean_bjorck_steps(matrices, self.iterations, BJORCK_BETA)
+
+    def _kernel(self, channel_mixing: Tensor, orthogonal: Tensor) -> Tensor:
+        rows_are_inputs = self.in_channels <= self.out_channels
+        blocks = (channel_mixing if rows_are_inputs else channel_mixing.T)[None, None]
+        halves = orthogonal[:, :, : orthogonal.shape[2] // 2]
+        for index, projector in enumerate(torch.bmm(halves, halves.mT)):
+            blocks = extended(blocks, projector, index % 2)
+        return blocks.permute(3, 2, 1, 0) if rows_are_inputs else blocks.permute(2, 3, 1, 0)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        radius = self.kernel_size // 2
+        if not self.training or not 0 < radius <= x.shape[-1]:
+            return super().transform_input(x, *effective)
+        return functional.conv2d(circular_pad(x, radius), effective[0], self.bias)
 
 
 class BjorckLinear(LipschitzLinear):
@@ -187,12 +222,29 @@ def _block_kernel() -> Cost:
 
 EXACT = Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + _block_kernel())
 
+
+def _lean_parameters() -> Cost:
+    """Cost of the lean parameter half: per step, two products, and three for the gradient; kept are A and AᵀA.
+
+    The kernel takes i² + i (i + 1) products of blocks for the i-th pair of projectors. Their factors are kept, the first one
+    as a part of what was orthogonalised, and so is the kernel.
+    """
+    count, products = 2 * k - 1, (k - 1) * k * (2 * k - 1) / 3 + k * (k - 1) / 2
+    steps = Cost(count * (2 * c**3 * t + 2 * POWER_ITERATIONS * c**2), count * (c**2 * (2 * t + 1) + 1), count * 3 * c**3 * t)
+    macs = (2 * k - 2) * c**2 * sympy.floor(c / 2) + products * c**3
+    kernel = Cost(macs, c**2 * ((2 * k - 2) + products - 1 + k**2), 2 * macs)
+    return steps + kernel
+
+
+EXACT_LEAN = Complexity(EXACT.input, _lean_parameters())
+
 METHOD = Method(
     name="bcop",
     title="BCOP",
     source="Li et al., NeurIPS 2019, arXiv 1911.00937",
     implementations={
         "paper": Implementation(BCOPConv2d, EXACT, tail=C),
+        "lean": Implementation(LeanBCOPConv2d, EXACT_LEAN, tail=C),
         "triton": Implementation(TritonBCOPConv2d, needs="triton"),
     },
     published=Complexity(Cost(C, M), Cost(c**3 * k * t + c**3 * k**3, c**2 * k * t + c**2 * k**3)),
