@@ -283,6 +283,8 @@ class Implementation:
     """names of the implementation's own options"""
     tail: sympy.Expr = NOTHING.macs
     """MACs after the last tensor that the backward pass needs: recomputation ends there"""
+    advance: Cost | None = None
+    """its own costs of `advance()`; None: those of the method"""
 
 
 @dataclass(frozen=True)
@@ -315,4 +317,4 @@ class Method:
         one = self.implementations.get(implementation)
         if one is None or one.exact is None or not recompute:
             return None if one is None else one.exact
-        return theory.recomputed(one.exact, self.advance, one.tail)
+        return theory.recomputed(one.exact, self.advance if one.advance is None else one.advance, one.tail)

@@ -98,6 +98,8 @@ _TRANSFORM = b * c * (2 * _COLUMNS * s**2 + 4 * _F * s)
 # The waves are constants of a call, but kept; they do not grow with the batch and so count as the parameters'.
 APPLIED = Cost(4 * b * _F * c**2 + 2 * _TRANSFORM, 2 * b * c * _F, 8 * b * _F * c**2 + 2 * _TRANSFORM)
 """cost of `apply_blocks`, n = s + 2 `padding`, without the blocks that it keeps"""
+LAST = b * c * _COLUMNS * s**2
+"""MACs of the last product of `apply_blocks`"""
 WAVES = 2 * n * s + 4 * _COLUMNS * s
 """elements of the waves that `apply_blocks` keeps"""
 BLOCKS = Cost(2 * _F * k**2 * c**2, 2 * _F * k**2, 2 * _F * k**2 * c**2)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
 from lipbench.layers.lean_newton import Blocks, folded_inverse_root
-from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, WAVES, apply_blocks, kernel_blocks
+from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
 
@@ -137,7 +137,7 @@ METHOD = Method(
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
     implementations={
         "paper": Implementation(LOTConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT),
-        "lean": Implementation(LeanLOTConv2d, EXACT_LEAN),
+        "lean": Implementation(LeanLOTConv2d, EXACT_LEAN, tail=LAST),
         "triton": Implementation(TritonLOTConv2d, needs="triton"),
     },
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
