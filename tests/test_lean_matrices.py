@@ -15,7 +15,7 @@ from lipbench.layers import lean_newton, lot
 from lipbench.layers.base import LipschitzConv2d
 from lipbench.layers.lean_spectrum import Torus, kernel_blocks
 
-METHODS = ("bcop", "lot")
+METHODS = ("bcop", "cayley", "lot")
 SIZES = ((4, 4, 1, 5), (4, 4, 3, 6), (6, 6, 5, 7), (3, 5, 3, 4), (5, 2, 3, 5))
 """(inputs, outputs, kernel_size, image_size)"""
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}

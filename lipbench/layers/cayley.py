@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
-from lipbench.theory import Complexity, Cost, M, P, b, c, s
+from lipbench.layers.lean_cayley import lean_cayley_transform
+from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks
+from lipbench.theory import Complexity, Cost, M, P, b, c, n, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
 
@@ -87,11 +89,26 @@ class CayleyConv2d(LipschitzConv2d):
     def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         if self.kernel_size > image_size:
             raise errors.kernel_exceeds_image("Cayley", self.kernel_size, image_size)
-        scaled = (self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight
-        return (cayley_transform(kernel_spectrum(scaled, image_size)),)
+        return self._transformed((self.alpha / torch.linalg.vector_norm(self.weight)) * self.weight, image_size)
+
+    def _transformed(self, kernel: Tensor, image_size: int) -> tuple[Tensor, ...]:
+        """The orthogonal blocks of a kernel, as the input half takes them."""
+        return (cayley_transform(kernel_spectrum(kernel, image_size)),)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         return apply_spectrum(x, effective[0]) + self.bias[:, None, None]
+
+
+class LeanCayleyConv2d(CayleyConv2d):
+    """The same function in real arithmetic, with Fourier transforms as products."""
+
+    def _transformed(self, kernel: Tensor, image_size: int) -> tuple[Tensor, ...]:
+        return lean_cayley_transform(*kernel_blocks(kernel, image_size), self.training)
+
+    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
+        real, imaginary = effective
+        with self._without_autocast():  # as complex products are
+            return apply_blocks(x, real, imaginary) + self.bias[:, None, None]
 
 
 class CayleyLinear(LipschitzLinear):
@@ -137,11 +154,24 @@ EXACT = Complexity(
     ),
 )
 
+# The transforms are on s × s here. The inverse is kept beside the result, and its gradient takes six real products.
+EXACT_LEAN = Complexity(
+    Cost(*(quantity.subs(n, s) for quantity in (APPLIED.macs, APPLIED.memory, APPLIED.backward))),
+    Cost(
+        BLOCKS.macs.subs(n, s) + 4 * half_plane(s) * c**3,
+        P + (WAVES + BLOCKS.memory).subs(n, s) + 4 * half_plane(s) * c**2 + 3,
+        BLOCKS.backward.subs(n, s) + 6 * half_plane(s) * c**3,
+    ),
+)
+
 METHOD = Method(
     name="cayley",
     title="Cayley",
     source="Trockman & Kolter, ICLR 2021, arXiv 2104.07167",
-    implementations={"paper": Implementation(CayleyConv2d, EXACT, tail=4 * b * half_plane(s) * c**2 + b * c * fft_macs(s))},
+    implementations={
+        "paper": Implementation(CayleyConv2d, EXACT, tail=4 * b * half_plane(s) * c**2 + b * c * fft_macs(s)),
+        "lean": Implementation(LeanCayleyConv2d, EXACT_LEAN, tail=LAST.subs(n, s)),
+    },
     published=Complexity(
         Cost(b * s**2 * c**2, sympy.Rational(5, 2) * M), Cost(s**2 * c**3, sympy.Rational(3, 2) * s**2 * c**2)
     ),

@@ -58,7 +58,8 @@ def lean_spectral_norms(matrices: Tensor, iterations: int) -> Tensor:
             right = torch.bmm(matrices.mT, left)
             length = torch.linalg.vector_norm(right, dim=1, keepdim=True)
             right = right / length
-        return length / torch.linalg.vector_norm(left, dim=1, keepdim=True)
+        norms: Tensor = length / torch.linalg.vector_norm(left, dim=1, keepdim=True)
+        return norms
 
 
 def extended(blocks: Tensor, projector: Tensor, dimension: int) -> Tensor:
