@@ -15,7 +15,7 @@ from torch.nn import functional
 from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.layers.lean_cayley import lean_cayley_transform
-from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks
+from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks, unpadded
 from lipbench.theory import Complexity, Cost, M, P, b, c, n, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
@@ -156,11 +156,12 @@ EXACT = Complexity(
 
 # The transforms are on s × s here. The inverse is kept beside the result, and its gradient takes six real products.
 EXACT_LEAN = Complexity(
-    Cost(*(quantity.subs(n, s) for quantity in (APPLIED.macs, APPLIED.memory, APPLIED.backward))),
-    Cost(
-        BLOCKS.macs.subs(n, s) + 4 * half_plane(s) * c**3,
-        P + (WAVES + BLOCKS.memory).subs(n, s) + 4 * half_plane(s) * c**2 + 3,
-        BLOCKS.backward.subs(n, s) + 6 * half_plane(s) * c**3,
+    unpadded(APPLIED),
+    unpadded(BLOCKS)
+    + Cost(
+        4 * half_plane(s) * c**3,
+        P + WAVES.subs(n, s) + 4 * half_plane(s) * c**2 + 3,
+        6 * half_plane(s) * c**3,
     ),
 )
 

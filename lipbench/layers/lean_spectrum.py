@@ -104,3 +104,9 @@ WAVES = 2 * n * s + 4 * _COLUMNS * s
 """elements of the waves that `apply_blocks` keeps"""
 BLOCKS = Cost(2 * _F * k**2 * c**2, 2 * _F * k**2, 2 * _F * k**2 * c**2)
 """cost of `kernel_blocks` from its n × n, with the waves that it keeps, and without the blocks"""
+
+
+def unpadded(cost: Cost) -> Cost:
+    """The cost of transforms on s × s, in place of n × n."""
+    backward = None if cost.backward is None else cost.backward.subs(n, s)
+    return Cost(cost.macs.subs(n, s), cost.memory.subs(n, s), backward)
