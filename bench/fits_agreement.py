@@ -1,9 +1,9 @@
 """Compare the batches of `lipbench fits` with whole predictions on both sides: a batch fits, and one image more does not.
 
-`python -m bench.fits_agreement [--network S,M] [--method …] [--memory 24GB] [--device cuda]` prints a line per network, for
-training and for inference: the batch, and the predicted peaks at one image less, at the batch, and at one image more. The
-peaks are those of `lipbench predict`, of a network that is built again for each. Exit code 1 where a batch is not the largest
-that fits.
+`python -m bench.fits_agreement [--network S,M] [--method …] [--memory 24GB] [--recompute] [--device cuda]` prints a line per
+network, for training and for inference: the batch, and the predicted peaks at one image less, at the batch, and at one image
+more. The peaks are those of `lipbench predict`, of a network that is built again for each. Exit code 1 where a batch is not
+the largest that fits.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def compare(case: Case, limit_bytes: int) -> Iterator[tuple[str, int, list[int |
         yield what, batch, sizes, agrees
 
 
-def cases(methods: Sequence[str], networks: Sequence[str], device: str) -> list[Case]:
-    return [Case(NetworkSpec(method, size), 1, device=device) for size in networks for method in methods]
+def cases(methods: Sequence[str], networks: Sequence[str], device: str, *, recompute: bool = False) -> list[Case]:
+    return [Case(NetworkSpec(method, size), 1, device=device, recompute=recompute) for size in networks for method in methods]
 
 
 def main() -> None:
@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("--method", default=",".join(PAPER_METHODS))
     parser.add_argument("--network", default="S,M")
     parser.add_argument("--memory", default="24GB")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     given = parser.parse_args()
     limit_bytes = bytes_of("--memory", given.memory)
     failed = False
     print(f"{'network':24} {'':9} {'batch':>6} {'one less':>15} {'peak bytes':>15} {'one more':>15}")
-    for case in cases(given.method.split(","), given.network.split(","), given.device):
+    for case in cases(given.method.split(","), given.network.split(","), given.device, recompute=given.recompute):
         for what, batch, sizes, agrees in compare(case, limit_bytes):
             failed |= not agrees
             shown = " ".join(f"{'-' if size is None else f'{size:,}':>15}" for size in sizes)

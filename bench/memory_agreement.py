@@ -1,8 +1,9 @@
 """Compare memory predicted from shapes with measured memory: both peaks of every phase, side by side.
 
 `python -m bench.memory_agreement [--network XS,S] [--channels 16,32,64] [--method …] [--implementation paper,triton]
-[--device cuda]` prints a line per case and phase: networks with 16 images, layers with 32 of 16 × 16, as in the preset `quick`.
-Exit code 1 where a peak is off by more than 5 % or, for a single layer, by more than one activation if that is more.
+[--recompute] [--device cuda]` prints a line per case and phase: networks with 16 images, layers with 32 of 16 × 16, as in the
+preset `quick`. Exit code 1 where a peak is off by more than 5 % or, for a single layer, by more than one activation if that is
+more.
 
 Peaks are totals: the memory held before any phase, and the memory that a phase adds. On a GPU, neither figure includes the
 workspaces that PyTorch keeps for cuBLAS. Only the measured figure includes the memory that cuDNN, cuFFT and cuSOLVER use for
@@ -60,15 +61,21 @@ def compare(case: Case) -> Iterator[tuple[str, int, int, bool]]:
 
 
 def cases(
-    methods: Sequence[str], networks: Sequence[str], channels: Sequence[int], implementations: Sequence[str], device: str
+    methods: Sequence[str],
+    networks: Sequence[str],
+    channels: Sequence[int],
+    implementations: Sequence[str],
+    device: str,
+    *,
+    recompute: bool = False,
 ) -> list[Case]:
     """Layers, then networks, each in the implementations that its method has."""
     threads = torch.get_num_threads()
     kinds = [(method, name) for method in methods for name in implementations if _has(method, name)]
     layers = [LayerSpec(method, c, LAYER_IMAGE, 3, name) for c in channels for method, name in kinds]
     nets = [NetworkSpec(method, size, 32, 3, name) for size in networks for method, name in kinds]
-    return [Case(spec, LAYER_BATCH, device=device, threads=threads) for spec in layers] + [
-        Case(spec, NETWORK_BATCH, device=device, threads=threads) for spec in nets
+    return [Case(spec, LAYER_BATCH, device=device, threads=threads, recompute=recompute) for spec in layers] + [
+        Case(spec, NETWORK_BATCH, device=device, threads=threads, recompute=recompute) for spec in nets
     ]
 
 
@@ -82,6 +89,7 @@ def main() -> None:
     parser.add_argument("--network", default="XS")
     parser.add_argument("--channels", default="16,32,64")
     parser.add_argument("--implementation", default="paper")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     machine.set_precision("ieee")
@@ -89,7 +97,8 @@ def main() -> None:
     channels = [int(count) for count in given.channels.split(",") if count]
     failed = False
     print(f"{'case':52} {'phase':15} {'predicted':>11} {'measured':>11} {'off':>8}")
-    for case in cases(given.method.split(","), networks, channels, given.implementation.split(","), given.device):
+    methods, implementations = given.method.split(","), given.implementation.split(",")
+    for case in cases(methods, networks, channels, implementations, given.device, recompute=given.recompute):
         for phase, one, peak, agrees in compare(case):
             failed |= not agrees
             name = f"{case.spec.slug}-b{case.batch_size}"

@@ -19,6 +19,8 @@ from lipbench.compiled import CompiledWorkload
 from lipbench.errors import LipbenchError, UnsupportedError
 from lipbench.layers.base import TwoHalves
 from lipbench.meters import macs, saved
+from lipbench.meters import memory as memory_meter
+from lipbench.prediction import largest, memory, operations
 from lipbench.workload import Workload, image_size
 
 Results = dict[str, Tensor]
@@ -174,6 +176,33 @@ def test_theory_of_a_recomputed_case() -> None:
     assert macs[again][1] - macs[plain][1] == 4 * 2 * 6 * 6 * 8 * 8 * 9 + norms
 
 
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_predicted_operations_are_those_that_run(method: str) -> None:
+    case = Case(LayerSpec(method, CHANNELS, IMAGE_SIZE), 2, recompute=True)
+    phases, missing = operations.of_case(case)
+    assert missing == {}
+    for phase in ("forward", "backward", "step"):
+        assert sum(one.macs for one in phases[phase]) == pytest.approx(expected(case, phase)["theory_macs"], abs=0.5)
+
+
+def test_a_batch_fits_and_one_image_more_does_not() -> None:
+    case = Case(NetworkSpec("soc", "XS", image_size=8), 1, device="cuda", recompute=True)
+    limit_bytes = 100_000_000
+    rows, problems = largest.table([case], limit_bytes)
+    batch = int(rows["training_batch"].iloc[0])
+    peaks = [memory.step_peak(replace(case, batch_size=size)) for size in (batch, batch + 1)]
+    assert peaks[0] <= limit_bytes < peaks[1]
+    assert (peaks[0], problems) == (rows["training_peak_bytes"].iloc[0], [])
+    plain, _ = largest.table([replace(case, recompute=False)], limit_bytes)
+    assert batch > int(plain["training_batch"].iloc[0])
+
+
+def test_predicted_peaks_are_those_of_the_allocator() -> None:
+    case = Case(NetworkSpec("cpl", "XS", image_size=8), 4, threads=torch.get_num_threads(), recompute=True)
+    measured = memory_meter.measure(Workload.build(case, registry.build(case.spec)), phases=("step",))
+    assert memory.step_peak(case) == pytest.approx(measured.peaks["step"].total_bytes, rel=0.01)
+
+
 def test_theory_of_a_recomputed_network() -> None:
     case = Case(NetworkSpec("bcop", "XS", image_size=8), 2, recompute=True)
     workload = Workload.build(case, registry.build(case.spec))
@@ -183,7 +212,7 @@ def test_theory_of_a_recomputed_network() -> None:
 # ------------------------------------------------------------------------------------------------------------ the workload
 
 
-def test_a_whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_network() -> None:
     for method in ("soc", "bcop", "sll"):
         spec = NetworkSpec(method, "XS", image_size=8)
         network = registry.build(spec)
