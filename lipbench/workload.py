@@ -53,7 +53,7 @@ class Workload:
         self.case = case
         self.module = module
         set_precision(self.halves, case.precision)
-        self._set_recompute()
+        self._set_conditions()
         self.autocast = autocast(case.precision, x.device.type)
         """context of every forward pass"""
         self.x = x
@@ -68,12 +68,12 @@ class Workload:
         self.effective: list[tuple[Tensor, ...]] = []
         self._begin()
 
-    def _set_recompute(self) -> None:
-        """Have the halves computed again where the case says so. Raises `UnsupportedError` for a module without halves."""
+    def _set_conditions(self) -> None:
+        """Tell the halves their device, and whether to compute them again; `UnsupportedError` for a module that has none."""
         if self.case.recompute and not self.halves:
             raise errors.no_halves_to_recompute(self.case.spec.method)
         for half in self.halves:
-            half.recompute = self.case.recompute
+            half.recompute, half.device_type = self.case.recompute, self.case.device
 
     def _begin(self) -> None:
         """Make the optimizer and save the state, for the module as it is."""

@@ -110,14 +110,17 @@ def test_where_the_correlation_is_zero_so_is_its_slope() -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("on_cpu", [False, True])
 @pytest.mark.parametrize(("image_size", "kernel_size"), [(4, 3), (9, 3), (5, 1), (4, 5)])
-def test_gradients_of_the_series_and_of_the_block_are_those_of_differences(image_size: int, kernel_size: int) -> None:
+def test_gradients_of_the_series_and_of_the_block_are_those_of_differences(
+    image_size: int, kernel_size: int, on_cpu: bool
+) -> None:
     x = torch.randn(2, 2, image_size, image_size, dtype=torch.float64, requires_grad=True)
     first, second = (torch.randn(2, 2, kernel_size, kernel_size, dtype=torch.float64, requires_grad=True) for _ in range(2))
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda *given: lean_series.exponential(*given, 3, training=True), (x, first / 4))
-    assert gradcheck(lambda *given: lean_residual.residual(*given, training=True), (x, first, bias, second))
-    plain = lean_series.exponential(x, first / 4, 3, training=False)
+    assert gradcheck(lambda *given: lean_series.exponential(*given, 3, training=True, on_cpu=on_cpu), (x, first / 4))
+    assert gradcheck(lambda *given: lean_residual.residual(*given, training=True, on_cpu=on_cpu), (x, first, bias, second))
+    plain = lean_series.exponential(x, first / 4, 3, training=False, on_cpu=on_cpu)
     torch.testing.assert_close(plain, exponential(x, first / 4, 3), rtol=1e-12, atol=1e-12)
 
 

@@ -86,7 +86,13 @@ class TwoHalves(nn.Module, ABC):
     """'ieee', 'tf32x3' or 'tf32': precision of products in lipbench's kernels; PyTorch's products follow PyTorch's settings"""
     recompute: bool = False
     """whether a training forward pass keeps only its input, and the backward pass computes both halves again"""
+    device_type: str = ""
+    """such as 'cuda': the device whose form of operations is computed, which predictions run on other tensors; "": the input's"""
     _cache: _Cache | None = None
+
+    def is_on_cpu(self, x: Tensor) -> bool:
+        """Whether the operations have the form that is quickest on a CPU."""
+        return (self.device_type or x.device.type) == "cpu"
 
     def advance(self, image_size: int) -> tuple[Tensor, ...]:
         """What the parameter half uses and does not differentiate: iterated or random vectors; by default, there are none.

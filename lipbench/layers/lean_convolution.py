@@ -14,9 +14,9 @@ LARGEST_SMALL_IMAGE = 8
 """image size up to which the gradient of a kernel is quicker as a forward convolution on a CPU"""
 
 
-def laid_out(x: Tensor) -> Tensor:
+def laid_out(x: Tensor, on_cpu: bool) -> Tensor:
     """The images channels-last on a CPU, where each convolution would otherwise convert input and output; else as they are."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=torch.channels_last) if on_cpu else x
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -29,13 +29,13 @@ def convolve_transposed(y: Tensor, kernel: Tensor) -> Tensor:
     return functional.conv_transpose2d(y, kernel, padding=kernel.shape[-1] // 2)
 
 
-def kernel_gradient(x: Tensor, gradient: Tensor, kernel: Tensor) -> Tensor:
+def kernel_gradient(x: Tensor, gradient: Tensor, kernel: Tensor, on_cpu: bool) -> Tensor:
     """Gradient (o, i, k, k) of the kernel of `convolve`, from its input (b, i, s, s) and its output's gradient (b, o, s, s).
 
-    For small images it is the convolution of the channels of one by those of the other, with the batch as channels.
+    For small images on a CPU it is the convolution of the channels of one by those of the other, with the batch as channels.
     """
     radius = kernel.shape[-1] // 2
-    if x.device.type == "cpu" and x.shape[-1] <= LARGEST_SMALL_IMAGE:
+    if on_cpu and x.shape[-1] <= LARGEST_SMALL_IMAGE:
         return functional.conv2d(x.transpose(0, 1), gradient.transpose(0, 1), padding=radius).transpose(0, 1)
     wanted = [False, True, False]  # of the gradients of input, kernel and bias
     _, found, _ = torch.ops.aten.convolution_backward(

@@ -13,16 +13,16 @@ from lipbench.layers.lean_convolution import convolve, convolve_transposed, kern
 from lipbench.layers.lean_derivatives import Gradients, first_alone
 
 
-def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool) -> Tensor:
+def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool, on_cpu: bool) -> Tensor:
     """`x + Bᵀ relu(A ∗ x + bias)`: images (b, i, s, s), kernels A and B (o, i, k, k), bias (o,), zero padding.
 
     In training it has a first derivative alone, backward alone, which is quicker. Under autocast and in evaluation, it consists
     of PyTorch's operations.
     """
     if training and not is_autocast(x.device.type):
-        y: Tensor = _Residual.apply(x, first, bias, second)  # type: ignore[no-untyped-call]  # torch gives it no types
+        y: Tensor = _Residual.apply(x, first, bias, second, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
         return y
-    return x + convolve_transposed(functional.relu(convolve(laid_out(x), first, bias)), second)
+    return x + convolve_transposed(functional.relu(convolve(laid_out(x, on_cpu), first, bias)), second)
 
 
 def residual_branch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -34,8 +34,9 @@ class _Residual(torch.autograd.Function):
     """Keeps the images, the activation, whose sign is the mask of active units, and both kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> Tensor:
-        activation = convolve(laid_out(x), first, bias).relu_()
+    def forward(ctx: Any, x: Tensor, first: Tensor, bias: Tensor, second: Tensor, on_cpu: bool) -> Tensor:
+        ctx.on_cpu = on_cpu
+        activation = convolve(laid_out(x, on_cpu), first, bias).relu_()
         ctx.save_for_backward(x, first, second, activation)
         return x + convolve_transposed(activation, second)
 
@@ -44,14 +45,14 @@ class _Residual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, first, second, activation = ctx.saved_tensors
         of_x, of_first, of_bias, of_second = (None,) * 4
-        incoming = laid_out(gradient)
+        incoming = laid_out(gradient, ctx.on_cpu)
         if ctx.needs_input_grad[3]:
-            of_second = kernel_gradient(incoming, activation, second)
+            of_second = kernel_gradient(incoming, activation, second, ctx.on_cpu)
         inner = torch.ops.aten.threshold_backward(convolve(incoming, second), activation, 0)
         if ctx.needs_input_grad[1]:
-            of_first = kernel_gradient(laid_out(x), inner, first)
+            of_first = kernel_gradient(laid_out(x, ctx.on_cpu), inner, first, ctx.on_cpu)
         if ctx.needs_input_grad[2]:
             of_bias = inner.sum((0, 2, 3))
         if ctx.needs_input_grad[0]:
             of_x = gradient + convolve_transposed(inner, first)
-        return of_x, of_first, of_bias, of_second
+        return of_x, of_first, of_bias, of_second, None

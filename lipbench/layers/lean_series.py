@@ -17,16 +17,16 @@ from lipbench.layers.lean_convolution import convolve, convolve_transposed, kern
 from lipbench.layers.lean_derivatives import Gradients, first_alone
 
 
-def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool) -> Tensor:
+def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool, on_cpu: bool) -> Tensor:
     """`Σ_{n=0..terms} Lⁿ x / n!` for images (b, c, s, s) and a kernel (c, c, k, k), zero padding.
 
     In training it has a first derivative alone, backward alone, which is quicker. Under autocast and in evaluation, it consists
     of PyTorch's operations.
     """
     if training and not is_autocast(x.device.type):
-        trained: Tensor = _Exponential.apply(x, kernel, terms)  # type: ignore[no-untyped-call]  # torch gives it no types
+        trained: Tensor = _Exponential.apply(x, kernel, terms, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
         return trained
-    total = start = laid_out(x)
+    total = start = laid_out(x, on_cpu)
     for n in range(terms, 0, -1):
         total = torch.add(start, convolve(total, kernel), alpha=1 / n)
     return total.contiguous()
@@ -36,8 +36,9 @@ class _Exponential(torch.autograd.Function):
     """Keeps the kernel and the inputs `h_t`, …, `h_1` of its convolutions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-        total = start = laid_out(x)
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, terms: int, on_cpu: bool) -> Tensor:
+        ctx.on_cpu = on_cpu
+        total = start = laid_out(x, on_cpu)
         later = []
         for n in range(terms, 0, -1):
             total = convolve(total, kernel).mul_(1 / n).add_(start)
@@ -49,14 +50,14 @@ class _Exponential(torch.autograd.Function):
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, kernel, *later = ctx.saved_tensors
-        images = [*reversed(later), laid_out(x)]
-        current = laid_out(gradient)
+        images = [*reversed(later), laid_out(x, ctx.on_cpu)]
+        current = laid_out(gradient, ctx.on_cpu)
         of_x, of_kernel = current.clone(), None
         for n, image in enumerate(images, 1):
             if ctx.needs_input_grad[1]:
-                one = kernel_gradient(image, current, kernel)
+                one = kernel_gradient(image, current, kernel, ctx.on_cpu)
                 of_kernel = one if of_kernel is None else of_kernel.add_(one)
             current = convolve_transposed(current, kernel)
             of_x.add_(current)
             current.div_(n + 1)
-        return of_x.contiguous(), of_kernel, None
+        return of_x.contiguous(), of_kernel, None, None

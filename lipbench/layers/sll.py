@@ -74,7 +74,7 @@ class LeanSLLConv2d(SLLConv2d):
         return super()._row_sums(q)
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
-        return residual(x, effective[0], self.bias, effective[1], self.training)
+        return residual(x, effective[0], self.bias, effective[1], self.training, self.is_on_cpu(x))
 
     def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
         return residual_branch(x, *effective)

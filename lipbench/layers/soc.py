@@ -165,7 +165,7 @@ class LeanSOCConv2d(SOCConv2d):
         return vector.view(self.weight.shape[0], -1).flip(1).flatten()
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-        return lean_series.exponential(x, kernel, terms, self.training)
+        return lean_series.exponential(x, kernel, terms, self.training, self.is_on_cpu(x))
 
 
 def _twice_skew(kernel: Tensor) -> Tensor:
