@@ -87,7 +87,7 @@ class TwoHalves(nn.Module, ABC):
     recompute: bool = False
     """whether a training forward pass keeps only its input, and the backward pass computes both halves again"""
     device_type: str = ""
-    """such as 'cuda': the device whose form of operations is computed, which predictions run on other tensors; "": the input's"""
+    """such as 'cuda': the device whose form of operations is computed; "": that of the input. Predictions run on others."""
     _cache: _Cache | None = None
 
     def is_on_cpu(self, x: Tensor) -> bool:

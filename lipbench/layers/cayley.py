@@ -15,8 +15,8 @@ from torch.nn import functional
 from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.layers.lean_cayley import lean_cayley_transform
-from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks, unpadded
-from lipbench.theory import Complexity, Cost, M, P, b, c, n, s
+from lipbench.layers.lean_spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
+from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
 
@@ -154,15 +154,10 @@ EXACT = Complexity(
     ),
 )
 
-# The transforms are on s × s here. The inverse is kept beside the result, and its gradient takes six real products.
+# The inverse is kept beside the result, and its gradient takes six real products.
 EXACT_LEAN = Complexity(
-    unpadded(APPLIED),
-    unpadded(BLOCKS)
-    + Cost(
-        4 * half_plane(s) * c**3,
-        P + WAVES.subs(n, s) + 4 * half_plane(s) * c**2 + 3,
-        6 * half_plane(s) * c**3,
-    ),
+    applied_cost(s),
+    blocks_cost(s) + Cost(4 * half_plane(s) * c**3, P + 4 * half_plane(s) * c**2 + 3, 6 * half_plane(s) * c**3),
 )
 
 METHOD = Method(
@@ -171,7 +166,7 @@ METHOD = Method(
     source="Trockman & Kolter, ICLR 2021, arXiv 2104.07167",
     implementations={
         "paper": Implementation(CayleyConv2d, EXACT, tail=4 * b * half_plane(s) * c**2 + b * c * fft_macs(s)),
-        "lean": Implementation(LeanCayleyConv2d, EXACT_LEAN, tail=LAST.subs(n, s)),
+        "lean": Implementation(LeanCayleyConv2d, EXACT_LEAN, tail=last_macs(s)),
     },
     published=Complexity(
         Cost(b * s**2 * c**2, sympy.Rational(5, 2) * M), Cost(s**2 * c**3, sympy.Rational(3, 2) * s**2 * c**2)

@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from lipbench.theory import Cost, b, c, k, n, s
+from lipbench.theory import Cost, b, c, k, s
 
 # In the shapes below, m = ⌊n/2⌋ + 1 and f = n m is the number of frequencies in the half plane of a real n × n image.
 
@@ -91,22 +91,21 @@ def apply_blocks(x: Tensor, real: Tensor, imaginary: Tensor, padding: int = 0) -
     return torus.image(y_real, y_imaginary)
 
 
-_COLUMNS = sympy.floor(n / 2) + 1
-_F = n * _COLUMNS
-_TRANSFORM = b * c * (2 * _COLUMNS * s**2 + 4 * _F * s)
-
-# The waves are constants of a call, but kept; they do not grow with the batch and so count as the parameters'.
-APPLIED = Cost(4 * b * _F * c**2 + 2 * _TRANSFORM, 2 * b * c * _F, 8 * b * _F * c**2 + 2 * _TRANSFORM)
-"""cost of `apply_blocks`, n = s + 2 `padding`, without the blocks that it keeps"""
-LAST = b * c * _COLUMNS * s**2
-"""MACs of the last product of `apply_blocks`"""
-WAVES = 2 * n * s + 4 * _COLUMNS * s
-"""elements of the waves that `apply_blocks` keeps"""
-BLOCKS = Cost(2 * _F * k**2 * c**2, 2 * _F * k**2, 2 * _F * k**2 * c**2)
-"""cost of `kernel_blocks` from its n × n, with the waves that it keeps, and without the blocks"""
+def applied_cost(size: sympy.Expr) -> Cost:
+    """Cost of `apply_blocks` on a torus of size × size, without the blocks and waves that it keeps."""
+    columns = sympy.floor(size / 2) + 1
+    transform = b * c * (2 * columns * s**2 + 4 * size * columns * s)
+    products = 4 * b * size * columns * c**2
+    return Cost(products + 2 * transform, 2 * b * c * size * columns, 2 * products + 2 * transform)
 
 
-def unpadded(cost: Cost) -> Cost:
-    """The cost of transforms on s × s, in place of n × n."""
-    backward = None if cost.backward is None else cost.backward.subs(n, s)
-    return Cost(cost.macs.subs(n, s), cost.memory.subs(n, s), backward)
+def blocks_cost(size: sympy.Expr) -> Cost:
+    """Cost of `kernel_blocks` without the blocks, and with the waves that both functions keep, whatever the batch."""
+    columns = sympy.floor(size / 2) + 1
+    macs = 2 * size * columns * k**2 * c**2
+    return Cost(macs, 2 * size * columns * k**2 + 2 * size * s + 4 * columns * s, macs)
+
+
+def last_macs(size: sympy.Expr) -> sympy.Expr:
+    """MACs of the last product of `apply_blocks`, which needs nothing that is not kept before it."""
+    return b * c * (sympy.floor(size / 2) + 1) * s**2

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
 from lipbench.layers.lean_newton import Blocks, folded_inverse_root
-from lipbench.layers.lean_spectrum import APPLIED, BLOCKS, LAST, WAVES, apply_blocks, kernel_blocks
+from lipbench.layers.lean_spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
 
@@ -127,8 +127,8 @@ EXACT = Complexity(
 # matrices of each step but the first; the covariance, the root and the scaled root with its halves; the blocks with their sums;
 # and the result.
 EXACT_LEAN = Complexity(
-    APPLIED,
-    BLOCKS + Cost(_F * c**3 * (6 * t - 1), WAVES + _F * c**2 * (3 * t + 9) + 3 * _F, _F * c**3 * (12 * t - 2)),
+    applied_cost(s + k - 1),
+    blocks_cost(s + k - 1) + Cost(_F * c**3 * (6 * t - 1), _F * c**2 * (3 * t + 9) + 3 * _F, _F * c**3 * (12 * t - 2)),
 )
 
 METHOD = Method(
@@ -137,7 +137,7 @@ METHOD = Method(
     source="Xu et al., NeurIPS 2022, arXiv 2210.11620",
     implementations={
         "paper": Implementation(LOTConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT),
-        "lean": Implementation(LeanLOTConv2d, EXACT_LEAN, tail=LAST),
+        "lean": Implementation(LeanLOTConv2d, EXACT_LEAN, tail=last_macs(s + k - 1)),
         "triton": Implementation(TritonLOTConv2d, needs="triton"),
     },
     published=Complexity(Cost(b * s**2 * c**2, 3 * M), Cost(4 * s**2 * c**3 * t, 4 * s**2 * c**2 * t)),
