@@ -42,6 +42,8 @@ def test_sentences_name_both_ends_and_where_most_is_saved() -> None:
     assert "a training step takes from 1 (Standard) to 1.5 (SOC) times as long" in said
     assert "its memory is from 0.5 (SOC) to 0.833 (Standard) times as large as without." in said
     assert re.search(r"Most bytes per extra second of a step are saved by AOL at \S+ ch, 1\.95 GiB\.", said)
+    rows = recomputed().assign(peak_memory_bytes=2.0**20)
+    assert "and its memory is 1 times as large as without." in " ".join(verdict(ready(rows)))
     assert said in " ".join(brief(tables(recomputed())).remarks)
     assert verdict(ready(quick())) == []
 

@@ -47,8 +47,10 @@ def bytes_per_second(one: Pair) -> float:
 
 def _gains(found: Sequence[Pair], marks: Sequence[str]) -> tuple[Column, list[Cell]]:
     values = [bytes_per_second(one) for one in found]
-    unit, size = scale([value for value in values if math.isfinite(value)], BYTES)
-    return Column("Saved per extra second", unit), [_gain(value, size, mark) for value, mark in zip(values, marks)]
+    known = [value for value in values if 0 < value < math.inf]
+    unit, size = scale(known, BYTES)
+    cells = [_gain(value, size, mark) for value, mark in zip(values, marks)]
+    return Column("Saved per extra second", unit if known else ""), cells
 
 
 def _gain(value: float, size: float, mark: str) -> Cell:
@@ -65,7 +67,8 @@ def verdict(ready: Prepared) -> list[str]:
     for column, subject in ((TIME, "a training step takes"), (PEAK, "its memory is")):
         if means := mean_changes(watched, "step", column, ready.labels):
             (low, least), (high, most) = means[0], means[-1]
-            span = f"{low:.3g}" if len(means) == 1 else f"from {low:.3g} ({least}) to {high:.3g} ({most})"
+            is_one = f"{low:.3g}" == f"{high:.3g}"
+            span = f"{low:.3g}" if is_one else f"from {low:.3g} ({least}) to {high:.3g} ({most})"
             sentences.append(f"{subject} {span} times {'as long' if column == TIME else 'as large'}")
     said = [f"Computed again in the backward pass, {', and '.join(sentences)} as without."] if sentences else []
     best = max((one for one in watched if 0 < bytes_per_second(one) < math.inf), key=bytes_per_second, default=None)
