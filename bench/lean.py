@@ -1,6 +1,6 @@
 """Training step and inference of `lean` beside `paper`: ratios of times and of bytes kept, as a table in Markdown.
 
-`python -m bench.lean [--method aol,cpl,sll,soc] [--rounds 7] [--out DIRECTORY]` measures both at four shapes, with batch 32 and
+`python -m bench.lean [--method aol,bcop,…] [--rounds 7] [--out DIRECTORY]` measures both at four shapes, with batch 32 and
 k = 3, on all cores. The rounds of all cases of a shape alternate, each in a fresh process. A ratio below 1 says that `lean` is
 quicker or keeps less.
 """
@@ -20,7 +20,7 @@ from lipbench.cases import LEAN, PAPER
 
 SHAPES = ((16, 32), (64, 16), (128, 8), (256, 4))
 """(channels, image_size)"""
-METHODS = "aol,cpl,sll,soc"
+METHODS = "aol,bcop,cayley,cpl,lot,sll,soc"
 PHASE_S = 0.5
 """sampling time of one phase in one round"""
 
