@@ -146,12 +146,16 @@ def _worth(one: Candidate) -> str:
     return f"{100 * one.worth.value:.1f}{f' ± {100 * reach:.1f}' if math.isfinite(reach) else ''} {one.worth.evidence}"
 
 
+def _value(figure: Figure, quantity: Quantity) -> str:
+    """The value of a cost, with the sign of a bound."""
+    return {"at least": "≥ ", "at most": "≤ ", "": ""}[figure.bound] + quantity.written(figure.value)
+
+
 def _cost(figure: Figure, quantity: Quantity, limit: Constraint | None) -> str:
     """A cost with its evidence, and what is left of the limit where it satisfies one."""
     if not figure.is_known:
         return ""
-    sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[figure.bound]
-    text = f"{sign}{quantity.written(figure.value)} {figure.evidence}"
+    text = f"{_value(figure, quantity)} {figure.evidence}"
     if limit is None or limit.verdict(figure) != "ok":
         return text
     spare = limit.margin(figure)
@@ -246,7 +250,7 @@ def _relaxed(made: Recommendation) -> list[str]:
 def _fronts(made: Recommendation) -> list[str]:
     return [
         f"Pareto front of CRA against {quantity.title.lower()}: "
-        + ", ".join(f"{_named(one)} at {quantity.written(one.cost(quantity).value)}" for one in front) + "."
+        + ", ".join(f"{_named(one)} at {_value(one.cost(quantity), quantity)}" for one in front) + "."
         for quantity, front in made.fronts.items() if len(front) > 1
     ]  # fmt: skip
 
