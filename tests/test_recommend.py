@@ -310,7 +310,7 @@ def test_the_verb_prints_json_and_draws_the_fronts(tmp_path: Path, capsys: pytes
         (lambda: lipbench.recommend(dataset="mnist"), "unknown dataset"),
         (lambda: lipbench.recommend("standard"), "unknown method among those with an accuracy"),
         (lambda: lipbench.recommend(network="XXL"), "unknown network size"),
-        (lambda: lipbench.recommend(implementation="lean"), "unknown implementation"),
+        (lambda: lipbench.recommend(implementation="fast"), "unknown implementation"),
         (lambda: lipbench.recommend(hours=3), "unknown published training time"),
         (lambda: lipbench.recommend(precision="int8"), "unknown precision"),
         (lambda: lipbench.recommend(gpu="A100", device="cpu"), "one machine"),
