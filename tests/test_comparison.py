@@ -142,8 +142,17 @@ def test_a_gate_fails_by_what_it_names(base: Path, tmp_path: Path) -> None:
     assert verb.answer(base, head, ("slower:5%",)).failed
     assert not verb.answer(base, head, ("slower:40%", "memory:5%")).failed
     assert verb.answer(base, head, ("memory:1%",)).failed
+    assert verb.answer(base, head, ("slower:40%", "memory:5%")).problems == ()
     with pytest.raises(LipbenchError, match="write slower:5%,memory:1%"):
         verb.answer(base, head, ("faster:5%",))
+
+
+def test_a_gate_says_that_it_could_not_decide(base: Path, tmp_path: Path) -> None:
+    few = stored(tmp_path / "few", record(AOL, noisy()[:4]))
+    found = verb.answer(base, few, ("slower:5%",))
+    assert not found.failed
+    assert found.problems == ("--fail-on slower: 1 of 1 times could not be decided",)
+    assert verb.answer(base, few).problems == ()
 
 
 def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: Path) -> None:
@@ -153,7 +162,7 @@ def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: P
     assert list(answer.readable["verdict"]) == ["SLOWER"]
     assert set(answer.frame["quantity"]) == {"time", "memory", "macs"}
     assert answer.remarks[0].startswith("times: 0 SAME, 0 FASTER, 1 SLOWER, 0 UNCLEAR")
-    assert answer.remarks[1] == f"only in head: {SOC.id}"
+    assert answer.remarks[1:] == ("memory: 1 SAME", "macs: 1 SAME", f"only in head: {SOC.id}")
 
 
 def test_a_report_shows_what_changed_since_a_base(base: Path, tmp_path: Path) -> None:

@@ -49,7 +49,15 @@ def answer(
     frame = both.found.frame
     bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
     failed = bool(frame["verdict"].isin(bad).any())
-    return Answer(frame, readable(frame), remarks(both), (*base.problems, *head.problems), failed)
+    problems = (*base.problems, *head.problems, *(_undecided(frame) if "slower" in fail_on else ()))
+    return Answer(frame, readable(frame), remarks(both), problems, failed)
+
+
+def _undecided(frame: pd.DataFrame) -> list[str]:
+    """One line where a gate on times could not decide about some."""
+    times = frame[frame["quantity"] == TIME]
+    unclear = int((times["verdict"] == UNCLEAR).sum())
+    return [f"--fail-on slower: {unclear} of {len(times)} times could not be decided"] if unclear else []
 
 
 def _machines(run: Run) -> set[str]:
@@ -92,6 +100,10 @@ def remarks(both: Compared) -> tuple[str, ...]:
     spread = f"the rounds of the base differ from themselves by {100 * found.spread:.1f} %" if found.spread >= 0 else (
         "the base has too few rounds to show how far they differ from themselves")  # fmt: skip
     lines = [f"times: {counted}; changes up to {100 * found.threshold:.3g} % count as the same ({spread})"]
+    others = found.frame[found.frame["quantity"] != TIME]
+    for quantity, rows in others.groupby("quantity", sort=False):
+        verdicts = rows["verdict"].value_counts(sort=False)
+        lines.append(f"{quantity}: {', '.join(f'{count} {name}' for name, count in verdicts.items())}")
     before, after = {record.case.id for record in both.base.records}, {record.case.id for record in both.head.records}
     for name, only in (("base", before - after), ("head", after - before)):
         if only:
