@@ -13,9 +13,9 @@ from torch.autograd import gradcheck
 
 from lipbench import registry, theory
 from lipbench.errors import LipbenchError
-from lipbench.layers import lean_correlation, lean_residual, lean_series
 from lipbench.layers.aol import self_correlation
 from lipbench.layers.base import LipschitzConv2d
+from lipbench.layers.lean import correlation, residual, series
 from lipbench.layers.soc import exponential
 from lipbench.meters import macs
 
@@ -93,19 +93,19 @@ def test_exact_formulas_equal_what_is_counted(method: str, shape: tuple[int, ...
 def test_the_correlation_from_half_of_its_shifts(outputs: int, inputs: int, kernel_size: int) -> None:
     kernel = torch.randn(outputs, inputs, kernel_size, kernel_size, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(inputs, inputs, dtype=torch.float64)
-    expected, found = self_correlation(kernel).abs().sum((2, 3)), lean_correlation.absolute_correlation(kernel)
+    expected, found = self_correlation(kernel).abs().sum((2, 3)), correlation.absolute_correlation(kernel)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     (wanted,) = torch.autograd.grad((expected * weights).sum(), kernel)
     (gradient,) = torch.autograd.grad((found * weights).sum(), kernel)
     torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
-    assert gradcheck(lean_correlation.absolute_correlation, kernel)
+    assert gradcheck(correlation.absolute_correlation, kernel)
 
 
 def test_where_the_correlation_is_zero_so_is_its_slope() -> None:
     kernel = torch.zeros(3, 3, 3, 3, dtype=torch.float64)
     kernel[:, :, 1, 1] = torch.eye(3)
     gradients = []
-    for form in (lambda one: self_correlation(one).abs().sum((2, 3)), lean_correlation.absolute_correlation):
+    for form in (lambda one: self_correlation(one).abs().sum((2, 3)), correlation.absolute_correlation):
         gradients += torch.autograd.grad(form(kernel.requires_grad_()).sum(), kernel)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
@@ -118,9 +118,9 @@ def test_gradients_of_the_series_and_of_the_block_are_those_of_differences(
     x = torch.randn(2, 2, image_size, image_size, dtype=torch.float64, requires_grad=True)
     first, second = (torch.randn(2, 2, kernel_size, kernel_size, dtype=torch.float64, requires_grad=True) for _ in range(2))
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda *given: lean_series.exponential(*given, 3, training=True, on_cpu=on_cpu), (x, first / 4))
-    assert gradcheck(lambda *given: lean_residual.residual(*given, training=True, on_cpu=on_cpu), (x, first, bias, second))
-    plain = lean_series.exponential(x, first / 4, 3, training=False, on_cpu=on_cpu)
+    assert gradcheck(lambda *given: series.exponential(*given, 3, training=True, on_cpu=on_cpu), (x, first / 4))
+    assert gradcheck(lambda *given: residual.residual(*given, training=True, on_cpu=on_cpu), (x, first, bias, second))
+    plain = series.exponential(x, first / 4, 3, training=False, on_cpu=on_cpu)
     torch.testing.assert_close(plain, exponential(x, first / 4, 3), rtol=1e-12, atol=1e-12)
 
 

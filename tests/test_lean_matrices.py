@@ -11,9 +11,11 @@ from conftest import Variant
 from torch import Tensor
 
 from lipbench import registry, theory
-from lipbench.layers import lean_newton, lot
+from lipbench.errors import LipbenchError
+from lipbench.layers import lot
 from lipbench.layers.base import LipschitzConv2d
-from lipbench.layers.lean_spectrum import Torus, kernel_blocks
+from lipbench.layers.lean import newton
+from lipbench.layers.lean.spectrum import Torus, kernel_blocks
 
 METHODS = ("bcop", "cayley", "lot")
 SIZES = ((4, 4, 1, 5), (4, 4, 3, 6), (6, 6, 5, 7), (3, 5, 3, 4), (5, 2, 3, 5))
@@ -139,7 +141,7 @@ def test_the_folded_root_is_as_exact_as_the_coupled_one_in_float32() -> None:
     y, _ = lot.normalized_covariance(matrices)
     expected = lot.inverse_root(y, lot.NEWTON_ITERATIONS)
     folded = (y.real + y.imag).float()
-    found = lean_newton.folded_inverse_root(folded, lot.NEWTON_ITERATIONS, training=True).double()
+    found = newton.folded_inverse_root(folded, lot.NEWTON_ITERATIONS, training=True).double()
     ours = torch.linalg.vector_norm(found - (expected.real + expected.imag))
     theirs = torch.linalg.vector_norm(lot.inverse_root(y.to(torch.complex64), lot.NEWTON_ITERATIONS) - expected)
     assert ours <= 2 * theirs
@@ -148,11 +150,22 @@ def test_the_folded_root_is_as_exact_as_the_coupled_one_in_float32() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch itself, when it first loads torch.func.jvp
 def test_a_second_gradient_or_a_tangent_of_the_folded_root_is_refused() -> None:
     y = torch.eye(3).repeat(2, 1, 1).requires_grad_()
-    root = lean_newton.folded_inverse_root(y, 4, training=True)
+    root = newton.folded_inverse_root(y, 4, training=True)
     (gradient,) = torch.autograd.grad(root.square().sum(), y, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(LipbenchError, match="only first derivatives"):
         gradient.sum().backward()
     with pytest.raises(RuntimeError, match=r"jvp|setup_context"):
-        torch.func.jvp(lambda y: lean_newton.folded_inverse_root(y, 4, training=True), (y.detach(),), (y.detach(),))
-    _, tangent = torch.func.jvp(lambda y: lean_newton.folded_inverse_root(y, 4, training=False), (y.detach(),), (y.detach(),))
+        torch.func.jvp(lambda y: newton.folded_inverse_root(y, 4, training=True), (y.detach(),), (y.detach(),))
+    _, tangent = torch.func.jvp(lambda y: newton.folded_inverse_root(y, 4, training=False), (y.detach(),), (y.detach(),))
     assert tangent.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_derivative_is_refused_where_other_paths_would_give_a_wrong_sum(method: str) -> None:
+    _, lean = pair(method, 4, 4, 3, 6)
+    lean.train()
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    gradients = torch.autograd.grad(lean(x).square().sum(), list(lean.parameters()), create_graph=True)
+    for given in (list(lean.parameters()), [x]):
+        with pytest.raises(LipbenchError, match="only first derivatives"):
+            torch.autograd.grad(sum(one.square().sum() for one in gradients), given, retain_graph=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
-from lipbench.layers.lean_correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
+from lipbench.layers.lean.correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
 from lipbench.layers.standard import PADDED, circular_conv2d, identity_kernel
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 

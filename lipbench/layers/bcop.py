@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method, WithKernel
-from lipbench.layers.lean_bjorck import extended, lean_bjorck_steps, lean_spectral_norms
-from lipbench.layers.lean_circular import circular_pad
+from lipbench.layers.lean.bjorck import extended, lean_bjorck_steps, lean_spectral_norms
+from lipbench.layers.lean.circular import circular_pad
 from lipbench.layers.standard import PADDED, circular_conv2d
 from lipbench.theory import C, Complexity, Cost, M, b, c, k, t
 

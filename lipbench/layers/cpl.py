@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method
-from lipbench.layers.lean_residual import residual, residual_branch
+from lipbench.layers.lean.residual import residual, residual_branch
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, s
 
 EPSILON = 1e-6

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
 from lipbench.layers.cayley import apply_spectrum, fft_macs, half_plane, kernel_spectrum
-from lipbench.layers.lean_newton import Blocks, folded_inverse_root
-from lipbench.layers.lean_spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
+from lipbench.layers.lean.newton import Blocks, folded_inverse_root
+from lipbench.layers.lean.spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
 from lipbench.layers.standard import identity_kernel
 from lipbench.theory import Complexity, Cost, M, b, c, k, s, t
 

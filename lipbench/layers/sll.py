@@ -15,8 +15,8 @@ from torch.nn import functional
 from lipbench import errors
 from lipbench.layers.aol import CORRELATION_MACS, CORRELATION_MEMORY
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method, WithKernel
-from lipbench.layers.lean_correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
-from lipbench.layers.lean_residual import residual, residual_branch
+from lipbench.layers.lean.correlation import BACKWARD_MACS, MACS, MEMORY, absolute_correlation, by_size, pays
+from lipbench.layers.lean.residual import residual, residual_branch
 from lipbench.theory import C, Complexity, Cost, M, P, c, k
 
 EPSILON = 1e-6

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipbench import errors
-from lipbench.layers import lean_series
 from lipbench.layers.base import (
     Implementation,
     LipschitzConv2d,
@@ -22,6 +21,7 @@ from lipbench.layers.base import (
     refresh_loaded,
     refresh_steps,
 )
+from lipbench.layers.lean import series
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, t1, t2
 
 TRAINING_TERMS = 5
@@ -165,7 +165,7 @@ class LeanSOCConv2d(SOCConv2d):
         return vector.view(self.weight.shape[0], -1).flip(1).flatten()
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
-        return lean_series.exponential(x, kernel, terms, self.training, self.is_on_cpu(x))
+        return series.exponential(x, kernel, terms, self.training, self.is_on_cpu(x))
 
 
 def _twice_skew(kernel: Tensor) -> Tensor:

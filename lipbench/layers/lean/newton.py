@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lipbench.layers.base import without_autocast
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 def halves(folded: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,8 +76,8 @@ class _InverseRoot(torch.autograd.Function):
         return root
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    @first_alone
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         first, *kept = ctx.saved_tensors
         parts, w_tangent, z_tangent = halves(first), gradient, -0.5 * gradient
         with without_autocast(gradient.device.type):

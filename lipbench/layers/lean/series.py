@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lipbench.layers.base import is_autocast
-from lipbench.layers.lean_convolution import convolve, convolve_transposed, kernel_gradient, laid_out
-from lipbench.layers.lean_derivatives import Gradients, first_alone
+from lipbench.layers.lean.convolution import convolve, convolve_transposed, kernel_gradient, laid_out
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool, on_cpu: bool) -> Tensor:

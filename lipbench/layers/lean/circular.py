@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 def _folded(gradient: Tensor, radius: int, dimension: int) -> Tensor:
@@ -29,8 +30,8 @@ class _CircularPad(torch.autograd.Function):
         return functional.pad(x, (radius,) * 4, mode="circular")
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    @first_alone
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         return _folded(_folded(gradient, ctx.radius, 2), ctx.radius, 3), None
 
 

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from lipbench.layers.lean_derivatives import Gradients, first_alone
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 from lipbench.theory import c, k
 
 PRODUCTS = k**2 * (k**2 + 1) / 2

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lipbench.layers.base import without_autocast
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 def _inverse(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,8 +29,8 @@ class _Inverse(torch.autograd.Function):
         return parts
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, real_gradient: Tensor, imaginary_gradient: Tensor) -> tuple[Tensor, Tensor]:
+    @first_alone
+    def backward(ctx: Any, real_gradient: Tensor, imaginary_gradient: Tensor) -> Gradients:
         real, imaginary = ctx.saved_tensors
         with without_autocast(real.device.type):
             total, difference = (real + imaginary).mT, (real - imaginary).mT

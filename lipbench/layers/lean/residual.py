@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipbench.layers.base import is_autocast
-from lipbench.layers.lean_convolution import convolve, convolve_transposed, kernel_gradient, laid_out
-from lipbench.layers.lean_derivatives import Gradients, first_alone
+from lipbench.layers.lean.convolution import convolve, convolve_transposed, kernel_gradient, laid_out
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool, on_cpu: bool) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lipbench.layers.base import without_autocast
+from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
 class _BjorckSteps(torch.autograd.Function):
@@ -29,8 +29,8 @@ class _BjorckSteps(torch.autograd.Function):
         return matrices
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    @first_alone
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         kept, beta = ctx.saved_tensors, ctx.beta
         with without_autocast(gradient.device.type):
             for matrices, gram in zip(kept[-2::-2], kept[::-2]):
