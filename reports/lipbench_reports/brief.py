@@ -36,12 +36,17 @@ class Brief:
     """the verdict, then what the signs mean"""
 
 
+def sentences(ready: Prepared, found: Costs) -> tuple[str, ...]:
+    """What a run says in words, on the terminal and in the report."""
+    return (*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready))
+
+
 def brief(tables: Tables) -> Brief:
     """The answer of a run; incomplete runs raise no error."""
     ready = prepare(tables)
     found = costs(ready)
     summary = measurements.summary(ready, found)
-    said = (*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready))
+    said = sentences(ready, found)
     if summary is None:
         return Brief(pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(), said)
     where = [f"{f'{measures}: ' if measures else ''}{shapes}" for measures, shapes in compared(found)]

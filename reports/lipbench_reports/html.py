@@ -29,6 +29,7 @@ from lipbench_reports import (
     training_section,
     trainings,
 )
+from lipbench_reports.brief import sentences
 from lipbench_reports.cells import MARKS, TIMES, Table, with_unit
 from lipbench_reports.costs import Costs, costs
 from lipbench_reports.look import DARK, LIGHT, Look, looks
@@ -36,7 +37,7 @@ from lipbench_reports.page import ENVIRONMENT, digest, source
 from lipbench_reports.prepared import Prepared, prepare
 from lipbench_reports.tables import Tables, as_text, with_columns
 from lipbench_reports.trainings import Arena
-from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven, verdict
+from lipbench_reports.verdict import cases, compared, excluded, unfinished, unproven
 
 MOST_ENTRIES = 100
 """number of entries of a warning, and of failures, that are listed"""
@@ -56,7 +57,7 @@ def render(tables: Tables) -> str:
     return ENVIRONMENT.get_template("report.html").render(
         title=tables.title,
         answer=[*([first_screen.sentence(ready, found)] if profiled else ()), *accuracy.verdict(arenas, 1)[:1]],
-        verdict=[*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready)] if profiled else [],
+        verdict=sentences(ready, found) if profiled else (),
         contents=contents,
         profiled=profiled,
         trained=training_section.section(tables.trained, arenas, look, _scores(ready, found)),
