@@ -65,11 +65,14 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated(values: Any, chance: random.Random) -> None:
-    """Change one place: other values of other types, missing and additional keys, copies from elsewhere, long lists."""
+    """Change one place: other values of the same and of other types, missing and additional keys, copies from elsewhere, long
+    lists."""
     found = list(places(values))
     container, key = chance.choice(found)
     how = chance.random()
-    if how < 0.65:
+    if how < 0.35:
+        container[key] = chance.choice([value for value in NONSENSE if type(value) is type(container[key])] or NONSENSE)
+    elif how < 0.65:
         container[key] = chance.choice(NONSENSE)
     elif how < 0.75:
         del container[key]
