@@ -24,6 +24,8 @@ class Answer:
     """one line for each result that is missing from the frame"""
     failed: bool = False
     """whether a requested result failed, or a check did not pass: exit code 3 on the command line"""
+    undecided: bool = False
+    """whether a check could tell nothing, because the machine was too noisy: exit code 4, if nothing failed"""
     tracebacks: tuple[str, ...] = ()
     """of the exceptions that external layers raised"""
 
@@ -45,7 +47,7 @@ def joined(parts: Sequence[Mapping[str, Any]]) -> Answer:
     remarks, problems, tracebacks = (
         tuple(str(one) for part in parts for one in part[name]) for name in ("remarks", "problems", "tracebacks")
     )
-    return Answer(frame, readable, remarks, problems, any(part["failed"] for part in parts), tracebacks)
+    return Answer(frame, readable, remarks, problems, any(part["failed"] for part in parts), tracebacks=tracebacks)
 
 
 def _plain(frame: pd.DataFrame) -> dict[str, Any]:

@@ -166,9 +166,9 @@ def compare(
 
     The frame has a row per case, phase and quantity (time, memory, MACs), with a verdict. `slower` and `memory` are the
     relative changes up to which times and peaks count as the same; a time with fewer than `least_pairs` pairs of quiet rounds
-    is UNCLEAR. The answer `failed` if a case fails in `head` alone, or by
-    what `fail_on` names: "slower", "memory". Raises `LipbenchError` for runs without common cases, and for runs of two machines
-    unless `any_machine`.
+    is UNCLEAR. The answer `failed` if a case fails in `head` alone, or by what `fail_on` names: "slower", "memory". It is
+    `undecided` if "slower" is named and no time could be decided. Raises `LipbenchError` for runs without common cases, and for
+    runs of two machines unless `any_machine`.
     """
     from lipbench.analysis import changes
 
@@ -334,7 +334,7 @@ def _predicted(
     layers: Sequence[Layer], axes: dict[str, Any], device: str, timeout_s: float | None, question: Mapping[str, Any], tell: Tell
 ) -> Answer:
     """The answers of `prediction.answers` to a question about all cases: about external names from a fresh process for each."""
-    from lipbench import cases
+    from lipbench import cases, registry
     from lipbench.answer import joined
     from lipbench.cases import NetworkSpec
     from lipbench.cores import usable_cores
@@ -344,7 +344,9 @@ def _predicted(
     from lipbench.run.shared_out import shared_out
 
     with _all_named(layers) as (names, is_live), Apart(timeout_s) as apart:
-        planned = plan(_request(names, axes), device)
+        request = _request(names, axes)
+        lacking = registry.lacking(request.method_names, request.implementation_names)
+        planned = plan(request, device, lacking=lacking)
         answers.require_known(dict.fromkeys(case.spec.method for case in planned))
         own = {name for name, layer in zip(names, layers) if not _is_foreign(layer)}
         foreign = [case for case in planned if case.spec.method not in own and apart.is_for(case.spec)]
@@ -366,7 +368,8 @@ def _predicted(
     by_case = {case: part for group, parts in zip(groups.values(), found) for case, part in zip(group, parts, strict=True)}
     answer = joined([by_case[case] for case in planned])
     assert answer.readable is not None
-    return replace(answer, readable=memory.narrowed(answer.readable), remarks=(memory.NOTES[device],))
+    left_out = tuple(f"Left out: {method} has no implementation {name}." for method, name in lacking)
+    return replace(answer, readable=memory.narrowed(answer.readable), remarks=(memory.NOTES[device], *left_out))
 
 
 def breakdown(

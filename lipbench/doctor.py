@@ -134,7 +134,7 @@ def of_cpu(sysfs: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
 
 def of_memory(available: int, total: int) -> Iterator[Finding]:
     """Memory that is free for a measurement."""
-    value = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
+    value = f"{available / 1e9:.1f} of {total / 1e9:.1f} GB available"
     if available < LEAST_FREE * total:
         yield Finding("memory", value, "pages may be swapped out while a phase is timed", "end programs that hold memory")
     else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
 from lipbench import building, calling, cases, errors, external, networks
 from lipbench.cases import ExternalNetworkSpec, LayerSpec, NetworkSpec, Spec
-from lipbench.layers import aol, bcop, cayley, cpl, eco, lot, sandwich, sll, soc, standard
+from lipbench.layers import aol, bcop, bcop_polar, cayley, cpl, eco, lot, lot_polar, sandwich, sll, soc, standard
 from lipbench.layers.base import Implementation, Method, TwoHalves
 from lipbench.parameters import KERNEL
 
@@ -26,6 +27,8 @@ METHODS: dict[str, Method] = {
     "soc": soc.METHOD,
     "eco": eco.METHOD,
     "sandwich": sandwich.METHOD,
+    "bcop-polar": bcop_polar.METHOD,
+    "lot-polar": lot_polar.METHOD,
 }
 
 
@@ -147,6 +150,20 @@ def implementation(method: str, name: str) -> Implementation:
         raise errors.no_implementation(entry.title, name, entry.implementations)
     _check_installed(entry.implementations[name])
     return entry.implementations[name]
+
+
+def lacking(names: Collection[str], implementations: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs of a method and an implementation that do not exist, where the method has another one of `implementations`.
+
+    Unknown methods and external layers are left out.
+    """
+    return tuple(
+        (name, implementation)
+        for name, method in methods().items()
+        if name in names and not method.implementations.keys().isdisjoint(implementations)
+        for implementation in implementations
+        if implementation not in method.implementations
+    )
 
 
 def needs_triton(spec: Spec) -> bool:

@@ -51,7 +51,7 @@ class Turn:
 
 
 def answer(device: str) -> Answer:
-    """All checks on a device, 'cpu' or 'cuda'. The answer failed if a check did; `is_noisy` tells the third outcome."""
+    """All checks on a device, 'cpu' or 'cuda'. The answer failed if a check did, and is undecided if one could not tell."""
     machine.set_precision("ieee")
     rows = [*_checks(device), _product(device)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -62,12 +62,8 @@ def answer(device: str) -> Answer:
     )[["check", "outcome", "ratio", "interval", "quiet", "reason"]]
     counted = ", ".join(f"{(frame['outcome'] == name).sum()} {name}" for name in (OK, FAILED, NOISY))
     remark = f"{counted}; a check that is too noisy has not passed: see lipbench doctor"
-    return Answer(frame, readable, (remark,), failed=bool((frame["outcome"] == FAILED).any()))
-
-
-def is_noisy(found: Answer) -> bool:
-    """Whether a check could not tell."""
-    return bool((found.frame["outcome"] == NOISY).any())
+    failed, undecided = (bool((frame["outcome"] == name).any()) for name in (FAILED, NOISY))
+    return Answer(frame, readable, (remark,), failed=failed, undecided=undecided)
 
 
 def _per_cent(ratio: float) -> str:

@@ -190,16 +190,51 @@ def newton_inverse_root(s: Tensor, steps: int = 10) -> Tensor:
     return z / torch.sqrt(norm)
 
 
+QUINTICS = (
+    (8.507678458438804, -25.255587619523116, 18.746633009400785),
+    (4.245797010091767, -3.152362986248245, 0.5855866719251922),
+    (4.209330458393553, -3.1270955900540915, 0.5827046415902806),
+    (4.062471829625561, -3.0247530377020047, 0.5710339217750652),
+    (3.56139884506453, -2.6673884545786986, 0.5303466834563566),
+    (2.5586430225486447, -1.8921192734771126, 0.44320398969175845),
+    (1.9313330624474776, -1.3112627923820832, 0.3811770752397344),
+    (1.875056932607618, -1.2500634660939267, 0.3750062839307668),
+)  # fmt: skip
+"""a, b, c of the eight steps `a A + b A Aᴴ A + c (A Aᴴ)² A`; `test_polar.py` shows that they are the best ones"""
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """Nearly the polar factor of each matrix of (…, r, c), of any shape."""
+    gram = matrix @ adjoint(matrix)
+    a = matrix / torch.sqrt(torch.sqrt((gram.abs() ** 2).sum((-1, -2), keepdim=True)))
+    for first, third, fifth in QUINTICS:
+        square = a @ adjoint(a)
+        a = first * a + third * square @ a + fifth * square @ square @ a
+    return a
+
+
 def lot(x: Tensor, state: State, setting: Setting) -> Tensor:
     """`Q = (V Vᴴ + 1e-4 I)^(−1/2) V` at each frequency of the zero-padded image, then crop."""
+
+    def newton(v: Tensor) -> Tensor:
+        return newton_inverse_root(v @ adjoint(v) + 1e-4 * torch.eye(v.shape[-2], dtype=v.dtype)) @ v
+
+    return padded_frequencies(x, state, newton)
+
+
+def lot_polar(x: Tensor, state: State, setting: Setting) -> Tensor:
+    """The same with polar factors."""
+    return padded_frequencies(x, state, polar)
+
+
+def padded_frequencies(x: Tensor, state: State, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Matrices (n, n, o, i) that are changed at each frequency of the zero-padded image, then crop."""
     kernel = state["weight"]
     border, s = kernel.shape[-1] // 2, x.shape[-1]
     n = s + 2 * border
     padded = torch.zeros(*x.shape[:2], n, n, dtype=x.dtype)
     padded[:, :, border : border + s, border : border + s] = x
-    v = frequency_matrices(kernel, n)
-    gram = v @ adjoint(v) + 1e-4 * torch.eye(v.shape[-2], dtype=v.dtype)
-    y = apply_per_frequency(newton_inverse_root(gram) @ v, padded)
+    y = apply_per_frequency(change(frequency_matrices(kernel, n)), padded)
     return add_bias(y[:, :, border : border + s, border : border + s], state["bias"])
 
 
@@ -291,8 +326,16 @@ def bcop(x: Tensor, state: State, setting: Setting) -> Tensor:
     """One circular convolution with the kernel that block convolution builds."""
     weight = state["weight"]
     starts = setting.draw(*weight.shape[:2], 1)
-    orthogonal = [bjorck(matrix, start.flatten()) for matrix, start in zip(weight, starts)]
-    k = (len(weight) + 1) // 2
+    return bcop_convolution(x, [bjorck(matrix, start.flatten()) for matrix, start in zip(weight, starts)], state, setting)
+
+
+def bcop_polar(x: Tensor, state: State, setting: Setting) -> Tensor:
+    """The same from polar factors."""
+    return bcop_convolution(x, [polar(matrix) for matrix in state["weight"]], state, setting)
+
+
+def bcop_convolution(x: Tensor, orthogonal: list[Tensor], state: State, setting: Setting) -> Tensor:
+    k = (len(orthogonal) + 1) // 2
     kernel = bcop_kernel(orthogonal, setting.out_channels, x.shape[1], k)
     return add_bias(apply(convolution_matrix(kernel, x.shape[-1], circular=True), x), state["bias"])
 
@@ -372,4 +415,6 @@ DEFINITIONS: dict[str, Callable[[Tensor, State, Setting], Tensor]] = {
     "soc": soc,
     "eco": eco,
     "sandwich": sandwich,
+    "bcop-polar": bcop_polar,
+    "lot-polar": lot_polar,
 }

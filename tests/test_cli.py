@@ -298,7 +298,10 @@ def test_larger_sizes_are_skipped_after_running_out_of_memory(shell: Shell) -> N
         (("profile", "--channels", "many"), "many"),
         (("profile", "--channels", "16,,32"), "an empty entry in the list of --channels: got '16,,32'; leave out the comma"),
         (("profile", "--channels", ""), "give at least one entry"),
-        (("profile", "--method", "aol,"), "got 'aol,'; leave out the comma too many, or name one more from aol, bcop, cayley"),
+        (
+            ("profile", "--method", "aol,"),
+            "got 'aol,'; leave out the comma too many, or name one more from aol, bcop, bcop-polar, cayley",
+        ),
         (("complexity", ""), "give at least one from aol, bcop"),
         (("train", "--loss", "offset,"), "annealed, cross-entropy, offset"),
         (("profile", "--channels", "0"), "channels"),

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
 from lipbench import api
 from lipbench.analysis.comparison import COLUMNS, Comparison, aa_spread, compare, holm
 from lipbench.cases import Case, LayerSpec, to_dict
 from lipbench.cli import compare as verb
+from lipbench.cli.printing import TOO_NOISY
 from lipbench.errors import LipbenchError
 from lipbench.quantities import Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store.records import Run, save
@@ -150,9 +152,20 @@ def test_a_gate_fails_by_what_it_names(base: Path, tmp_path: Path) -> None:
 def test_a_gate_says_that_it_could_not_decide(base: Path, tmp_path: Path) -> None:
     few = stored(tmp_path / "few", record(AOL, noisy()[:4]))
     found = verb.answer(base, few, ("slower:5%",))
-    assert not found.failed
+    assert (found.failed, found.undecided) == (False, True)
     assert found.problems == ("--fail-on slower: 1 of 1 times could not be decided",)
-    assert verb.answer(base, few).problems == ()
+    for gate in ((), ("memory:5%",)):
+        other = verb.answer(base, few, gate)
+        assert (other.undecided, other.problems) == (False, ())
+    with pytest.raises(typer.Exit) as ended:
+        verb.compare(base, few, ("slower:5%",))
+    assert ended.value.exit_code == TOO_NOISY
+
+
+def test_a_gate_that_decides_some_times_has_decided(tmp_path: Path) -> None:
+    base = stored(tmp_path / "base", record(AOL, noisy()), record(SOC, noisy()[:4]))
+    found = verb.answer(base, base, ("slower:5%",))
+    assert (found.undecided, found.problems) == (False, ("--fail-on slower: 1 of 2 times could not be decided",))
 
 
 def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: Path) -> None:

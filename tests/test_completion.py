@@ -46,7 +46,7 @@ def test_verbs_options_and_names_are_completed(completed: Completed) -> None:
     assert completed("profile", "--method", "aol,s") == ["aol,sandwich", "aol,sll", "aol,soc", "aol,standard"]
     assert completed("train", "--method", "aol,soc,s") == ["aol,soc,sandwich", "aol,soc,sll", "aol,soc,standard"]
     assert completed("verify", "so") == ["soc"]
-    assert completed("complexity", "soc,bc") == ["soc,bcop"]
+    assert completed("complexity", "soc,bc") == ["soc,bcop", "soc,bcop-polar"]
     assert completed("profile", "--measure", "time,m") == ["time,memory", "time,macs"]
     assert completed("train", "--dataset", "cifar") == ["cifar10", "cifar100"]
 

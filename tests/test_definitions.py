@@ -84,8 +84,16 @@ def differences(layer: LipschitzConv2d, method: str, image_size: int | None = No
     return {name: relative_error(found[name], wanted[name]) for name in found}
 
 
-def too_large(errors: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
-    return {name: error for name, error in errors.items() if not error <= TOLERANCES[dtype]}
+STEEP = {"bcop-polar": 1000.0, "lot-polar": 1000.0}
+"""by how much more the gradients of parameters may differ: the derivatives of eight quintics multiply to about 10⁶, also where
+those of their composition is near 0, and so does the rounding error of each"""
+
+
+def too_large(errors: dict[str, float], dtype: torch.dtype, method: str = "") -> dict[str, float]:
+    slack = dict.fromkeys(("output", "input"), 1.0)
+    return {
+        name: error for name, error in errors.items() if not error <= TOLERANCES[dtype] * slack.get(name, STEEP.get(method, 1))
+    }
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -93,14 +101,14 @@ def too_large(errors: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("sizes", SIZES, ids=sizes_id)
 def test_equals_its_definition(variant: Variant, sizes: tuple[int, int, int, int], dtype: torch.dtype, training: bool) -> None:
     layer = variant.build(*sizes, dtype=dtype).train(training)
-    assert not too_large(differences(layer, variant.method.name), dtype)
+    assert not too_large(differences(layer, variant.method.name), dtype, variant.method.name)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("image_size", [3, 7])
 def test_equals_its_definition_at_another_image_size(variant: Variant, image_size: int, training: bool) -> None:
     layer = variant.build(3, 3, 3, 5).train(training)
-    assert not too_large(differences(layer, variant.method.name, image_size), torch.float64)
+    assert not too_large(differences(layer, variant.method.name, image_size), torch.float64, variant.method.name)
 
 
 def test_every_method_has_a_definition() -> None:

@@ -215,9 +215,9 @@ print("loaded:", *sorted({name.partition(".")[0] for name in sys.modules}))
 def test_every_layer_file_is_registered_exactly_once() -> None:
     registry = importlib.import_module("lipbench.registry")
     stems = {path.stem for path in (ROOT / "lipbench" / "layers").glob("*.py")} - {"__init__", "base"}
-    assert set(registry.METHODS) == stems
+    assert set(registry.METHODS) == {stem.replace("_", "-") for stem in stems}
     for name, method in registry.METHODS.items():
-        assert method is importlib.import_module(f"lipbench.layers.{name}").METHOD
+        assert method is importlib.import_module(f"lipbench.layers.{name.replace('-', '_')}").METHOD
         assert method.name == name
 
 

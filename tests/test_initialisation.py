@@ -76,6 +76,8 @@ INITIAL: dict[str, dict[str, Check]] = {
         "alpha": norm_of_weight,
         "psi": zero,
     },
+    "bcop-polar": {"weight": orthogonal, "bias": uniform(1 / math.sqrt(C))},
+    "lot-polar": {"weight": identity, "bias": zero},
 }
 """published distribution of every parameter, and of a buffer before any iteration; none is published for ECO"""
 

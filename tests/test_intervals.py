@@ -33,7 +33,7 @@ def test_a_time_is_the_geometric_mean_of_its_rounds_with_students_interval() -> 
 def test_two_rounds_that_differ_give_no_small_interval() -> None:
     """6.99 and 147.85 ms were once printed as 77.4 (69.6–81.6)."""
     cell = estimated(of_rounds(levels(6.99e-3, 147.85e-3)))
-    assert cell.note == "uncertain by more than a factor of 10"
+    assert cell.note == "uncertain by over 10×"
 
 
 @pytest.mark.parametrize(

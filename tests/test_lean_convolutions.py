@@ -15,13 +15,13 @@ from lipbench import registry, theory
 from lipbench.errors import LipbenchError
 from lipbench.layers.aol import self_correlation
 from lipbench.layers.base import LipschitzConv2d
-from lipbench.layers.lean import correlation, residual, series
+from lipbench.layers.lean import convolution, correlation, residual, series
 from lipbench.layers.soc import exponential
 from lipbench.meters import macs
 
 METHODS = ("aol", "cpl", "sll", "soc")
 SMALL = [(2, 6, 3, 4), (3, 9, 3, 6), (2, 7, 5, 4), (4, 8, 1, 8)]
-"""(batch_size, image_size, kernel_size, channels): images on both sides of `LARGEST_SMALL_IMAGE`"""
+"""(batch_size, image_size, kernel_size, channels): images on both sides of `SMALL_IMAGE`"""
 SHAPES = [*SMALL, (1, 4, 3, 64), (1, 9, 3, 66), (1, 5, 5, 64), (2, 3, 1, 64)]
 """the last have enough channels for the correlation by half of its shifts"""
 
@@ -69,6 +69,23 @@ def test_outputs_gradients_and_state_equal_those_of_the_paper(
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert float((found[name] - value).norm()) <= tolerance * float(value.norm()), name
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("shape", SMALL)
+@pytest.mark.parametrize("method", ["cpl", "sll", "soc"])
+def test_the_forms_for_narrow_and_for_wide_vectors_are_one_function(
+    method: str, shape: tuple[int, ...], wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (convolution, residual, series):
+        monkeypatch.setattr(module, "WIDE_VECTORS", wide)
+    batch_size, image_size, kernel_size, channels = shape
+    paper, lean = pair(method, channels, kernel_size, image_size, torch.float64)
+    x = torch.randn(batch_size, channels, image_size, image_size, dtype=torch.float64)
+    for training in (True, False):
+        expected, found = (results(layer, x, training) for layer in (paper, lean))
+        for name, value in expected.items():
+            assert float((found[name] - value).norm()) <= 1e-10 * float(value.norm()), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import cases
+from lipbench import cases, registry
 from lipbench.cases import CONDITIONS, PAPER_METHODS, PRESETS, Case, LayerSpec, NetworkSpec
 from lipbench.cores import usable_cores
 from lipbench.errors import LipbenchError
@@ -76,6 +76,19 @@ def test_layers_of_others_have_one_implementation() -> None:
     assert [(case.spec.method, case.spec.implementation) for case in plan(request, "cpu")] == [
         ("module:Class", "paper"), ("aol", "paper"), ("aol", "lean"),
     ]  # fmt: skip
+
+
+def test_implementations_that_a_method_lacks_are_no_cases() -> None:
+    request = Request(methods=("standard", "aol"), implementations=("paper", "lean"), channels=(4,))
+    lacking = registry.lacking(request.method_names, request.implementation_names)
+    assert lacking == (("standard", "lean"),)
+    assert [(case.spec.method, case.spec.implementation) for case in plan(request, "cpu", lacking=lacking)] == [
+        ("standard", "paper"), ("aol", "paper"), ("aol", "lean"),
+    ]  # fmt: skip
+
+
+def test_a_method_without_any_of_the_implementations_stays_a_case_that_fails() -> None:
+    assert registry.lacking(("standard", "aol", "module:Class", "unknown"), ("lean",)) == ()
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ def test_accuracies_and_epochs_are_the_papers_and_memory_is_predicted(prediction
     assert list(frame["place"]) == [1, 2]
     for name, title in (("aol", "AOL"), ("cpl", "CPL")):
         assert frame.loc[name, "cra_36"] == paper.loc[(title, "XS", 24), "cra_36"]
+        assert frame.loc[name, "accuracy"] == paper.loc[(title, "XS", 24), "accuracy"]
         assert frame.loc[name, "training_peak_bytes"] == PEAKS[name]
         assert Case(NetworkSpec(name, "XS"), 256, device="cuda") in predictions.memory_of
     assert list(frame["epoch_s"]) == [8.61, 8.6]

@@ -24,25 +24,25 @@ def test_both_ends_stand_side_by_side() -> None:
     assert column("Method") == ["Standard", "AOL", "SOC"]
     assert column("Step as written ms") == ["4.00"] * 3
     assert column("Step recomputed ms") == ["4.00", "5.00", "6.00"]
-    assert column("Training peak as written MiB") == ["6.00"] * 3
-    assert column("Training peak recomputed MiB") == ["5.00", "4.00", "3.00"]
-    assert column("Saved per extra second GiB") == ["no extra time", "1.95", "1.46"]  # 2 MiB ÷ 1 ms, 3 MiB ÷ 2 ms
+    assert column("Training peak as written MB") == ["6.00"] * 3
+    assert column("Training peak recomputed MB") == ["5.00", "4.00", "3.00"]
+    assert column("Saved per extra second GB") == ["no extra time", "2.00", "1.50"]  # 2 MB ÷ 1 ms, 3 MB ÷ 2 ms
 
 
 def test_what_saves_nothing_or_is_not_known_says_so() -> None:
     rows = recomputed()
     changed = rows["recomputed"] & (rows["phase"] == "step")
-    rows.loc[changed & (rows["method"] == "aol"), "peak_memory_bytes"] = 7 * 2.0**20
+    rows.loc[changed & (rows["method"] == "aol"), "peak_memory_bytes"] = 7e6
     rows.loc[changed & (rows["method"] == "standard"), "median_s"] = np.nan
-    assert column("Saved per extra second GiB", rows) == ["–", "nothing", "1.46"]
+    assert column("Saved per extra second GB", rows) == ["–", "nothing", "1.50"]
 
 
 def test_sentences_name_both_ends_and_where_most_is_saved() -> None:
     said = " ".join(verdict(ready(recomputed())))
     assert "a training step takes from 1 (Standard) to 1.5 (SOC) times as long" in said
     assert "its memory is from 0.5 (SOC) to 0.833 (Standard) times as large as without." in said
-    assert re.search(r"Most bytes per extra second of a step are saved by AOL at \S+ ch, 1\.95 GiB\.", said)
-    rows = recomputed().assign(peak_memory_bytes=2.0**20)
+    assert re.search(r"Most bytes per extra second of a step are saved by AOL at \S+ ch, 2\.00 GB\.", said)
+    rows = recomputed().assign(peak_memory_bytes=1e6)
     assert "and its memory is 1 times as large as without." in " ".join(verdict(ready(rows)))
     assert said in " ".join(brief(tables(recomputed())).remarks)
     assert verdict(ready(quick())) == []

@@ -43,6 +43,15 @@ def test_an_unfinished_run_says_so_first_and_claims_nothing_of_the_rest() -> Non
     assert "could not be read" not in doubts
 
 
+def test_a_case_that_lacks_rounds_or_its_certificate_is_not_called_measured() -> None:
+    text = words(few(), incomplete=["case-1", "case-2"])
+    assert "2 cases are not complete: rounds, MACs or certificates are missing." in text
+    assert "Every case was measured" not in text
+    bare = few().assign(certificate=float("nan"), certificate_kind="")
+    assert "Not ranked, because without a certificate so far: AOL" in words(bare, incomplete=["case-1"])
+    assert "Not ranked, because without a certificate: AOL" in words(bare)
+
+
 def test_without_a_plan_what_is_missing_is_counted_all_the_same() -> None:
     assert "1 case not run yet" in words(few(), unfinished=["case-1"], planned=0)
 

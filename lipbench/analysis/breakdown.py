@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from lipbench_reports.cells import COUNTS, TIMES, digits, scale, with_unit
+from lipbench_reports.cells import BYTES, COUNTS, TIMES, digits, scale, with_unit
 from lipbench_reports.trainings import rows_of
 
 from lipbench.answer import Answer
 from lipbench.cases import Case, columns_of
 from lipbench.prediction import memory, parts
 
-DECIMAL = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 BAR = 20
 """characters of a full bar"""
 SHOWN = {
-    "parameters": ("parameters_bytes", DECIMAL), "saved": ("saved_bytes", DECIMAL), "at peak": ("at_peak_bytes", DECIMAL),
+    "parameters": ("parameters_bytes", BYTES), "saved": ("saved_bytes", BYTES), "at peak": ("at_peak_bytes", BYTES),
     "MACs of a step": ("step_macs", COUNTS), "MACs of inference": ("inference_macs", COUNTS), "step": ("step_s", TIMES),
     "inference": ("inference_s", TIMES),
 }  # fmt: skip
@@ -106,7 +105,7 @@ def _columns(table: pd.DataFrame, timed: bool) -> dict[str, list[str]]:
     for title, (column, units) in SHOWN.items():
         if units is TIMES and not timed:
             continue
-        unit, size = scale(sizes if units is DECIMAL else table[column], units)
+        unit, size = scale(sizes if units is BYTES else table[column], units)
         found[", ".join(filter(None, (title, unit)))] = ["" if value == 0 else digits(value / size) for value in table[column]]
     return found
 

@@ -173,9 +173,10 @@ def _published(dataset: str, question: Question) -> Iterator[Candidate]:
             for implementation in question.implementations:
                 if implementation in names[title].implementations:
                     spec = NetworkSpec(names[title].name, size, IMAGE_SIZES[dataset], implementation=implementation)
-                    yield Candidate(
-                        spec, _label(title, size, implementation), _published_worth(rows.get((title, size)), dataset)
-                    )
+                    row = rows.get((title, size))
+                    worth = _published_worth(row, dataset)
+                    share = float(row["accuracy"]) if row is not None and worth.is_known else math.nan
+                    yield Candidate(spec, _label(title, size, implementation), worth, accuracy=share)
 
 
 def _label(title: str, network: str, implementation: str) -> str:
@@ -209,7 +210,8 @@ def _of_group(group: Group, record: TrainingRecord) -> Candidate:
     share = group.estimate(RANKED_BY)
     known = not group.hindrance
     worth = Figure(share.value, "measured", low=share.low, high=share.high) if known else Figure(why=group.hindrance)
-    return Candidate(record.case.network, f"{group.label} {network_of(record.case.network)}", worth)
+    share_right = group.estimate("accuracy").value if known else math.nan
+    return Candidate(record.case.network, f"{group.label} {network_of(record.case.network)}", worth, accuracy=share_right)
 
 
 def _words(group: Group) -> str:

@@ -49,15 +49,11 @@ def answer(
     frame = both.found.frame
     bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
     failed = bool(frame["verdict"].isin(bad).any())
-    problems = (*base.problems, *head.problems, *(_undecided(frame) if "slower" in fail_on else ()))
-    return Answer(frame, readable(frame), remarks(both), problems, failed)
-
-
-def _undecided(frame: pd.DataFrame) -> list[str]:
-    """One line where a gate on times could not decide about some."""
-    times = frame[frame["quantity"] == TIME]
-    unclear = int((times["verdict"] == UNCLEAR).sum())
-    return [f"--fail-on slower: {unclear} of {len(times)} times could not be decided"] if unclear else []
+    gated = frame[frame["quantity"] == TIME] if "slower" in fail_on else frame[:0]
+    unclear = int((gated["verdict"] == UNCLEAR).sum())
+    told = [f"--fail-on slower: {unclear} of {len(gated)} times could not be decided"] if unclear else []
+    problems = (*base.problems, *head.problems, *told)
+    return Answer(frame, readable(frame), remarks(both), problems, failed, undecided=0 < unclear == len(gated))
 
 
 def _machines(run: Run) -> set[str]:

@@ -85,6 +85,8 @@ class Candidate:
     """certified robust accuracy at 36/255"""
     costs: Mapping[str, Figure] = field(default_factory=dict)
     """name of a quantity → its value"""
+    accuracy: float = math.nan
+    """share of the test images, from the same source as `worth`; NaN where that is not known"""
 
     def cost(self, quantity: Quantity) -> Figure:
         return self.costs.get(quantity.name, Figure(why="not known"))

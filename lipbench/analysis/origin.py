@@ -51,5 +51,6 @@ def provenance(run: Run, trainings: Sequence[TrainingRecord], warnings: Sequence
         "limits": {**(asdict(plan.limits) if plan.limits else {}), "rounds": plan.rounds},
         "version": plan.version or next((one.version for one in trainings), "") or __version__,
         "problems": list(run.unreadable),
-        "planned": len(plan.cases), "unfinished": list(run.unfinished), "warnings": [*several, *begun, *warnings],
+        "planned": len(plan.cases), "unfinished": list(run.unfinished), "incomplete": [*run.begun, *run.unexamined],
+        "warnings": [*several, *begun, *warnings],
     }  # fmt: skip

@@ -110,6 +110,7 @@ def _frame(made: Recommendation) -> pd.DataFrame:
             "network": network_of(spec), "image_size": spec.image_size, "batch_size": made.ground.batch_size,
             "dataset": made.ground.dataset, "verdict": one.verdict, "reason": _reason(made, one), "cra_36": worth.value,
             "cra_36_low": worth.low, "cra_36_high": worth.high, "cra_36_evidence": worth.evidence,
+            "accuracy": one.candidate.accuracy,
         }  # fmt: skip
         for quantity in QUANTITIES:
             figure = one.candidate.cost(quantity)
@@ -130,6 +131,7 @@ def _readable(made: Recommendation) -> pd.DataFrame:
             "Place": one.verdict if place is None else f"{place}",
             "Network": one.candidate.label,
             "CRA 36": _worth(one.candidate),
+            "Accuracy": f"{100 * one.candidate.accuracy:.1f}" if math.isfinite(one.candidate.accuracy) else "",
         }
         for quantity in QUANTITIES:
             row[quantity.title] = _cost(one.candidate.cost(quantity), quantity, limits.get(quantity))
@@ -168,8 +170,9 @@ def figure(made: Recommendation) -> str:
     Raises `LipbenchError` where no candidate has both an accuracy and a cost.
     """
     from lipbench_reports import front_figure
+    from lipbench_reports.cells import BYTES
 
-    units = {EPOCH: front_figure.SECONDS, MEMORY: front_figure.DECIMAL_BYTES}
+    units = {EPOCH: front_figure.SECONDS, MEMORY: BYTES}
     limits = {limit.quantity: limit.limit for limit in made.constraints}
     panels = [
         front_figure.Panel(quantity.title.lower(), units[quantity], points, limits.get(quantity))

@@ -116,7 +116,7 @@ def _row(one: Group, arena: Arena) -> dict[str, str]:
         "Constant": f"{constant:.6g}" if math.isfinite(constant) else "", "Certificate": one.text("verdict"),
         "Place": arena.place(one),
         "Epochs": _digits(one.value("epochs")), "s/epoch": _digits(one.value("seconds_per_epoch")),
-        "Peak MiB": _digits(peak / 2**20), "Parameters": _digits(one.value("parameters"), whole=True),
+        "Peak MB": _digits(peak / 1e6), "Parameters": _digits(one.value("parameters"), whole=True),
         "Paper: accuracy, CRA 36": paper(one), "Paper: epochs in 2 h": _digits(one.value("published_epochs_2h")),
         "Status": _status(one.row), "No certificate": one.text("unproven") if math.isnan(one.value(CERTIFIED[0])) else "",
     }  # fmt: skip

@@ -28,8 +28,8 @@ COLUMNS = ["form", "dtype", "sizes", "largest_rate", "unit", "difference", "unse
 def calibrate(tell: Progress = lambda *_: None, measured: Sequence[Measured] | None = None) -> tuple[Rates, Answer]:
     """The rates of this machine with the threads that PyTorch has now, and a table with a row for each form.
 
-    Call this in a fresh process. `difference` is the median, over the sizes, of how much two sweeps differ; `unsettled` counts
-    the sizes where no two of three times agree within 10 %.
+    Call this in a fresh process. The answer is undecided if the rates of a form cannot be repeated. `difference` is the median,
+    over the sizes, of how much two sweeps differ; `unsettled` counts the sizes where no two of three times agree within 10 %.
     """
     machine.set_precision("ieee")
     torch.manual_seed(0)
@@ -54,12 +54,8 @@ def calibrate(tell: Progress = lambda *_: None, measured: Sequence[Measured] | N
         overheads_s=costs,
         tables=tuple(sweep.tables(found)),
     )
-    return rates, Answer(frame, _readable(frame), (*_remarks(frame, costs, watched.contention.foreign_share),))
-
-
-def is_noisy(found: Answer) -> bool:
-    """Whether the rates of a form cannot be repeated."""
-    return bool((found.frame["outcome"] == NOISY).any())
+    remarks = (*_remarks(frame, costs, watched.contention.foreign_share),)
+    return rates, Answer(frame, _readable(frame), remarks, undecided=bool((frame["outcome"] == NOISY).any()))
 
 
 MOVES = ("elementwise", "complex elementwise", "fill", "reduction", "reduction of some dimensions", "rearrangement")

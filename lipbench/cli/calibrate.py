@@ -10,14 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lipbench.cli.options import Format, path, whole
 from lipbench.cli.printing import Printer, check_output
 from lipbench.cli.waiting import REFRESHES_PER_SECOND
-
-TOO_NOISY = 4
-"""the exit code if rates cannot be repeated, as of `selftest`"""
 
 
 def calibrate(
@@ -45,8 +40,6 @@ def calibrate(
         found, told = answer.calibrate(tell)
     place = rates.write(found, output)
     printer.print(replace(told, remarks=(*told.remarks, f"stored in {place}")))
-    if answer.is_noisy(told):
-        raise typer.Exit(TOO_NOISY)
 
 
 @contextlib.contextmanager

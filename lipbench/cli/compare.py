@@ -29,8 +29,9 @@ def compare(
 ) -> None:
     """Compare two runs of the same cases: per case and phase SAME, FASTER, SLOWER or UNCLEAR.
 
-    Cases that fail in HEAD alone end with exit code 3. Runs that were measured one after the other differ by all that changed
-    on the machine; `lipbench profile --against` measures two versions in alternating rounds.
+    Cases that fail in HEAD alone and what --fail-on names give exit code 3; where it names times and none could be decided, the
+    code is 4. Runs that were measured one after the other differ by all that changed on the machine; `lipbench profile
+    --against` measures two versions in alternating rounds.
     """
     printer = Printer(format, output)
     with waiting.of("comparing"):

@@ -88,7 +88,7 @@ def nothing() -> Iterable[str]:
 def methods() -> list[str]:
     """Names of the methods: each of this package is a file in `layers/`, and those of others are entry points."""
     ours = (file.name for file in (files("lipbench") / "layers").iterdir() if file.name.endswith(".py"))
-    names = {name.removesuffix(".py") for name in ours} - {"__init__", "base"}
+    names = {name.removesuffix(".py").replace("_", "-") for name in ours if not name.startswith("_")} - {"base"}
     return sorted(names | {one.name for one in entry_points(group="lipbench.methods")})
 
 

@@ -1,4 +1,5 @@
-"""The printer: writes an answer in one of six formats to stdout or a file, and exits with code 3 if it failed."""
+"""The printer: writes an answer in one of six formats to stdout or a file, and exits with code 3 if it failed, 4 if it cannot
+tell."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FAILED = 3
 """the exit code if a case or a check failed"""
+TOO_NOISY = 4
+"""the exit code if nothing failed, and a check could not tell"""
 ENDINGS = {".txt": "table", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 
 
@@ -36,7 +39,7 @@ class Printer:
             raise errors.no_output_file(self.format)
 
     def print(self, answer: Answer) -> None:
-        """Print or write the answer, then its problems on stderr. Exits with code 3 if the answer failed.
+        """Print or write the answer, then its problems on stderr. Exits with code 3 if the answer failed, 4 if undecided.
 
         Raises `LipbenchError` where the file cannot be written.
         """
@@ -62,6 +65,8 @@ class Printer:
             print_tracebacks(answer.tracebacks)
         if answer.failed:
             raise typer.Exit(FAILED)
+        if answer.undecided:
+            raise typer.Exit(TOO_NOISY)
 
 
 def check_output(path: Path | None) -> None:

@@ -170,7 +170,7 @@ def profile(
         print(f"finished rounds are stored; continue with lipbench profile --resume --out {error.directory}")
         raise
     print(finished.directory)
-    print(progress.summary(finished.outcome))
+    print(progress.summary(finished.outcome, finished.lacking))
     if any(record.rounds for record in finished.outcome.records):
         print()
         Printer(None, None).print(replace(api.load(finished.directory).summary(), problems=()))  # those were named above

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lipbench.cases import Case
-from lipbench.cli import streams
-from lipbench.cli.waiting import REFRESHES_PER_SECOND
+from lipbench.cli import streams, waiting
 from lipbench.run.book import Progress, widest_reach
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import STATUSES
@@ -17,26 +16,30 @@ from lipbench.store.rounds import STATUSES
 
 @contextlib.contextmanager
 def shown(cases: Sequence[Case]) -> Iterator[Progress]:
-    """Show a progress bar on stderr while the block runs; show nothing if stderr is not a terminal."""
+    """Show a progress bar on stderr while the block runs, or a line now and then if stderr is not a terminal."""
+    places = {case: place for place, case in enumerate(cases, 1)}
+
+    def described(case: Case, what: str) -> str:
+        return f"case {places[case]}/{len(cases)}, {what}: {case.spec.slug}"
+
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        with waiting.in_lines() as say:
+            yield lambda done, total, case, what, failed: say(f"{done}/{total} done, {failed} failed; {described(case, what)}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    places = {case: place for place, case in enumerate(cases, 1)}
     bar = Bar(
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[failed]} failed"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+        console=Console(stderr=True), refresh_per_second=waiting.REFRESHES_PER_SECOND, transient=True,
     )  # fmt: skip
     with bar:
         task = bar.add_task("", failed=0)
 
         def show(done: int, total: int, case: Case, what: str, failed: int) -> None:
-            text = f"case {places[case]}/{len(cases)}, {what}: {case.spec.slug}"
-            bar.update(task, description=streams.shown(text), completed=done, total=total, failed=failed)
+            bar.update(task, description=streams.shown(described(case, what)), completed=done, total=total, failed=failed)
 
         yield show
 
@@ -54,14 +57,18 @@ def reached(outcome: Outcome, target: float) -> str:
     )
 
 
-def summary(outcome: Outcome) -> str:
-    """Number of cases by status, each failure with its reason, cases that could not be stored, and the work left."""
+def summary(outcome: Outcome, lacking: Iterable[tuple[str, str]] = ()) -> str:
+    """Number of cases by status, each failure with its reason, cases that could not be stored, and the work left.
+
+    `lacking` are pairs of a method and an implementation that it does not have: no cases.
+    """
     found, left, elsewhere = outcome.records, outcome.left, outcome.elsewhere
     counts = Counter(record.status for record in found if record.sittings)
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     lines = [f"{len(found)} {'case' if len(found) == 1 else 'cases'}: {counted or 'none measured'}"]
     lines += [f"  {record.status}: {record.case.id}: {record.reason}" for record in found if record.status != "ok"]
     lines += [f"  not stored: {problem}" for problem in outcome.problems]
+    lines += [f"  left out: {method} has no implementation {name}" for method, name in lacking]
     if left:
         lines.append(f"{left} {'round' if left == 1 else 'rounds'} left at the deadline; continue with --resume")
     if elsewhere:

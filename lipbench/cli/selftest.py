@@ -12,9 +12,6 @@ from lipbench.cli import streams
 from lipbench.cli.options import DeviceName, Format, Output, whole
 from lipbench.cli.printing import Printer
 
-TOO_NOISY = 4
-"""the exit code if no check failed, and at least one could not tell"""
-
 
 def selftest(
     device: Annotated[DeviceName, typer.Option(help="Whose clock to test; auto is a GPU if there is one.")] = DeviceName.auto,
@@ -35,7 +32,4 @@ def selftest(
 
     if sys.stderr.isatty():  # no progress bar, whose thread would disturb the clocks
         streams.complain("lipbench: holding clocks against others; this takes under a minute")
-    found = checks.answer(checks.device_of(str(device)))
-    printer.print(found)
-    if checks.is_noisy(found):
-        raise typer.Exit(TOO_NOISY)
+    printer.print(checks.answer(checks.device_of(str(device))))

@@ -7,13 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import typer
 
 from lipbench import errors, external
 from lipbench.cli import compare, streams
-from lipbench.cli.printing import FAILED, Printer, print_tracebacks
+from lipbench.cli.printing import Printer
 from lipbench.run import against, profiling, worktree
 from lipbench.run.against import Alternated, Order, Side
 from lipbench.run.book import TIME
@@ -32,7 +31,8 @@ def measure(
     *,
     traceback: bool = False,
 ) -> None:
-    """Measure two versions, and print their comparison; exits with code 3 by `fail_on`, or if a case of the head fails.
+    """Measure two versions, and print their comparison; exits with code 3 by `fail_on`, or if a case of the head fails, and 4
+    if `fail_on` names times and none could be decided.
 
     `arguments` are those of the verb. Raises `LipbenchError` for wrong use, before anything is measured.
     """
@@ -100,10 +100,12 @@ def _order(options: profiling.Options) -> Order:
 
 
 def _shown(turn: int, turns: int, name: str) -> None:
-    """Show on a terminal what is being measured; nothing for an empty name."""
+    """Show what is being measured, on a terminal in place; nothing for an empty name."""
+    text = f"turn {turn} of {turns}: {name}" if name else ""
     if sys.stderr.isatty():
-        text = f"turn {turn} of {turns}: {name}" if name else ""
         print(f"\r{text:<40}" + ("" if name else "\r"), end="", file=sys.stderr, flush=True)
+    elif text:
+        streams.complain(f"lipbench: {text}")
 
 
 def _print(found: Alternated, fail_on: tuple[str, ...], *, traceback: bool) -> None:
@@ -111,8 +113,6 @@ def _print(found: Alternated, fail_on: tuple[str, ...], *, traceback: bool) -> N
     for line in against.told(found.turns, found.wanted):
         print(line)
     answer = compare.answer(found.base.path, found.head.path, fail_on, least_pairs=against.LEAST_PAIRS)
-    Printer(None, None).print(answer)
-    if traceback:
-        print_tracebacks(text for run in (found.base, found.head) for record in run.records for text in record.tracebacks)
-    if found.failed:
-        raise typer.Exit(FAILED)
+    tracebacks = tuple(text for run in (found.base, found.head) for record in run.records for text in record.tracebacks)
+    failed = answer.failed or found.failed
+    Printer(None, None, traceback=traceback).print(replace(answer, failed=failed, tracebacks=tracebacks))

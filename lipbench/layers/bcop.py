@@ -92,12 +92,16 @@ class BCOPConv2d(LipschitzConv2d):
         return (spectral_norms(self.weight),)
 
     def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
-        orthogonal = self._bjorck_steps(self.weight / advanced[0])
+        orthogonal = self.orthogonal_matrices(*advanced)
         channel_mixing = orthogonal[0, : self.in_channels, : self.out_channels]
         if self.kernel_size == 1:
             kernel = channel_mixing if self.in_channels == self.out_channels else channel_mixing.T
             return (kernel[:, :, None, None],)
         return (self._kernel(channel_mixing, orthogonal[1:]),)
+
+    def orthogonal_matrices(self, *advanced: Tensor) -> Tensor:
+        """Nearly orthogonal matrices (2k−1, c, c) from the free ones."""
+        return self._bjorck_steps(self.weight / advanced[0])
 
     def _bjorck_steps(self, matrices: Tensor) -> Tensor:
         """All iterations on (2k−1, c, c) matrices of norm 1."""
@@ -207,7 +211,7 @@ def _norms(count: sympy.Expr) -> Cost:
     return Cost(count * ((2 * POWER_ITERATIONS + 1) * c**2 + c), count)
 
 
-def _block_kernel() -> Cost:
+def block_kernel_cost() -> Cost:
     """Cost from orthogonal matrices to the kernel, k > 1: projectors, their pairs, k − 2 block convolutions, channel mixing.
 
     A block convolution multiplies n² blocks by 4, n = 2 … k − 1; its factors are kept, the first with all 2 × 2 kernels.
@@ -220,7 +224,7 @@ def _block_kernel() -> Cost:
     return Cost(*(sympy.Piecewise((quantity, k > 1), (0, True)) for quantity in (macs, memory, 2 * macs)))
 
 
-EXACT = Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + _block_kernel())
+EXACT = Complexity(Cost(C, PADDED, 2 * C), _orthogonalization(2 * k - 1) + block_kernel_cost())
 
 
 _LEAN_NORMS = Cost((2 * k - 1) * 2 * POWER_ITERATIONS * c**2, 2 * k - 1, sympy.Integer(0))

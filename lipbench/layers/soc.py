@@ -179,14 +179,24 @@ def _independent(kernel: Tensor) -> tuple[Tensor, Tensor]:
     return kernel.permute(0, 2, 1, 3).reshape(channels * size, channels * size), kernel.reshape(channels, channels * size**2)
 
 
+TRAINED_BY_KERNEL = ("tf32x3",)
+"""Precisions in which a training pass runs by the kernel: predicted, not measured (`reports/notes/kernels.md`). In the others
+its programs have a lower ceiling than cuDNN's convolutions, so the series of `lean` around those is taken."""
+
+
 class TritonSOCConv2d(WithKernel, SOCConv2d):
-    """The same function; one kernel computes a term of the series and adds it, in one pass over the image."""
+    """The same function; one kernel computes a term of the series and adds it, in one pass over the image.
+
+    In training the kernel is used in `TRAINED_BY_KERNEL` alone, and elsewhere the series of `lean`.
+    """
 
     takes_images = True
 
     def _exponential(self, x: Tensor, kernel: Tensor, terms: int) -> Tensor:
         if self.fallback:
             return super()._exponential(x, kernel, terms)
+        if self.training and self.precision not in TRAINED_BY_KERNEL:
+            return series.exponential(x, kernel, terms, True, self.is_on_cpu(x))
         from lipbench_kernels.soc_series import soc_series
 
         return soc_series(x, kernel, terms, self.precision)

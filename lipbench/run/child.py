@@ -160,16 +160,19 @@ def _address_space_bytes() -> int:
 
 
 def _survey(question: dict[str, Any]) -> dict[str, Any]:
-    """`{"device": …, "gpu": …, "cores": …}`, the GPU by name, or None on a CPU; or `{"error": …}` with the line to print."""
+    """`{"device": …, "gpu": …, "cores": …, "lacking": …}`, as in `executor.Place`; or `{"error": …}` with the line to print."""
+    from lipbench import registry
     from lipbench.run import survey
 
+    wanted = Wanted(**question)
     try:
-        device, gpu = survey.find_device(Wanted(**question))
+        device, gpu = survey.find_device(wanted)
+        lacking = registry.lacking(wanted.methods, wanted.implementations)
     except errors.LipbenchError as error:
         return {"error": traces.message(error), "traceback": traces.of_cause(error)}
     except BaseException as error:  # an external module may raise anything while it is imported, SystemExit too
         return {"error": str(errors.survey_failed(traces.line(error))), "traceback": traces.text(error)}
-    return {"device": device, "gpu": gpu, "cores": usable_cores()}
+    return {"device": device, "gpu": gpu, "cores": usable_cores(), "lacking": lacking}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class Place:
     """available to a process there: default threads of a case, and number of concurrent examinations"""
     fresh: str = "start"
     """how a fresh process is created: `processes.FORK` or `processes.START`"""
+    lacking: tuple[tuple[str, str], ...] = ()
+    """pairs of a method and an implementation that was asked for and that it does not have, while it has another one of them"""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from types import FrameType
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lipbench import registry
 from lipbench.cases import Case, Limits
 from lipbench.run import failures, measure
 from lipbench.run.executor import Place, Wanted
@@ -37,7 +38,7 @@ class InProcess:
         chosen, gpu = find_device(wanted)
         with FakeTensorMode():
             pass  # PyTorch 2.11, built for CUDA and without a driver, crashes if the first such mode begins in another thread
-        return Place(chosen, gpu, torch.get_num_threads(), FRESH)
+        return Place(chosen, gpu, torch.get_num_threads(), FRESH, registry.lacking(wanted.methods, wanted.implementations))
 
     def run_round(self, case: Case, limits: Limits, parts: Sequence[str], failed: Collection[str] = ()) -> Round:
         """What `measure.measure` finds, with a warning that it is one process."""

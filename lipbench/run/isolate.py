@@ -61,7 +61,8 @@ def survey(processes: Processes, wanted: Wanted) -> Place:
     device, gpu, cores = found.get("device"), found.get("gpu"), found.get("cores")
     if device not in ("cpu", "cuda") or not isinstance(gpu, str | None) or not isinstance(cores, int):
         raise errors.survey_failed(_late(SURVEY_TIMEOUT_S, "no result") if ending.timed_out else ending.reason)
-    return Place(device, gpu, cores, processes.fresh)
+    lacking = tuple((str(method), str(name)) for method, name in found.get("lacking", ()))
+    return Place(device, gpu, cores, processes.fresh, lacking)
 
 
 def judge(ending: Ending, limits: Limits, for_memory: bool) -> tuple[Round, tuple[str, ...]]:

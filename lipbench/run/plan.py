@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +76,12 @@ def conditions(**values: Sequence[Any] | None) -> Mapping[str, Sequence[Any]]:
     return {name: chosen for name, chosen in values.items() if chosen is not None}
 
 
-def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
+def plan(request: Request, device: str, cores: int = 1, lacking: Collection[tuple[str, str]] = ()) -> tuple[Case, ...]:
     """The cases of a request on a device, each once. Raises `LipbenchError` for sizes that no case can have.
 
     Cases have the requested number of threads, by default one per core of the measuring machine. All methods at one shape come
     before the next shape, and cases that differ in a condition with a label, such as compiled and uncompiled, are adjacent. So
-    a run that its deadline stops has comparable cases.
+    a run that its deadline stops has comparable cases. `lacking` are pairs of a method and an implementation that have none.
     """
     if request.preset_name not in PRESETS:
         raise errors.unknown_choice("preset", request.preset_name, PRESETS)
@@ -99,6 +99,7 @@ def plan(request: Request, device: str, cores: int = 1) -> tuple[Case, ...]:
         _specs(request, method, implementation)
         for method in request.method_names
         for implementation in ((PAPER,) if external.is_external(method) else request.implementation_names)
+        if (method, implementation) not in lacking
     ]
     return tuple(
         dict.fromkeys(

@@ -73,6 +73,8 @@ class Finished:
 
     directory: Path
     outcome: Outcome
+    lacking: tuple[tuple[str, str], ...] = ()
+    """as in `executor.Place`: not measured"""
 
     @property
     def failed(self) -> bool:
@@ -125,7 +127,7 @@ def profile(options: Options, command: str, shown: Shown = _no_progress, executo
             raise InterruptedRunError(directory) from error
     if outcome.records and all(record.status == "unsupported" for record in outcome.records):
         raise errors.nothing_can_run(len(outcome.records), outcome.records[0].reason)
-    return Finished(directory, outcome)
+    return Finished(directory, outcome, place.lacking)
 
 
 def _retries(options: Options) -> int:
@@ -186,7 +188,7 @@ def _added(options: Options, standing: RunPlan | None, executor: Executor) -> tu
     begun_on = standing.gpu if standing else None
     if place.gpu and begun_on and begun_on != place.gpu:
         raise errors.another_gpu(options.out, begun_on, place.gpu)
-    return (() if as_it_stands else plan(request, place.device, place.cores)), place
+    return (() if as_it_stands else plan(request, place.device, place.cores, place.lacking)), place
 
 
 def _measured(options: Options, standing: RunPlan | None) -> tuple[str, ...]:

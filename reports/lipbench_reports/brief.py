@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lipbench_reports import compilation, measurements, recomputation
+from lipbench_reports import compilation, forms, measurements, recomputation
 from lipbench_reports.cells import MARKS, Cell, Table
 from lipbench_reports.certificates import worst
 from lipbench_reports.costs import MEASURES, Costs, costs
@@ -38,7 +38,7 @@ class Brief:
 
 def sentences(ready: Prepared, found: Costs) -> tuple[str, ...]:
     """What a run says in words, on the terminal and in the report."""
-    return (*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready))
+    return (*verdict(ready, found), *compilation.verdict(ready), *recomputation.verdict(ready), *forms.verdict(ready))
 
 
 def brief(tables: Tables) -> Brief:

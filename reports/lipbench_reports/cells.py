@@ -15,7 +15,7 @@ from markupsafe import Markup
 from lipbench_reports.intervals import Estimate
 
 TIMES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
-BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
+BYTES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 PLAIN = (("", 1.0),)
 
@@ -190,7 +190,7 @@ def interval(found: Estimate, size: float = 1.0) -> str:
     if not found.is_known or found.low == found.high:
         return ""
     if found.high > WIDEST**2 * found.low:
-        return f"uncertain by more than a factor of {WIDEST}"
+        return f"uncertain by over {WIDEST}×"
     places = significant_digits(found)
     low, high = digits(found.low / size, places), digits(found.high / size, places)
     return f"{low}–{high}" if low != high else f"{digits(found.low / size)}–{digits(found.high / size)}"

@@ -110,7 +110,11 @@ class Costs:
 
 def costs(ready: Prepared) -> Costs:
     """The relative costs of the uncompiled series of a run."""
-    ready = ready.written
+    return costs_within(ready.written)
+
+
+def costs_within(ready: Prepared) -> Costs:
+    """The relative costs of all series of these rows."""
     rows, series = ready.rows, ready.series
     base = _reference(rows, series)
     unclaimed = _unclaimed(ready.methods)

@@ -206,19 +206,15 @@ def _scales(axes: Axes, plot: Plot, points: pd.DataFrame) -> None:
     if high / low < 3:  # a range this small might contain no tick
         low, high = low / math.sqrt(3), high * math.sqrt(3)
     axes.set_ylim(low / 1.2, high * 1.2)
-    marks = ticks(low / 1.2, high * 1.2, binary=plot.units is BYTES)
+    marks = ticks(low / 1.2, high * 1.2)
     axes.set_yticks(marks, [with_unit(mark, plot.units, round_number=True) for mark in marks])
     axes.minorticks_off()
 
 
-def ticks(low: float, high: float, binary: bool) -> list[float]:
-    """At most seven round values between `low` and `high`: powers of two for bytes, otherwise 1-2-5, 1-3 or 1 per decade."""
-    if binary:
-        every = [2.0**power for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
-        series = [[value for value in every if math.log2(value) % step == 0] for step in (1, 2, 4, 8)]
-    else:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        series = [[digit * 10.0**decade for decade in decades for digit in step] for step in ((1, 2, 5), (1, 3), (1,))]
+def ticks(low: float, high: float) -> list[float]:
+    """At most seven round values between `low` and `high`: 1-2-5, 1-3 or 1 per decade."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    series = [[digit * 10.0**decade for decade in decades for digit in step] for step in ((1, 2, 5), (1, 3), (1,))]
     inside = [[value for value in values if low <= value <= high] for values in series]
     return next((values for values in inside if len(values) <= 7), inside[-1])
 

@@ -19,7 +19,6 @@ from lipbench_reports.svg import INK, PAPER, inline, page_style
 
 PANEL, LEGEND, MARGIN = 400, 150, 60
 """width and height of a panel, width of the legend, and room for the axes, in pixels"""
-DECIMAL_BYTES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 SECONDS = (("s", 1.0),)
 _ALONE = {"currentColor": "#1f1f1f", "var(--grid)": "#dddddd", "var(--paper)": "#ffffff"}
 """variables of a report's page → the colours of a file without one"""
@@ -100,7 +99,7 @@ def _scatter(axes: Axes, panel: Panel, look: dict[str, Look]) -> None:
     worths = [one.worth for one in panel.points]
     spare = 0.08 * (max(worths) - min(worths)) or 1.0
     axes.set_ylim(min(worths) - spare, max(worths) + spare)
-    marks = ticks(low, high, binary=False)
+    marks = ticks(low, high)
     axes.set_xticks(marks, [with_unit(mark, panel.units, round_number=True) for mark in marks])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(6))

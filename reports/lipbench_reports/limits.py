@@ -107,9 +107,9 @@ def _roofline(rows: pd.DataFrame, ready: Prepared, looks: Mapping[str, Look]) ->
             own = rows[rows["series"] == key]
             axes.plot(own["intensity"], own["rate"], linestyle="none", marker=looks[key].marker, markersize=5.5,
                       markerfacecolor=looks[key].sentinel, markeredgecolor=looks[key].sentinel)  # fmt: skip
-        marks = ticks(*axes.get_ylim(), binary=False)
+        marks = ticks(*axes.get_ylim())
         axes.set_yticks(marks, [with_unit(mark, COUNTS, round_number=True) for mark in marks])
-        marks = ticks(low, high, binary=False)
+        marks = ticks(low, high)
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
         axes.minorticks_off()
         axes.set_xlabel("multiply-accumulates per byte")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lipbench_reports.cells import with_unit
+from lipbench_reports.cells import BYTES, with_unit
 from lipbench_reports.figures import POINT
 from lipbench_reports.look import LIGHT
 from lipbench_reports.svg import FAINT, INK, PAPER, page_style
@@ -16,7 +16,6 @@ from lipbench_reports.svg import FAINT, INK, PAPER, page_style
 WIDTH, HEIGHT = 860, 400
 MOST_POINTS = 1500
 """number of points that are drawn; of the operations behind one point, the largest value"""
-BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 COLOURS = {INK: "#1f1f1f", FAINT: "#d5d5d5", PAPER: "#ffffff"}
 """colours for the stand-ins of `svg`, since no page surrounds the figure"""
 

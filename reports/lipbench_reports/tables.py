@@ -89,7 +89,8 @@ class Tables:
     """the paper's epoch budget (Table 8)"""
     run: Mapping[str, object] = field(default_factory=dict)
     """command, out (the run directory as it was named), started, machine, limits, version, warnings, problems (what could not
-    be read), planned (the number of cases; 0 if unknown) and unfinished (identities of the cases that have not run)"""
+    be read), planned (the number of cases; 0 if unknown), unfinished (identities of the cases that have not run) and incomplete
+    (of those whose rounds or examinations are not all done)"""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """one row per case, mode and bound; the first of a case and mode is the one to quote"""
     warnings: pd.DataFrame = field(default_factory=pd.DataFrame)

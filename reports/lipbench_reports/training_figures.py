@@ -212,7 +212,7 @@ class _Chart:
             costs = [cost for cost, _ in points.values()]
             low, high = min(costs) / 1.3, max(costs) * 1.3
             axes.set_xlim(low, high)
-            marks = ticks(low, high, binary=units is BYTES)[:6]
+            marks = ticks(low, high)[:6]
             if len(marks) > 1:
                 axes.set_xticks(marks, [with_unit(mark, units, round_number=True) for mark in marks])
             else:

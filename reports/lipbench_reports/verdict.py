@@ -27,7 +27,7 @@ def verdict(ready: Prepared, found: Costs) -> list[str]:
         *_unranked(rows, found),
         *_left_out(found),
         *_unfit(ready),
-        *_barred(found),
+        *_barred(ready.tables, found),
         *_uncertain(rows, found),
     ]
 
@@ -41,9 +41,16 @@ def unfinished(tables: Tables) -> tuple[int, int]:
 
 def _so_far(tables: Tables) -> list[str]:
     left, planned = unfinished(tables)
-    if not left:
-        return []
-    return [f"{planned - left} of {planned} cases so far." if planned > left else f"{cases(left)} have not run yet."]
+    sentences = []
+    if left:
+        sentences.append(
+            f"{planned - left} of {planned} cases so far." if planned > left else f"{cases(left)} have not run yet."
+        )
+    if begun := len(as_texts(tables.run.get("incomplete"))):
+        sentences.append(
+            f"{cases(begun)} {'is' if begun == 1 else 'are'} not complete: rounds, MACs or certificates are missing."
+        )
+    return sentences
 
 
 def cases(count: int) -> str:
@@ -155,14 +162,15 @@ def _unfit(ready: Prepared) -> list[str]:
     if len(others):
         names = listing(list(dict.fromkeys(labels[key] for key in others["series"])))
         sentences.append(f"{cases(len(others))} crashed, ran out of time or raised an error ({names}).")
-    complete = failed.empty and len(rows) and not unfinished(tables)[0] and not (rows["status"] == "").any()
+    complete = failed.empty and len(rows) and not _so_far(tables) and not (rows["status"] == "").any()
     if complete and not as_texts(tables.run.get("problems")):
         sentences.append("Every case was measured.")
     return sentences
 
 
-def _barred(found: Costs) -> list[str]:
-    reasons = {"not 1-Lipschitz": excluded(found), "without a certificate": unproven(found)}
+def _barred(tables: Tables, found: Costs) -> list[str]:
+    so_far = " so far" if _so_far(tables) else ""
+    reasons = {"not 1-Lipschitz": excluded(found), f"without a certificate{so_far}": unproven(found)}
     return [f"Not ranked, because {reason}: {listing(names)}." for reason, names in reasons.items() if names]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipbench.layers.base import is_autocast
-from lipbench.layers.lean.convolution import convolve, convolve_transposed, kernel_gradient, laid_out
+from lipbench.layers.lean.convolution import WIDE_VECTORS, convolve, convolve_transposed, kernel_gradient, laid_out
 from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
@@ -22,7 +22,7 @@ def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: b
     if training and not is_autocast(x.device.type):
         y: Tensor = _Residual.apply(x, first, bias, second, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
         return y
-    return x + convolve_transposed(functional.relu(convolve(laid_out(x, on_cpu), first, bias)), second)
+    return x + convolve_transposed(functional.relu(convolve(x, first, bias)), second)
 
 
 def residual_branch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -36,23 +36,26 @@ class _Residual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor, bias: Tensor, second: Tensor, on_cpu: bool) -> Tensor:
         ctx.on_cpu = on_cpu
-        activation = convolve(laid_out(x, on_cpu), first, bias).relu_()
+        last = on_cpu and not WIDE_VECTORS  # with wide vectors, two convolutions are not worth the conversion
+        start = laid_out(x, last)
+        activation = convolve(start, first, bias).relu_()
         ctx.save_for_backward(x, first, second, activation)
-        return x + convolve_transposed(activation, second)
+        return convolve_transposed(activation, second).add_(start).contiguous()
 
     @staticmethod
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, first, second, activation = ctx.saved_tensors
         of_x, of_first, of_bias, of_second = (None,) * 4
-        incoming = laid_out(gradient, ctx.on_cpu)
+        last = ctx.on_cpu and not WIDE_VECTORS
+        incoming = laid_out(gradient, last)
         if ctx.needs_input_grad[3]:
             of_second = kernel_gradient(incoming, activation, second, ctx.on_cpu)
         inner = torch.ops.aten.threshold_backward(convolve(incoming, second), activation, 0)
         if ctx.needs_input_grad[1]:
-            of_first = kernel_gradient(laid_out(x, ctx.on_cpu), inner, first, ctx.on_cpu)
+            of_first = kernel_gradient(laid_out(x, last), inner, first, ctx.on_cpu)
         if ctx.needs_input_grad[2]:
             of_bias = inner.sum((0, 2, 3))
         if ctx.needs_input_grad[0]:
-            of_x = gradient + convolve_transposed(inner, first)
+            of_x = convolve_transposed(inner, first).add_(incoming).contiguous()
         return of_x, of_first, of_bias, of_second, None

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from lipbench.layers.base import is_autocast
-from lipbench.layers.lean.convolution import convolve, convolve_transposed, kernel_gradient, laid_out
+from lipbench.layers.lean.convolution import (
+    SMALL_IMAGE,
+    WIDE_VECTORS,
+    convolve,
+    convolve_transposed,
+    kernel_gradient,
+    laid_out,
+)
 from lipbench.layers.lean.derivatives import Gradients, first_alone
 
 
@@ -26,10 +33,17 @@ def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool, on_cpu: b
     if training and not is_autocast(x.device.type):
         trained: Tensor = _Exponential.apply(x, kernel, terms, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
         return trained
-    total = start = laid_out(x, on_cpu)
+    last = _channels_last(x, on_cpu)
+    total = start = laid_out(x, last)
+    kernel = laid_out(kernel, last)
     for n in range(terms, 0, -1):
         total = torch.add(start, convolve(total, kernel), alpha=1 / n)
     return total.contiguous()
+
+
+def _channels_last(x: Tensor, on_cpu: bool) -> bool:
+    """Whether images and kernel are quicker channels-last: on a CPU, but for small images with wide vectors."""
+    return on_cpu and not (WIDE_VECTORS and x.shape[-1] < SMALL_IMAGE)
 
 
 class _Exponential(torch.autograd.Function):
@@ -38,8 +52,9 @@ class _Exponential(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, terms: int, on_cpu: bool) -> Tensor:
         ctx.on_cpu = on_cpu
-        total = start = laid_out(x, on_cpu)
-        later = []
+        last = _channels_last(x, on_cpu)
+        start, kernel = laid_out(x, last), laid_out(kernel, last)
+        total, later = start, []
         for n in range(terms, 0, -1):
             total = convolve(total, kernel).mul_(1 / n).add_(start)
             later.append(total)
@@ -50,8 +65,8 @@ class _Exponential(torch.autograd.Function):
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, kernel, *later = ctx.saved_tensors
-        images = [*reversed(later), laid_out(x, ctx.on_cpu)]
-        current = laid_out(gradient, ctx.on_cpu)
+        last = _channels_last(x, ctx.on_cpu)
+        images, current = [*reversed(later), laid_out(x, last)], laid_out(gradient, last)
         of_x, of_kernel = current.clone(), None
         for n, image in enumerate(images, 1):
             if ctx.needs_input_grad[1]:
