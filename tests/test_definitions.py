@@ -17,6 +17,7 @@ from torch import Tensor
 from lipbench import registry
 from lipbench.layers.base import LipschitzConv2d, LipschitzLinear
 from lipbench.layers.bcop import BCOPConv2d, BjorckLinear
+from lipbench.layers.bcop_polar import PolarLinear
 from lipbench.layers.cayley import CayleyLinear
 from lipbench.layers.cpl import CPLConv2d
 from lipbench.layers.eco import ECOConv2d
@@ -288,7 +289,13 @@ def sandwich_linear(x: Tensor, state: reference.State, draw: Callable[..., Tenso
     return math.sqrt(2) * (torch.exp(psi) * hidden) @ a
 
 
-HEADS = {BjorckLinear: bjorck_linear, CayleyLinear: cayley_linear, SandwichLinear: sandwich_linear}
+def polar_linear(x: Tensor, state: reference.State, draw: Callable[..., Tensor]) -> Tensor:
+    return x @ reference.polar(state["weight"]).T + state["bias"]
+
+
+HEADS = {
+    BjorckLinear: bjorck_linear, CayleyLinear: cayley_linear, PolarLinear: polar_linear, SandwichLinear: sandwich_linear,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["float64", "float32"])
@@ -310,7 +317,7 @@ def test_head_equals_its_definition(head: type[LipschitzLinear], inputs: int, ou
     found = gradients(y, cotangent, dict(layer.named_parameters()))
     for name, wanted in gradients(expected, cotangent.double(), state).items():
         errors[name] = relative_error(found[name], wanted)
-    assert not too_large(errors, dtype)
+    assert not too_large(errors, dtype, "bcop-polar" if head is PolarLinear else "")
 
 
 def test_every_head_has_a_definition() -> None:
