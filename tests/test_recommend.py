@@ -208,6 +208,9 @@ def test_floors_of_a_gpu_rule_out_and_never_let_pass(predictions: Predictions) -
         assert (row["epoch_s"], row["epoch_s_bound"]) == (pytest.approx(50_000 / 64 * STEP_S), "at least")
         assert row["epoch_s_evidence"] == "predicted"
         assert any("a bound" in text for text in found.remarks)
+        hints = [text for text in found.remarks if "To decide" in text]
+        command = "lipbench profile --method aol --network XS --precision tf32 --batch-size 64 --out runs/open"
+        assert [hint.endswith(command) for hint in hints] == ([True] if verdict == "cannot tell" else [])
     assert set(predictions.times_of) == {Case(NetworkSpec("aol", "XS"), 64, precision="tf32", device="cuda")}
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lipbench import errors, registry
+from lipbench import errors, external, registry
 from lipbench.analysis import judging
 from lipbench.analysis.candidates import Ground, Question, candidates
 from lipbench.analysis.judging import EPOCH, MEMORY, QUANTITIES, Candidate, Constraint, Figure, Judged, Quantity
 from lipbench.answer import Answer
-from lipbench.cases import network_of
+from lipbench.cases import PAPER, NetworkSpec, network_of
 from lipbench.prediction import memory
 from lipbench.store.records import Run
 from lipbench.train.task import TrainingRecord
@@ -231,8 +231,26 @@ def _conclusions(made: Recommendation) -> list[str]:
         names = ", ".join(_named(one.candidate) for one in open_[:3])
         more = f" and {len(open_) - 3} more" if len(open_) > 3 else ""
         better = " and would come before it" if best else ""
-        said.append(f"Not ruled out{better}: {names}{more}.")
+        said += [f"Not ruled out{better}: {names}{more}.", *_to_decide(made, open_[:3])]
     return [*said, *_relaxed(made), *_fronts(made)]
+
+
+def _to_decide(made: Recommendation, open_: Sequence[Judged]) -> list[str]:
+    """The measurement that decides about candidates, on the machine that the limits are about; [] for networks of others."""
+    own = [
+        spec for one in open_ if isinstance(spec := one.candidate.spec, NetworkSpec) and not external.is_external(spec.method)
+    ]
+    if not own:
+        return []
+    axes = {
+        "method": [spec.method for spec in own], "network": [spec.size for spec in own],
+        "implementation": [spec.implementation for spec in own if spec.implementation != PAPER],
+        "image-size": [str(spec.image_size) for spec in own if spec.image_size != NetworkSpec("aol", "XS").image_size],
+        "precision": [made.ground.precision] if made.ground.precision != "ieee" else [],
+    }  # fmt: skip
+    options = "".join(f" --{name} {','.join(dict.fromkeys(values))}" for name, values in axes.items() if values)
+    command = f"lipbench profile{options} --batch-size {made.ground.batch_size} --out runs/open"
+    return [f"To decide, measure them on your machine, and ask again with --run runs/open: {command}"]
 
 
 def _limit(limit: Constraint) -> str:
