@@ -147,6 +147,8 @@ def violation(certificate: Certificate) -> str:
     claimed = certificate.claimed
     broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound, claimed)), None)
     if broken is not None:
+        if broken.how == "jump":
+            return "; ".join(("it has no Lipschitz constant", *certificate.remarks[:1]))
         sign = ">=" if broken.kind == "lower bound" else "="
         interval = f" ± {broken.uncertainty:.0e}" if broken.uncertainty and broken.kind == "exact" else ""
         return (
@@ -186,7 +188,7 @@ class Examined:
 def _examined_whole(module: nn.Module, like: Tensor, by_layers: bool, claimed: float) -> Examined:
     """What is known of a module in its present mode, with an upper bound by composition where nothing else proves one."""
     found = Examined(_network_bounds(module, like)) if by_layers else _examined(module, like)
-    if not found.bounds or found.bounds[0].kind != "lower bound" or found.unknown:
+    if not found.bounds or found.bounds[0].kind != "lower bound" or found.bounds[0].how == "jump" or found.unknown:
         return found
     upper, reason = None, "it computes in float32"
     if _dtype(module) == torch.float64:
@@ -230,6 +232,9 @@ def _noisy(layer: nn.Module, apply: Map, like: Tensor, thorough: bool) -> Examin
     reason = known.reason()
     if not known.is_finite:
         return Examined((), reason)
+    if known.steepness:
+        jump = Bound(known.steepness, None, "lower bound", "jump", search.image_size(like))
+        return Examined((jump,), remarks=(reason,))
     if not lipschitz.is_affine(known.apply, like, noise=known):
         bounds: tuple[Bound, ...] = (search.lower_bound(known.apply, like, known),)
     else:

@@ -279,6 +279,11 @@ def foreign_json(path: object, why: str) -> LipbenchError:
     return LipbenchError(_message("not a benchmark file of lipbench", f"{path} ({why})", do))
 
 
+def two_versions(path: object) -> LipbenchError:
+    do = f"give {path}/head, or both: lipbench compare {path}/base {path}/head"
+    return LipbenchError(_message("two runs, of two versions", path, do))
+
+
 def no_samples(path: object) -> LipbenchError:
     return LipbenchError(_message("benchmark file without samples", path, "write it with --benchmark-json"))
 

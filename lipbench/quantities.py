@@ -186,8 +186,8 @@ class Bound:
     """'exact' · 'lower bound' · 'upper bound'"""
     how: str
     """'fourier': all Fourier blocks · 'dense': all singular values · 'lanczos': both ends of the spectrum, with a residual ·
-    'ascent': random points and gradient ascent · 'product': product over the layers of a network · 'composition': from the
-    constants of all operations"""
+    'ascent': random points and gradient ascent · 'jump': both sides of a discontinuity · 'product': product over the layers of
+    a network · 'composition': from the constants of all operations"""
     image_size: int
     """image size that the bound is valid for"""
     residual: float = 0.0

@@ -83,6 +83,14 @@ class StraightThrough(nn.Module):
         return y + ((8 * y).round() / 8 - y).detach()
 
 
+class Threshold(nn.Module):
+    """Small entries become zero: hard thresholding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = mixed(x, 0.5 * orthogonal(0))
+        return y * (y.abs() > 0.1)
+
+
 class Equilibrium(nn.Module):
     """z = relu(W z + U x), solved to a relative change of 1e-5 of the batch: the constant is at most ‖U‖ ÷ (1 − ‖W‖) = 0.4."""
 

@@ -20,7 +20,7 @@ from lipbench.cases import Case, LayerSpec, to_dict
 from lipbench.cli import compare as verb
 from lipbench.cli.printing import TOO_NOISY
 from lipbench.errors import LipbenchError
-from lipbench.quantities import Contention, Machine, Macs, Memory, Peak, Timing
+from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store.records import Run, save
 from lipbench.store.rounds import Part, Record, Round
 from lipbench.store.run_plan import RunPlan, save_plan
@@ -96,6 +96,33 @@ def test_few_or_busy_rounds_are_unclear_and_the_reason_is_given() -> None:
     assert (busy["verdict"], busy["reason"]) == ("UNCLEAR", "other processes were busy in every round of head")
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(20.0, "SLOWER"), (1 / 20, "FASTER"), (2.5, "UNCLEAR"), (1.0, "UNCLEAR")])
+@pytest.mark.parametrize(("rounds", "busy"), [(11, range(11)), (4, ())], ids=["busy", "few"])
+def test_what_no_noise_explains_is_decided_by_any_rounds(factor: float, verdict: str, rounds: int, busy: Sequence[int]) -> None:
+    base, head = record(AOL, noisy(rounds=rounds)), record(AOL, noisy(factor, seed=1, rounds=rounds), busy=busy)
+    row = compare(run(base), run(head)).frame.iloc[0]
+    assert row["verdict"] == verdict
+    assert row["reason"], "the doubt is said all the same"
+
+
+def test_a_folder_of_two_versions_says_which_to_give(base: Path, tmp_path: Path) -> None:
+    stored(tmp_path / "head", record(AOL, noisy()))
+    with pytest.raises(LipbenchError, match=r"two runs, of two versions.*lipbench compare .*/base .*/head"):
+        api.load(tmp_path)
+
+
+def test_exact_constants_are_compared_and_bounds_are_not() -> None:
+    def certified(largest: float, kind: str = "exact") -> Record:
+        one = record(AOL, noisy())
+        bound = Bound(largest, None, kind, "fourier", 8)  # type: ignore[arg-type]  # one of its kinds
+        return replace(one, examinations=(*one.examinations, Round("ok", certificate=Certificate((bound,), ()))))
+
+    assert verdicts(compare(run(certified(0.9)), run(certified(0.9 + 1e-9))), "constant") == {AOL.id: "SAME"}
+    changed = compare(run(certified(0.9)), run(certified(0.8)))
+    assert verdicts(changed, "constant") == {AOL.id: "DIFFERENT"}
+    assert verdicts(compare(run(certified(0.9, "lower bound")), run(certified(0.8))), "constant") == {}
+
+
 def test_the_threshold_is_at_least_how_far_the_base_differs_from_itself() -> None:
     swinging = [0.010, 0.013] * 6
     assert aa_spread([record_levels(swinging)]) == pytest.approx(0.3)
@@ -153,7 +180,9 @@ def test_a_gate_says_that_it_could_not_decide(base: Path, tmp_path: Path) -> Non
     few = stored(tmp_path / "few", record(AOL, noisy()[:4]))
     found = verb.answer(base, few, ("slower:5%",))
     assert (found.failed, found.undecided) == (False, True)
-    assert found.problems == ("--fail-on slower: 1 of 1 times could not be decided",)
+    assert found.problems == (
+        "--fail-on slower: 1 of 1 times could not be decided; lipbench doctor says what disturbs this machine",
+    )
     for gate in ((), ("memory:5%",)):
         other = verb.answer(base, few, gate)
         assert (other.undecided, other.problems) == (False, ())
@@ -165,7 +194,10 @@ def test_a_gate_says_that_it_could_not_decide(base: Path, tmp_path: Path) -> Non
 def test_a_gate_that_decides_some_times_has_decided(tmp_path: Path) -> None:
     base = stored(tmp_path / "base", record(AOL, noisy()), record(SOC, noisy()[:4]))
     found = verb.answer(base, base, ("slower:5%",))
-    assert (found.undecided, found.problems) == (False, ("--fail-on slower: 1 of 2 times could not be decided",))
+    assert (found.undecided, found.problems) == (
+        False,
+        ("--fail-on slower: 1 of 2 times could not be decided; lipbench doctor says what disturbs this machine",),
+    )
 
 
 def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: Path) -> None:

@@ -190,6 +190,17 @@ def test_a_planted_error_is_refused_and_divides_the_margins() -> None:
     assert certain.reason == ""
 
 
+def test_a_network_that_claims_nothing_of_its_layers_is_judged_as_a_whole() -> None:
+    """A layer with the constant 1.2 after one with 0.5: the network keeps its claim."""
+    network = chain("cayley", scale=1.2)
+    network.insert(3, Scaled(0.5))
+    data = own_data(network)
+    of_layers, whole = (evaluate(network, data, each_layer=each) for each in (True, False))
+    assert (of_layers.verdict, whole.verdict, whole.reason) == ("violates", "ok", "")
+    assert whole.constant is not None
+    assert whole.constant <= 0.6 + 1e-6
+
+
 def test_an_attack_catches_a_planted_error_where_no_certificate_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes told apart by the mean colour: the margin is √2 times the distance, so that every excess is found."""
 

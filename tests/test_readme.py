@@ -28,12 +28,15 @@ def examples(marker: str) -> list[str]:
     return [code for code in found if marker in code]
 
 
-def test_the_example_builds_is_measured_and_costs_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recompute", [False, True], ids=["as written", "recomputed"])
+def test_the_example_builds_is_measured_and_costs_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recompute: bool
+) -> None:
     (code,) = examples("class ScaledConv2d")
     (tmp_path / "scaled.py").write_text(code)
     entry_point(tmp_path, monkeypatch, "scaled", "scaled:METHOD")
     monkeypatch.delitem(sys.modules, "scaled", raising=False)
-    case = Case(LayerSpec("scaled", 4, 6), batch_size=2)
+    case = Case(LayerSpec("scaled", 4, 6), batch_size=2, recompute=recompute)
     assert type(registry.build(case.spec)).__name__ == "ScaledConv2d"
     one = measure.measure(case, Limits(phase_seconds=0.01))
     assert (one.status, one.reason) == ("ok", "")

@@ -11,7 +11,7 @@ from lipbench_reports.intervals import Estimate
 
 from lipbench import errors
 from lipbench.analysis import comparison, counterparts
-from lipbench.analysis.comparison import FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
+from lipbench.analysis.comparison import CONSTANT, FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
 from lipbench.answer import Answer
 from lipbench.store.records import Run
 
@@ -51,7 +51,8 @@ def answer(
     failed = bool(frame["verdict"].isin(bad).any())
     gated = frame[frame["quantity"] == TIME] if "slower" in fail_on else frame[:0]
     unclear = int((gated["verdict"] == UNCLEAR).sum())
-    told = [f"--fail-on slower: {unclear} of {len(gated)} times could not be decided"] if unclear else []
+    cure = "lipbench doctor says what disturbs this machine"
+    told = [f"--fail-on slower: {unclear} of {len(gated)} times could not be decided; {cure}"] if unclear else []
     problems = (*base.problems, *head.problems, *told)
     return Answer(frame, readable(frame), remarks(both), problems, failed, undecided=0 < unclear == len(gated))
 
@@ -84,7 +85,14 @@ def _ratio(row: pd.Series) -> Estimate:
     return Estimate(float(row["ratio"]), float(row["low"]), float(row["high"]))
 
 
+def _change(share: float) -> str:
+    """A relative change: "5 %", or "a factor of 41" from a doubling on."""
+    return f"{100 * share:.3g} %" if share < 1 else f"a factor of {1 + share:.3g}"
+
+
 def _value(value: object, quantity: str) -> str:
+    if quantity == CONSTANT:
+        return f"{value:.6f}"
     return with_unit(float(value), UNITS[quantity]) if quantity in UNITS else str(value)  # type: ignore[arg-type]  # a cell of a frame
 
 
@@ -93,9 +101,9 @@ def remarks(both: Compared) -> tuple[str, ...]:
     found = both.found
     times = found.frame[found.frame["quantity"] == TIME]["verdict"].value_counts()
     counted = ", ".join(f"{times.get(name, 0)} {name}" for name in (SAME, FASTER, SLOWER, UNCLEAR))
-    spread = f"the rounds of the base differ from themselves by {100 * found.spread:.1f} %" if found.spread >= 0 else (
-        "the base has too few rounds to show how far they differ from themselves")  # fmt: skip
-    lines = [f"times: {counted}; changes up to {100 * found.threshold:.3g} % count as the same ({spread})"]
+    spread = f"the rounds of the base differ from themselves by {_change(found.spread)}" if found.spread >= 0 else (
+        "the base has fewer than the four rounds that show how far they differ from themselves")  # fmt: skip
+    lines = [f"times: {counted}; changes up to {_change(found.threshold)} count as the same ({spread})"] if len(times) else []
     others = found.frame[found.frame["quantity"] != TIME]
     for quantity, rows in others.groupby("quantity", sort=False):
         verdicts = rows["verdict"].value_counts(sort=False)

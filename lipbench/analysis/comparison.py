@@ -3,7 +3,8 @@
 Times are compared by the logarithms of the ratios of paired rounds (`lipbench_reports.intervals`), with Student's t. A time is
 SLOWER or FASTER if its ratio differs from 1 significantly, by Holm's correction over all times at the 5 % level, and by more
 than a threshold: the larger of the given one and the A/A spread, which is how far the rounds of the base differ from
-themselves. It is the SAME if its 95 % interval lies within the threshold, and else UNCLEAR.
+themselves. It is the SAME if its 95 % interval lies within the threshold, and else UNCLEAR. Contended or too few rounds decide
+only where the whole interval lies beyond a factor of `FAR`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,16 @@ from lipbench.store.rounds import HARMLESS, Record
 
 SAME, FASTER, SLOWER, UNCLEAR = "SAME", "FASTER", "SLOWER", "UNCLEAR"
 SMALLER, LARGER, DIFFERENT, FAILS, WORKS = "SMALLER", "LARGER", "DIFFERENT", "FAILS", "WORKS"
-TIME, MEMORY, MACS, STATUS = "time", "memory", "macs", "status"
+TIME, MEMORY, MACS, CONSTANT, STATUS = "time", "memory", "macs", "constant", "status"
 COLUMNS = ("case", "phase", "quantity", "base", "head", "ratio", "low", "high", "pairs", "p", "verdict", "reason")
-"""base, head: seconds, bytes, MACs, or a status; ratio: head ÷ base, with its 95 % interval; p: corrected by Holm"""
+"""base, head: seconds, bytes, MACs, a Lipschitz constant, or a status; ratio: head ÷ base, with its 95 % interval; p: corrected
+by Holm"""
 THRESHOLD = 0.05
 LEAST_PAIRS = 5
+FAR = 3.0
+"""a factor that other processes do not make between rounds that alternate; at least three pairs must show it"""
+EQUAL = 1e-6
+"""relative difference up to which two exact Lipschitz constants are the same"""
 SPREAD_QUANTILE = 0.95
 """share of the base's A/A ratios that the A/A spread covers"""
 
@@ -132,10 +138,10 @@ def _time_row(
     found = estimate([logs]) if logs else Estimate(math.nan)
     busy = [name for name, rounds in (("base", base), ("head", head)) if not any(one.quiet for one in rounds)]
     if busy:
-        verdict, reason = UNCLEAR, f"other processes were busy in every round of {' and '.join(busy)}"
+        verdict, reason = _far(found, p, limit), f"other processes were busy in every round of {' and '.join(busy)}"
     elif len(logs) < least:
         counted = "1 pair" if len(logs) == 1 else f"{len(logs)} pairs"
-        verdict, reason = UNCLEAR, f"{counted} of quiet rounds, and {least} are needed"
+        verdict, reason = _far(found, p, limit), f"{counted} of quiet rounds, and {least} are needed"
     else:
         verdict = judge(found, p, limit)
         reason = _unclear(found, limit, len(logs)) if verdict == UNCLEAR else ""
@@ -143,6 +149,13 @@ def _time_row(
         "case": case.id, "phase": phase, "quantity": TIME, "base": _mean(base), "head": _mean(head), "ratio": found.value,
         "low": found.low, "high": found.high, "pairs": len(logs), "p": p, "verdict": verdict, "reason": reason,
     }  # fmt: skip
+
+
+def _far(found: Estimate, p: float, limit: float) -> str:
+    """The verdict by rounds that cannot show a small change: only where the whole interval is far away."""
+    far = max(FAR, 1 + limit)
+    is_far = found.is_known and (found.low > far or found.high < 1 / far)
+    return judge(found, p, limit) if is_far else UNCLEAR
 
 
 def _unclear(found: Estimate, limit: float, pairs: int) -> str:
@@ -173,7 +186,7 @@ def _status_row(base: Record, head: Record) -> list[Mapping[str, object]]:
 
 
 def _count_rows(base: Record, head: Record, threshold: float) -> Iterator[Mapping[str, object]]:
-    """Rows for the peaks of memory, which the threshold judges, and for the MACs, which must be equal."""
+    """Rows for the peaks of memory, which the threshold judges, and for MACs and exact constants, which must be equal."""
     peaks = [
         {phase: peak.total_bytes for phase, peak in one.memory.peaks.items()} if one.memory else {} for one in (base, head)
     ]
@@ -187,5 +200,22 @@ def _count_rows(base: Record, head: Record, threshold: float) -> Iterator[Mappin
                 verdict = SAME if after[phase] == before[phase] else DIFFERENT
             else:
                 verdict = LARGER if ratio > 1 + threshold else SMALLER if ratio < 1 / (1 + threshold) else SAME
-            yield {"case": head.case.id, "phase": phase, "quantity": quantity, "base": before[phase], "head": after[phase],
-                   "ratio": ratio, "low": ratio, "high": ratio, "pairs": 1, "verdict": verdict, "reason": ""}  # fmt: skip
+            yield _exact_row(head.case, phase, quantity, before[phase], after[phase], ratio, verdict)
+    constants = [_exact_constant(one) for one in (base, head)]
+    if all(map(math.isfinite, constants)):
+        old, new = constants
+        verdict = SAME if abs(new - old) <= EQUAL * max(old, new) else DIFFERENT
+        yield _exact_row(head.case, "", CONSTANT, old, new, new / old if old else math.nan, verdict)
+
+
+def _exact_row(
+    case: Case, phase: str, quantity: str, base: float, head: float, ratio: float, verdict: str
+) -> Mapping[str, object]:
+    return {"case": case.id, "phase": phase, "quantity": quantity, "base": base, "head": head, "ratio": ratio, "low": ratio,
+            "high": ratio, "pairs": 1, "verdict": verdict, "reason": ""}  # fmt: skip
+
+
+def _exact_constant(record: Record) -> float:
+    """The Lipschitz constant in evaluation with the weights of the case; NaN where only a bound is known."""
+    bounds = record.certificate.evaluation if record.certificate else ()
+    return bounds[0].largest if bounds and bounds[0].kind == "exact" and not bounds[0].uncertainty else math.nan

@@ -20,7 +20,10 @@ from lipbench.train.task import DATASETS, IMAGE_SIZES, Evaluation, radius_key
 if TYPE_CHECKING:
     from torch import nn
 
+    from lipbench.cases import ExternalNetworkSpec, NetworkSpec
     from lipbench.train.data import DataSet
+
+    AnyNetwork = NetworkSpec | ExternalNetworkSpec
 
 PARTS = ("test", "validation", "train")
 REMARKS = (
@@ -53,6 +56,7 @@ def evaluate(
     if (checkpoint is None) == (llc is None) or (llc is not None and method is None):
         raise errors.what_to_evaluate()
     from lipbench.bounds import require_choice
+    from lipbench.cases import NetworkSpec
     from lipbench.meters import machine
     from lipbench.train import evaluating
     from lipbench.train.attack import PGD
@@ -60,21 +64,22 @@ def evaluate(
     require_choice("part", part, PARTS)
     chosen = machine.device_of(str(device))
     if checkpoint is not None:
-        title, module, images, claim = trained(checkpoint, data, allow or ())
+        title, module, images, network = trained(checkpoint, data, allow or ())
     else:
         assert llc is not None
         assert method is not None
-        title, module, images, claim = published(llc, method, size, dataset, data)
+        title, module, images, network = published(llc, method, size, dataset, data)
     pgd = PGD(restarts=restarts or 1) if attack or attack_images or restarts else False
     with waiting.of("evaluating"):
         found = evaluating.evaluate(
-            module.to(chosen), images.to(chosen), part, attack=pgd, images=attack_images, claimed=claim  # type: ignore[arg-type]  # one of `PARTS`
+            module.to(chosen), images.to(chosen), part,  # type: ignore[arg-type]  # one of `PARTS`
+            attack=pgd, images=attack_images, claimed=network.claim, each_layer=isinstance(network, NetworkSpec),
         )  # fmt: skip
     printer.print(answer(title, images.name, found))
 
 
-def trained(checkpoint: Path, folder: Path | None, allow: tuple[str, ...]) -> tuple[str, nn.Module, DataSet, float]:
-    """Name, network, data and claim of a training. Raises `LipbenchError` for damaged files, and for code not allowed."""
+def trained(checkpoint: Path, folder: Path | None, allow: tuple[str, ...]) -> tuple[str, nn.Module, DataSet, AnyNetwork]:
+    """Name, network, data and spec of a training. Raises `LipbenchError` for damaged files, and for code not allowed."""
     from lipbench.run.consent import require_consent
     from lipbench.train import checkpoints, classifiers, records
     from lipbench.train import data as data_sets
@@ -87,11 +92,13 @@ def trained(checkpoint: Path, folder: Path | None, allow: tuple[str, ...]) -> tu
     images = data_sets.load(case.dataset, folder, split_seed=case.split_seed, all_images=case.all_images)
     module = classifiers.build(case)
     checkpoints.load_weights(module, where / checkpoints.WEIGHTS)
-    return case.id, module, images, case.network.claim
+    return case.id, module, images, case.network
 
 
-def published(file: Path, method: str, size: str, dataset: str, folder: Path | None) -> tuple[str, nn.Module, DataSet, float]:
-    """Name, network, data and claim of published weights. Raises `LipbenchError` for a file that holds others."""
+def published(
+    file: Path, method: str, size: str, dataset: str, folder: Path | None
+) -> tuple[str, nn.Module, DataSet, AnyNetwork]:
+    """Name, network, data and spec of published weights. Raises `LipbenchError` for a file that holds others."""
     from lipbench.bounds import require_choice
     from lipbench.cases import NetworkSpec
     from lipbench.train import data as data_sets
@@ -100,7 +107,7 @@ def published(file: Path, method: str, size: str, dataset: str, folder: Path | N
     require_choice("dataset", dataset, DATASETS)
     spec = NetworkSpec(method, size, IMAGE_SIZES[dataset])
     images = data_sets.load(dataset, folder)
-    return f"{spec.slug}, published", llc.load(file, spec, images.classes), images, spec.claim
+    return f"{spec.slug}, published", llc.load(file, spec, images.classes), images, spec
 
 
 def answer(network: str, dataset: str, found: Evaluation) -> Answer:

@@ -56,7 +56,16 @@ def measure(
         raise
     finally:
         _shown(0, 0, "")
+    print(_described(python, ref))
     _print(found, fail_on, traceback=traceback)
+
+
+def _described(python: str | None, ref: str | None) -> str:
+    """Which two versions these are."""
+    if python is not None:
+        return f"base: {against.other_interpreter(python)}; head: {sys.executable}"
+    repository = worktree.Repository.here()
+    return f"base: {ref} ({repository.commit(ref or '')[:12]}); head: the files here ({repository.described()})"
 
 
 @contextlib.contextmanager

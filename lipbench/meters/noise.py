@@ -34,6 +34,8 @@ NEGLIGIBLE = 1e-6
 """Relative noise that decides no question at the tolerance of a violation."""
 JUMP = 1e-4
 """Jump at inputs of root mean square 1, relative to one entry, of a map that cannot be called continuous."""
+DISCONTINUITY = 0.05
+"""Jump relative to the size of the inputs, from which on no arithmetic and no tolerance of an iteration explains it."""
 ROUNDING = ("aten.round", "aten.floor", "aten.ceil", "aten.trunc", "aten.sign", "aten.bucketize", "quantize")
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -61,6 +63,8 @@ class Noise:
     """number of operations that return a dtype below float64"""
     rounds: bool = False
     """whether an operation rounds to integers, if the output jumps"""
+    steepness: float = 0.0
+    """the ratio of two outputs' distance to that of their inputs, on both sides of a discontinuity; 0 where there is none"""
 
     @property
     def is_finite(self) -> bool:
@@ -154,7 +158,13 @@ def survey(apply: Map, like: Tensor, restore: Restore | None = None) -> Noise:
     with _Witness() as seen:
         found.apply(x)
     found = replace(found, dtype=seen.dtype, operations=seen.operations, rounds=seen.rounds)
-    return found if found.is_explained else replace(found, jumps=_at_all_scales(found))
+    if found.is_explained:
+        return found
+    jump = max(jump / scale for scale, jump in found.jumps)
+    if jump > DISCONTINUITY and max(found.spread, coupled) <= SAME and not found.is_coupled:
+        # The ends of the last half are at most 1.5 width · scale / 2^HALVINGS apart.
+        found = replace(found, steepness=jump * 2.0**HALVINGS / (1.5 * found.width))
+    return replace(found, jumps=_at_all_scales(found))
 
 
 def normal(like: Tensor, seed: int) -> Tensor:

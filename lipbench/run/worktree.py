@@ -48,6 +48,11 @@ class Repository:
         """The commit of a branch, tag or other name. Raises `LipbenchError` for an unknown one."""
         return _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", what=ref)
 
+    def described(self) -> str:
+        """The commit that is checked out, and whether tracked files differ from it."""
+        changed = _git(self.root, "status", "--porcelain", "--untracked-files=no")
+        return self.commit("HEAD")[:12] + (" with uncommitted changes" if changed else "")
+
     @contextlib.contextmanager
     def worktree(self, commit: str, path: Path) -> Iterator[Path]:
         """A worktree of a commit at a path, which is removed after the block."""

@@ -32,6 +32,8 @@ def load(path: Path) -> Run:
         if path.is_file():
             return from_benchmark_json(path)
         is_run = any((path / name).exists() for name in ("run.json", "records"))
+        if not is_run and all((path / name / "run.json").exists() for name in ("base", "head")):
+            raise errors.two_versions(path)
         files = [] if is_run else sorted(path.glob("*.json"))
         return from_benchmark_files(path, files) if files else load_run(path)
     except OSError as error:  # a name that is too long, a directory without read permission

@@ -36,11 +36,13 @@ def evaluate(
     images: int | None = None,
     seed: int = 0,
     claimed: float = 1.0,
+    each_layer: bool = True,
 ) -> Evaluation:
     """The worth of a network (b, 3, s, s) → (b, classes) on one part of a data set, in evaluation mode.
 
     First its certificate on the same weights: without a proved constant, `certified` and `margins` are empty, and `reason` says
-    why. The network may claim the constant `claimed`. All is computed in ieee products, since radii do not hold in tf32.
+    why. The network may claim the constant `claimed`, with `each_layer` of each of its layers. All is computed in ieee
+    products, since radii do not hold in tf32.
 
     Iterated state of layers is brought to convergence first (`refresh()`), as it is when weights are loaded. With `attack`, the
     first `images` of the part (128 by default) are attacked at each of `RADII`, with random starts by `seed`. The module keeps
@@ -53,7 +55,7 @@ def evaluate(
     with _evaluated(module):
         refresh(module)
         like = data.prepared(chosen.first(1).pixels)
-        found = certify.certify(module, like, training=False, each_layer=True, claimed=claimed)
+        found = certify.certify(module, like, training=False, each_layer=each_layer, claimed=claimed)
         verdict, reason = certify.verdict(found)
         constant = proved_constant(found, like.shape[-1])
         if constant is not None:

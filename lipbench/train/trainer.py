@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lipbench import __version__, errors, traces
+from lipbench.cases import NetworkSpec
 from lipbench.run import failures
 from lipbench.store.files import write_errors
 from lipbench.train import checkpoints, data, evaluating, records
@@ -186,7 +187,7 @@ class _Session:
             case = self.record.case
             found = evaluating.evaluate(
                 module, self.images, part, attack=attack_images > 0, images=attack_images, seed=case.seed,
-                claimed=case.network.claim,
+                claimed=case.network.claim, each_layer=isinstance(case.network, NetworkSpec),
             )  # fmt: skip
             spent = self.record.evaluation_seconds + time.perf_counter() - began
             self.record = replace(self.record, evaluation=found, evaluation_seconds=spent)

@@ -16,7 +16,7 @@ SHRINKING = 0.1
 """A layer with a constant below this keeps its bound only by shrinking the signal."""
 HOW = {
     "fourier": "all Fourier blocks", "dense": "whole Jacobian", "lanczos": "Lanczos steps", "ascent": "samples and ascent",
-    "product": "product of the layers", "composition": "constants of all operations",
+    "jump": "both sides of a jump", "product": "product of the layers", "composition": "constants of all operations",
 }  # fmt: skip
 _SIGNS = {LOWER_BOUND: "≥ ", UPPER_BOUND: "≤ "}
 

@@ -11,7 +11,7 @@ from lipbench_reports.tables import CHANGES, as_text, with_columns
 
 SAME = "SAME"
 UNITS = {"time": TIMES, "memory": BYTES, "macs": COUNTS}
-TITLES = {"time": "time", "memory": "peak memory", "macs": "MACs", "status": "status"}
+TITLES = {"memory": "peak memory", "macs": "MACs", "constant": "Lipschitz constant"}
 
 
 def changes(ready: Prepared, *, every: bool) -> Table | None:
@@ -47,6 +47,8 @@ def changes(ready: Prepared, *, every: bool) -> Table | None:
 def _value(value: object, quantity: str) -> Cell:
     if quantity in UNITS and isinstance(value, int | float):
         return Cell(with_unit(float(value), UNITS[quantity]), float(value)) if value == value else Cell()
+    if quantity == "constant" and isinstance(value, float):
+        return Cell(f"{value:.6f}", value)
     return Cell(as_text(value))
 
 
