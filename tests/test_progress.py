@@ -6,11 +6,13 @@ import io
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import samples
+import training_records
 
-from lipbench.cli import progress, waiting
+from lipbench.cli import progress, training, waiting
 from lipbench.run.schedule import Outcome
 from lipbench.store.rounds import Record, Round
 
@@ -92,6 +94,17 @@ def test_a_file_sees_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
         show(1, 4, cases[1], "round 1", 3)
         lines = lines_of(stream, 1)
     assert f"lipbench: 0:00 1/4 done, 3 failed; case 2/2, round 1: {cases[1].spec.slug}" in lines
+
+
+def test_a_file_sees_how_far_a_training_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(waiting, "PERIOD_S", 0.02)
+    one = training_records.case("aol")
+    with training.shown(tmp_path) as begin:
+        begin(one, "training 1 of 2")
+        lines = lines_of(stream, 2)
+    assert f"lipbench: 0:00 training 1 of 2: {one.network.slug}; 0 steps, 0 % of its budget used" in lines
 
 
 def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from lipbench.cli.options import Format, path, whole
 from lipbench.cli.printing import Printer, check_output
-from lipbench.cli.waiting import REFRESHES_PER_SECOND
+from lipbench.cli.waiting import REFRESHES_PER_SECOND, in_lines
 
 
 def calibrate(
@@ -44,9 +44,10 @@ def calibrate(
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[[int, int], object]]:
-    """Show a progress bar on stderr while the block runs; show nothing if stderr is not a terminal."""
+    """Show a progress bar on stderr while the block runs, or lines if stderr is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        with in_lines() as say:
+            yield lambda done, total: say(f"measuring rates, {done}/{total} done")
         return
     from rich.console import Console
     from rich.progress import Progress

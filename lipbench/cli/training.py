@@ -11,8 +11,7 @@ from pathlib import Path
 from lipbench import errors, external
 from lipbench.answer import Answer
 from lipbench.cases import network_of
-from lipbench.cli import streams
-from lipbench.cli.waiting import REFRESHES_PER_SECOND
+from lipbench.cli import streams, waiting
 from lipbench.train import records
 from lipbench.train.task import RADII, TrainingCase, TrainingRecord, radius_key
 
@@ -24,12 +23,13 @@ REMARKS = (
 
 @contextlib.contextmanager
 def shown(out: Path) -> Iterator[Callable[[TrainingCase, str], None]]:
-    """Show a progress bar on stderr while the block runs, from the records on disk; nothing if stderr is not a terminal.
+    """Show a progress bar on stderr while the block runs, from the records on disk, or lines if stderr is not a terminal.
 
     Yields a function that is called with each training that begins, and with words that say which one it is.
     """
     if not sys.stderr.isatty():
-        yield lambda case, words: None
+        with waiting.in_lines() as say:
+            yield lambda case, words: say(lambda: _described(out, case, words))
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -37,7 +37,7 @@ def shown(out: Path) -> Iterator[Callable[[TrainingCase, str], None]]:
 
     bar = Bar(
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}", markup=False),
-        console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+        console=Console(stderr=True), refresh_per_second=waiting.REFRESHES_PER_SECOND, transient=True,
     )  # fmt: skip
     stop, current = threading.Event(), list[tuple[TrainingCase, str]]()
     with bar:
@@ -58,6 +58,14 @@ def shown(out: Path) -> Iterator[Callable[[TrainingCase, str], None]]:
         finally:
             stop.set()
             thread.join()
+
+
+def _described(out: Path, case: TrainingCase, words: str) -> str:
+    """A training and how far it is, in a line."""
+    record = _record(out, case)
+    share = _share(record)
+    stage = f"{100 * share:.0f} % of its budget used" if share < 1 else "its budget is used; certificate and accuracy follow"
+    return f"{words}: {case.network.slug}{_last(record)}; {record.steps} steps, {stage}"
 
 
 def _record(out: Path, case: TrainingCase) -> TrainingRecord:

@@ -21,14 +21,19 @@ Tell = Callable[[int, int, str], None]
 
 
 @contextlib.contextmanager
-def in_lines() -> Iterator[Callable[[str], None]]:
-    """Print every `PERIOD_S` seconds, while the block runs, the last text that it gave, with the time since its begin."""
-    last, began, over = [""], time.monotonic(), threading.Event()
+def in_lines() -> Iterator[Callable[[str | Callable[[], str]], None]]:
+    """Print every `PERIOD_S` seconds, while the block runs, the last text that it gave, with the time since its begin.
+
+    In place of a text, it may give a function that returns one.
+    """
+    last: list[str | Callable[[], str]] = [""]
+    began, over = time.monotonic(), threading.Event()
 
     def run() -> None:
         while not over.wait(PERIOD_S):
             minutes, seconds = divmod(round(time.monotonic() - began), 60)
-            streams.complain(f"lipbench: {minutes}:{seconds:02} {streams.shown(last[0])}")
+            text = last[0] if isinstance(last[0], str) else last[0]()
+            streams.complain(f"lipbench: {minutes}:{seconds:02} {streams.shown(text)}")
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
