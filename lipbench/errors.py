@@ -279,6 +279,10 @@ def foreign_json(path: object, why: str) -> LipbenchError:
     return LipbenchError(_message("not a benchmark file of lipbench", f"{path} ({why})", do))
 
 
+def no_layer() -> LipbenchError:
+    return LipbenchError(_message("no layer to count", "neither a NAME nor --method", "name one, such as aol"))
+
+
 def two_versions(path: object) -> LipbenchError:
     do = f"give {path}/head, or both: lipbench compare {path}/base {path}/head"
     return LipbenchError(_message("two runs, of two versions", path, do))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lipbench import api
+from lipbench import api, errors
 from lipbench.cli import waiting
 from lipbench.cli.completion import in_list, layers
 from lipbench.cli.options import (
@@ -14,6 +14,7 @@ from lipbench.cli.options import (
     Format,
     ImageSizeList,
     KernelSizeList,
+    MethodList,
     Numbers,
     Output,
     Settings,
@@ -27,7 +28,8 @@ from lipbench.cli.printing import Printer
 
 
 def complexity(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=LAYERS_HELP, autocompletion=in_list(layers))],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help=LAYERS_HELP, autocompletion=in_list(layers))] = None,
+    method: MethodList = None,
     with_: Settings = None,
     channels: Annotated[Numbers | None, numbers("--channels", "Channels to count at, with commas.")] = None,
     image_size: ImageSizeList = None,
@@ -44,7 +46,9 @@ def complexity(
     """
     printer = Printer(format, output, traceback=traceback)
     sizes = {"channels": channels, "image_size": image_size, "kernel_size": kernel_size, "batch_size": batch_size}
-    given, settings = split("NAME", name, str, layers), given_settings(with_)
+    given, settings = [*(split("NAME", name, str, layers) if name is not None else ()), *(method or ())], given_settings(with_)
+    if not given:
+        raise errors.no_layer()
     with waiting.of("counting") as tell:
         found = api.complexity(*given, settings=settings, timeout_s=timeout, tell=tell, **sizes)
     printer.print(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from lipbench.answer import Answer
 from lipbench.cli import waiting
-from lipbench.cli.completion import layers, one_of
+from lipbench.cli.completion import in_list, layers
 from lipbench.cli.options import (
     AllowList,
     Claim,
@@ -25,6 +25,7 @@ from lipbench.cli.options import (
     Traceback,
     given_settings,
     numbers,
+    split,
 )
 from lipbench.cli.printing import Printer
 
@@ -39,8 +40,8 @@ def verify(
         list[str] | None,
         typer.Argument(
             metavar="[METHOD|RUN|package.module:name|file.py:name]...",
-            help="All methods if left out.",
-            autocompletion=one_of(layers),
+            help="Apart or with commas; all methods if left out.",
+            autocompletion=in_list(layers),
         ),
     ] = None,
     method: MethodList = None,
@@ -64,8 +65,14 @@ def verify(
     shapes = Shapes(channels or (16,), image_size or (8,), kernel_size or (1, 3), implementation or ("paper",),
                     given_settings(with_), 1.0 if lipschitz is None else lipschitz)  # fmt: skip
     with waiting.of("certifying") as tell:
-        found = answer([*(what or ()), *(method or ())], shapes, str(precision), timeout, allow or (), tell)
+        found = answer([*_listed(what or ()), *(method or ())], shapes, str(precision), timeout, allow or (), tell)
     printer.print(found)
+
+
+def _listed(what: Sequence[str]) -> Iterator[str]:
+    """The runs and layers that were named, apart or with commas; a folder's name may contain some."""
+    for word in what:
+        yield from (word,) if Path(word).exists() else split("METHOD", word, str, layers)
 
 
 def answer(
