@@ -23,6 +23,7 @@ import pytest
 
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), "lipbench-tests")  # no rates of this machine
 
+from lipbench.cli import waiting
 from lipbench.run import profiling
 
 profiling.RETRIES = 0  # tests run beside each other, so that many rounds are contended
@@ -170,6 +171,12 @@ def _seed_torch() -> None:
 def _seed() -> None:
     """Every test draws the same numbers, alone or among others."""
     _seed_torch()
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb that takes long on a slow machine prints no line that a test does not expect."""
+    monkeypatch.setattr(waiting, "PERIOD_S", 3600.0)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
