@@ -240,7 +240,8 @@ def _noisy(layer: nn.Module, apply: Map, like: Tensor, thorough: bool) -> Examin
     else:
         bounds = _spectrum(known.apply, like, _rounding(layer), both=thorough, thorough=thorough, known=known)
     if known.spread > noise.NEGLIGIBLE:
-        bounds = tuple(replace(bound, kind="lower bound") for bound in bounds)
+        lower = (replace(bound, kind="lower bound") for bound in bounds)
+        bounds = tuple(sorted(lower, key=lambda bound: bound.largest, reverse=True))
     return Examined(bounds, reason if known.is_doubtful else "", (*([reason] if reason else []), *_suspicious(bounds)))
 
 
