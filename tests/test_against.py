@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -238,4 +239,6 @@ def test_profile_compares_with_a_commit(repository: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "DIFFERENT" in done.stdout
     assert "layers.py:layer is compared with" in done.stdout
+    assert re.search(r"^base: HEAD \([0-9a-f]{12}\); head: the files here \([0-9a-f]{12}", done.stdout, re.MULTILINE)
+    assert "times:" not in done.stdout, "none was measured"
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["against.json", "base", "head"]

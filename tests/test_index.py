@@ -81,13 +81,13 @@ def test_what_cannot_be_read_is_a_row_that_says_so(shell: Shell) -> None:
     assert "run.json" in str(found["empty"]["warnings"])
 
 
-def test_the_base_of_two_versions_has_its_commit(shell: Shell) -> None:
-    commit = 40 * "a"
+def test_each_of_two_versions_has_its_commit(shell: Shell) -> None:
+    commit, changed = 40 * "a", 40 * "b" + "+"
     for name in ("base", "head"):
         samples.save_run(Path("runs/both", name), [Record(samples.case(), 1, (samples.ok(STEP),))])
-    Path("runs/both/against.json").write_text(json.dumps({"base": commit}))
+    Path("runs/both/against.json").write_text(json.dumps({"base": commit, "head": changed}))
     found = rows(shell)
-    assert (found["both/base"]["commit"], found["both/head"]["commit"]) == (commit, "")
+    assert (found["both/base"]["commit"], found["both/head"]["commit"]) == (commit, changed)
     Path("runs/both/against.json").write_text(json.dumps({"base": "<b>python</b>"}))
     assert rows(shell)["both/base"]["commit"] == ""
 

@@ -111,12 +111,12 @@ def _beginnings(found: Sequence[Record], trained: Sequence[TrainingRecord]) -> I
 
 
 def _commit(path: Path) -> str:
-    """The commit of the base of two versions (`run.worktree.same_base`); "" for all other runs."""
+    """The commit of either of two versions (`run.worktree.same_base`), with "+" if files differed; "" for all other runs."""
     try:
-        base = files.load_json(path.parent / "against.json").get("base") if path.name == "base" else None
+        noted = files.load_json(path.parent / "against.json").get(path.name) if path.name in ("base", "head") else None
     except errors.LipbenchError:
         return ""
-    return base if isinstance(base, str) and re.fullmatch("[0-9a-f]{40,64}", base) else ""
+    return noted if isinstance(noted, str) and re.fullmatch(r"[0-9a-f]{40,64}\+?", noted) else ""
 
 
 def _listed(texts: Iterable[str]) -> str:

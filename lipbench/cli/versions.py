@@ -65,7 +65,9 @@ def _described(python: str | None, ref: str | None) -> str:
     if python is not None:
         return f"base: {against.other_interpreter(python)}; head: {sys.executable}"
     repository = worktree.Repository.here()
-    return f"base: {ref} ({repository.commit(ref or '')[:12]}); head: the files here ({repository.described()})"
+    head = repository.checked_out()
+    state = " with uncommitted changes" if head.endswith("+") else ""
+    return f"base: {ref} ({repository.commit(ref or '')[:12]}); head: the files here ({head[:12]}{state})"
 
 
 @contextlib.contextmanager
@@ -80,7 +82,7 @@ def _base(
         return
     repository = worktree.Repository.here()
     commit = repository.commit(ref or "")
-    worktree.same_base(folder, commit)
+    worktree.same_base(folder, commit, repository.checked_out())
     with repository.worktree(commit, folder / "worktree") as place:
         yield worktree.side(repository, place, directory, arguments, names)
 

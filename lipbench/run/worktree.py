@@ -48,10 +48,10 @@ class Repository:
         """The commit of a branch, tag or other name. Raises `LipbenchError` for an unknown one."""
         return _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", what=ref)
 
-    def described(self) -> str:
-        """The commit that is checked out, and whether tracked files differ from it."""
+    def checked_out(self) -> str:
+        """The commit that is checked out, followed by "+" if tracked files differ from it."""
         changed = _git(self.root, "status", "--porcelain", "--untracked-files=no")
-        return self.commit("HEAD")[:12] + (" with uncommitted changes" if changed else "")
+        return self.commit("HEAD") + ("+" if changed else "")
 
     @contextlib.contextmanager
     def worktree(self, commit: str, path: Path) -> Iterator[Path]:
@@ -119,11 +119,11 @@ def _origins(found: Side, modules: Sequence[str]) -> list[str]:
     return [os.path.abspath(found.folder / place) for place in json.loads(done.stdout)] if done.returncode == 0 else []
 
 
-def same_base(folder: Path, base: str) -> None:
-    """Note in the folder of both runs what the base is. Raises `LipbenchError` if a resumed run had another one."""
+def same_base(folder: Path, base: str, head: str = "") -> None:
+    """Note in the folder of both runs what base and head are. Raises `LipbenchError` if a resumed run had another base."""
     note = folder / "against.json"
     if not note.exists():
-        write_json(note, {"base": base})
+        write_json(note, {"base": base, "head": head})
         return
     try:
         before = str(json.loads(note.read_text())["base"])
