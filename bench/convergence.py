@@ -24,7 +24,7 @@ from lipbench.weights import converted
 PRODUCTS = {
     BCOPConv2d: 2 * bcop.BJORCK_ITERATIONS,
     PolarBCOPConv2d: 3 * bcop_polar.POLAR_STEPS,
-    LOTConv2d: 3 * lot.NEWTON_ITERATIONS - 1 + 2,
+    LOTConv2d: 3 * lot.NEWTON_ITERATIONS - 1,
     PolarLOTConv2d: 3 * bcop_polar.POLAR_STEPS,
 }
 """with the Gram matrix and the last product of LOT's blocks"""

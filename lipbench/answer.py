@@ -25,7 +25,8 @@ class Answer:
     failed: bool = False
     """whether a requested result failed, or a check did not pass: exit code 3 on the command line"""
     undecided: bool = False
-    """whether a check could tell nothing, because the machine was too noisy: exit code 4, if nothing failed"""
+    """whether a check could tell nothing, because the machine was too noisy or the rounds too few: exit code 4, if nothing
+    failed"""
     tracebacks: tuple[str, ...] = ()
     """of the exceptions that external layers raised"""
 

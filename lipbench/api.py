@@ -161,18 +161,22 @@ def compare(
     fail_on: Sequence[str] = (),
     any_machine: bool = False,
     least_pairs: int = 5,
+    alternating: bool = False,
 ) -> Answer:
     """What changed from one stored run to another, for the cases that both have.
 
-    The frame has a row per case, phase and quantity (time, memory, MACs), with a verdict. `slower` and `memory` are the
-    relative changes up to which times and peaks count as the same; a time with fewer than `least_pairs` pairs of quiet rounds
-    is UNCLEAR. The answer `failed` if a case fails in `head` alone, or by what `fail_on` names: "slower", "memory". It is
-    `undecided` if "slower" is named and no time could be decided. Raises `LipbenchError` for runs without common cases, and for
-    runs of two machines unless `any_machine`.
+    The frame has a row per case, phase and quantity (time, memory, MACs, exact constant), with a verdict. `slower` and `memory`
+    are the relative changes up to which times and peaks count as the same; a time with fewer than `least_pairs` pairs of quiet
+    rounds is UNCLEAR, unless it is far away. So is a contended one, unless it is far away and the rounds of both runs are
+    `alternating`.
+
+    The answer `failed` if a case fails in `head` alone, or by what `fail_on` names: "slower", "memory". It is `undecided` if
+    "slower" is named and no time could be decided. Raises `LipbenchError` for runs without common cases, and for runs of two
+    machines unless `any_machine`.
     """
     from lipbench.analysis import changes
 
-    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine, least_pairs)
+    return changes.answer(load(base).stored, load(head).stored, slower, memory, fail_on, any_machine, least_pairs, alternating)
 
 
 def methods() -> pd.DataFrame:

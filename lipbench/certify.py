@@ -61,8 +61,9 @@ def certify(
 
     `each_layer` says that every layer of a network claims to be 1-Lipschitz, as in the paper's ConvNet. If the network is an
     `nn.Sequential` of layers and of parts that are known to be 1-Lipschitz, it has the product over its layers, and the worst
-    layer. `claimed` is the constant that the module claims. `remake` makes a fresh module of the same kind, for modules that
-    `copy.deepcopy` cannot copy.
+    layer. A map that jumps further than its arithmetic explains has no constant, and a bound that says so. `claimed` is the
+    constant that the module claims. `remake` makes a fresh module of the same kind, for modules that `copy.deepcopy` cannot
+    copy.
 
     Raises `UnsupportedError` for a module that cannot be copied at all, and `TypeError` where the output is not one tensor of
     real floating-point numbers.
@@ -148,7 +149,8 @@ def violation(certificate: Certificate) -> str:
     broken = next((bound for bound in certificate.evaluation if lipschitz.violates(bound, claimed)), None)
     if broken is not None:
         if broken.how == "jump":
-            return "; ".join(("it has no Lipschitz constant", *certificate.remarks[:1]))
+            jumps = [remark for remark in certificate.remarks if "jumps by" in remark]
+            return "; ".join(("it has no Lipschitz constant", *jumps[:1]))
         sign = ">=" if broken.kind == "lower bound" else "="
         interval = f" ± {broken.uncertainty:.0e}" if broken.uncertainty and broken.kind == "exact" else ""
         return (

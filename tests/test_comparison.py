@@ -100,9 +100,16 @@ def test_few_or_busy_rounds_are_unclear_and_the_reason_is_given() -> None:
 @pytest.mark.parametrize(("rounds", "busy"), [(11, range(11)), (4, ())], ids=["busy", "few"])
 def test_what_no_noise_explains_is_decided_by_any_rounds(factor: float, verdict: str, rounds: int, busy: Sequence[int]) -> None:
     base, head = record(AOL, noisy(rounds=rounds)), record(AOL, noisy(factor, seed=1, rounds=rounds), busy=busy)
-    row = compare(run(base), run(head)).frame.iloc[0]
+    row = compare(run(base), run(head), alternating=True).frame.iloc[0]
     assert row["verdict"] == verdict
     assert row["reason"], "the doubt is said all the same"
+    one_after_the_other = compare(run(base), run(head)).frame.iloc[0]
+    assert one_after_the_other["verdict"] == ("UNCLEAR" if busy else verdict)
+
+
+def test_two_pairs_decide_nothing() -> None:
+    base, head = record(AOL, [0.01, 0.0101]), record(AOL, [0.2, 0.201])
+    assert verdicts(compare(run(base), run(head), alternating=True)) == {AOL.id: "UNCLEAR"}
 
 
 def test_a_folder_of_two_versions_says_which_to_give(base: Path, tmp_path: Path) -> None:

@@ -63,6 +63,14 @@ def test_the_sentence_names_who_passes_whom() -> None:
     ]
 
 
+def test_rankings_over_other_shapes_are_not_compared() -> None:
+    rows, rounds = measured()
+    fewer = rows[(rows["implementation"] == "paper") | (rows["channels"] == WIDTHS[0])]
+    found = ready(fewer, rounds=rounds)
+    assert len(forms.forms(found)) == 2
+    assert forms.verdict(found) == []
+
+
 def test_what_rounds_cannot_tell_apart_is_no_change() -> None:
     found = prepared(noise=1.0)
     assert forms.verdict(found) == []

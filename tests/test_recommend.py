@@ -215,6 +215,13 @@ def test_floors_of_a_gpu_rule_out_and_never_let_pass(predictions: Predictions) -
 
 
 @pytest.mark.usefixtures("predictions")
+def test_the_measurement_that_decides_names_every_implementation() -> None:
+    found = lipbench.recommend("aol", network="XS", implementation=("paper", "lean"), min_images_per_s=1.0)
+    (hint,) = [text for text in found.remarks if "To decide" in text]
+    assert "--method aol --network XS --implementation paper,lean --batch-size 256" in hint
+
+
+@pytest.mark.usefixtures("predictions")
 def test_the_published_time_of_an_epoch_is_that_of_one_gpu_and_batch() -> None:
     for changed in ({"gpu": "h100"}, {"batch_size": 128, "gpu": "A100"}):
         (row,) = lipbench.recommend("aol", network="XS", **changed).frame.to_dict("records")

@@ -30,7 +30,9 @@ class Compared:
     """which layer files are compared with files at other paths"""
 
 
-def compared(base: Run, head: Run, slower: float, memory: float, any_machine: bool, least_pairs: int) -> Compared:
+def compared(
+    base: Run, head: Run, slower: float, memory: float, any_machine: bool, least_pairs: int, alternating: bool = False
+) -> Compared:
     """Compare two runs. Raises `LipbenchError` where `api.compare` does."""
     base, moved = counterparts.matched(base, head)
     if not {record.case for record in base.records} & {record.case for record in head.records}:
@@ -38,23 +40,32 @@ def compared(base: Run, head: Run, slower: float, memory: float, any_machine: bo
     machines = _machines(base), _machines(head)
     if not any_machine and all(machines) and not machines[0] & machines[1]:
         raise errors.two_machines(*(", ".join(sorted(one)) for one in machines))
-    return Compared(base, head, comparison.compare(base, head, slower, memory, least_pairs), moved)
+    return Compared(base, head, comparison.compare(base, head, slower, memory, least_pairs, alternating), moved)
 
 
 def answer(
-    base: Run, head: Run, slower: float, memory: float, fail_on: Sequence[str], any_machine: bool, least_pairs: int
+    base: Run,
+    head: Run,
+    slower: float,
+    memory: float,
+    fail_on: Sequence[str],
+    any_machine: bool,
+    least_pairs: int,
+    alternating: bool,
 ) -> Answer:
     """As `api.compare`."""
-    both = compared(base, head, slower, memory, any_machine, least_pairs)
+    both = compared(base, head, slower, memory, any_machine, least_pairs, alternating)
     frame = both.found.frame
     bad = {FAILS} | ({SLOWER} if "slower" in fail_on else set()) | ({LARGER} if "memory" in fail_on else set())
     failed = bool(frame["verdict"].isin(bad).any())
-    gated = frame[frame["quantity"] == TIME] if "slower" in fail_on else frame[:0]
-    unclear = int((gated["verdict"] == UNCLEAR).sum())
-    cure = "lipbench doctor says what disturbs this machine"
-    told = [f"--fail-on slower: {unclear} of {len(gated)} times could not be decided; {cure}"] if unclear else []
+    times = frame[frame["quantity"] == TIME]
+    unclear = int((times["verdict"] == UNCLEAR).sum())
+    is_open = "slower" in fail_on and unclear == len(times)
+    said = f"{unclear} of {len(times)} times could not be decided; lipbench doctor says what disturbs this machine"
+    said = said if len(times) else "both runs have no time in common"
+    told = [f"--fail-on slower: {said}"] if "slower" in fail_on and (unclear or is_open) else []
     problems = (*base.problems, *head.problems, *told)
-    return Answer(frame, readable(frame), remarks(both), problems, failed, undecided=0 < unclear == len(gated))
+    return Answer(frame, readable(frame), remarks(both), problems, failed, undecided=is_open)
 
 
 def _machines(run: Run) -> set[str]:
@@ -85,11 +96,6 @@ def _ratio(row: pd.Series) -> Estimate:
     return Estimate(float(row["ratio"]), float(row["low"]), float(row["high"]))
 
 
-def _change(share: float) -> str:
-    """A relative change: "5 %", or "a factor of 41" from a doubling on."""
-    return f"{100 * share:.3g} %" if share < 1 else f"a factor of {1 + share:.3g}"
-
-
 def _value(value: object, quantity: str) -> str:
     if quantity == CONSTANT:
         return f"{value:.6f}"
@@ -101,9 +107,13 @@ def remarks(both: Compared) -> tuple[str, ...]:
     found = both.found
     times = found.frame[found.frame["quantity"] == TIME]["verdict"].value_counts()
     counted = ", ".join(f"{times.get(name, 0)} {name}" for name in (SAME, FASTER, SLOWER, UNCLEAR))
-    spread = f"the rounds of the base differ from themselves by {_change(found.spread)}" if found.spread >= 0 else (
+    spread = f"the rounds of the base differ from themselves by {comparison.change(found.spread)}" if found.spread >= 0 else (
         "the base has fewer than the four rounds that show how far they differ from themselves")  # fmt: skip
-    lines = [f"times: {counted}; changes up to {_change(found.threshold)} count as the same ({spread})"] if len(times) else []
+    lines = (
+        [f"times: {counted}; changes up to {comparison.change(found.threshold)} count as the same ({spread})"]
+        if len(times)
+        else []
+    )
     others = found.frame[found.frame["quantity"] != TIME]
     for quantity, rows in others.groupby("quantity", sort=False):
         verdicts = rows["verdict"].value_counts(sort=False)

@@ -3,8 +3,8 @@
 Times are compared by the logarithms of the ratios of paired rounds (`lipbench_reports.intervals`), with Student's t. A time is
 SLOWER or FASTER if its ratio differs from 1 significantly, by Holm's correction over all times at the 5 % level, and by more
 than a threshold: the larger of the given one and the A/A spread, which is how far the rounds of the base differ from
-themselves. It is the SAME if its 95 % interval lies within the threshold, and else UNCLEAR. Contended or too few rounds decide
-only where the whole interval lies beyond a factor of `FAR`.
+themselves. It is the SAME if its 95 % interval lies within the threshold, and else UNCLEAR. Too few rounds, and contended ones
+that alternate, decide only where the whole interval lies beyond a factor of `FAR`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ COLUMNS = ("case", "phase", "quantity", "base", "head", "ratio", "low", "high", 
 by Holm"""
 THRESHOLD = 0.05
 LEAST_PAIRS = 5
-FAR = 3.0
-"""a factor that other processes do not make between rounds that alternate; at least three pairs must show it"""
+FAR, FEWEST = 3.0, 3
+"""a factor that other processes do not make between rounds that alternate, and the number of pairs that must show it"""
 EQUAL = 1e-6
 """relative difference up to which two exact Lipschitz constants are the same"""
 SPREAD_QUANTILE = 0.95
@@ -50,12 +50,17 @@ class Comparison:
 
 
 def compare(
-    base: Run, head: Run, slower: float = THRESHOLD, memory: float = THRESHOLD, least_pairs: int = LEAST_PAIRS
+    base: Run,
+    head: Run,
+    slower: float = THRESHOLD,
+    memory: float = THRESHOLD,
+    least_pairs: int = LEAST_PAIRS,
+    alternating: bool = False,
 ) -> Comparison:
     """Compare the cases that both runs have, case by case and phase by phase.
 
     `slower` and `memory` are relative thresholds of times and peaks; a time with fewer than `least_pairs` pairs of quiet rounds
-    is UNCLEAR.
+    is UNCLEAR, unless it is far away. `alternating` says that the rounds of both runs were measured in turns.
     """
     before, after = ({record.case: record for record in run.records} for run in (base, head))
     shared = [case for case in before if case in after]
@@ -75,7 +80,7 @@ def compare(
         rows += _status_row(before[case], after[case])
         for (key, logs), p in zip(times.items(), corrected):
             if key[0] == case:
-                rows.append(_time_row(*key, *timed[key], logs, p, limit, least_pairs))
+                rows.append(_time_row(*key, *timed[key], logs, p, limit, least_pairs, alternating))
         rows += _count_rows(before[case], after[case], memory)
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), limit, spread)
 
@@ -134,14 +139,16 @@ def _time_row(
     p: float,
     limit: float,
     least: int,
+    alternating: bool,
 ) -> dict[str, object]:
     found = estimate([logs]) if logs else Estimate(math.nan)
     busy = [name for name, rounds in (("base", base), ("head", head)) if not any(one.quiet for one in rounds)]
     if busy:
-        verdict, reason = _far(found, p, limit), f"other processes were busy in every round of {' and '.join(busy)}"
+        verdict = _far(found, p, limit, len(logs)) if alternating else UNCLEAR
+        reason = f"other processes were busy in every round of {' and '.join(busy)}"
     elif len(logs) < least:
         counted = "1 pair" if len(logs) == 1 else f"{len(logs)} pairs"
-        verdict, reason = _far(found, p, limit), f"{counted} of quiet rounds, and {least} are needed"
+        verdict, reason = _far(found, p, limit, len(logs)), f"{counted} of quiet rounds, and {least} are needed"
     else:
         verdict = judge(found, p, limit)
         reason = _unclear(found, limit, len(logs)) if verdict == UNCLEAR else ""
@@ -151,10 +158,15 @@ def _time_row(
     }  # fmt: skip
 
 
-def _far(found: Estimate, p: float, limit: float) -> str:
+def change(share: float) -> str:
+    """A relative change in words: "5 %", or "a factor of 41" from a doubling on."""
+    return f"{100 * share:.3g} %" if share < 1 else f"a factor of {1 + share:.3g}"
+
+
+def _far(found: Estimate, p: float, limit: float, pairs: int) -> str:
     """The verdict by rounds that cannot show a small change: only where the whole interval is far away."""
     far = max(FAR, 1 + limit)
-    is_far = found.is_known and (found.low > far or found.high < 1 / far)
+    is_far = pairs >= FEWEST and found.is_known and (found.low > far or found.high < 1 / far)
     return judge(found, p, limit) if is_far else UNCLEAR
 
 
@@ -163,7 +175,7 @@ def _unclear(found: Estimate, limit: float, pairs: int) -> str:
 
     It decides when it no longer contains the threshold, or, where the ratio is close to that, when it is half as wide.
     """
-    reason = f"the interval is not within ± {100 * limit:.3g} %"
+    reason = f"the interval is not within {'± ' if limit < 1 else ''}{change(limit)}"
     half, away = math.log1p(found.reach), abs(math.log(found.value))
     allowed = max(abs(math.log1p(limit) - away), math.log1p(limit) / 2)
     if not math.isfinite(half) or allowed == 0:
@@ -218,4 +230,5 @@ def _exact_row(
 def _exact_constant(record: Record) -> float:
     """The Lipschitz constant in evaluation with the weights of the case; NaN where only a bound is known."""
     bounds = record.certificate.evaluation if record.certificate else ()
-    return bounds[0].largest if bounds and bounds[0].kind == "exact" and not bounds[0].uncertainty else math.nan
+    is_sure = bool(bounds) and bounds[0].uncertainty <= EQUAL * bounds[0].largest
+    return bounds[0].largest if bounds and bounds[0].kind == "exact" and is_sure else math.nan

@@ -242,12 +242,14 @@ def _to_decide(made: Recommendation, open_: Sequence[Judged]) -> list[str]:
     ]
     if not own:
         return []
-    axes = {
-        "method": [spec.method for spec in own], "network": [spec.size for spec in own],
-        "implementation": [spec.implementation for spec in own if spec.implementation != PAPER],
-        "image-size": [str(spec.image_size) for spec in own if spec.image_size != NetworkSpec("aol", "XS").image_size],
-        "precision": [made.ground.precision] if made.ground.precision != "ieee" else [],
-    }  # fmt: skip
+    usual = NetworkSpec("aol", "XS")
+    axes: dict[str, list[str]] = {"method": [spec.method for spec in own], "network": [spec.size for spec in own]}
+    for name, values, default in (
+        ("implementation", [spec.implementation for spec in own], PAPER),
+        ("image-size", [str(spec.image_size) for spec in own], str(usual.image_size)),
+        ("precision", [made.ground.precision], "ieee"),
+    ):
+        axes[name] = values if set(values) != {default} else []
     options = "".join(f" --{name} {','.join(dict.fromkeys(values))}" for name, values in axes.items() if values)
     command = f"lipbench profile{options} --batch-size {made.ground.batch_size} --out runs/open"
     return [f"To decide, measure them on your machine, and ask again with --run runs/open: {command}"]

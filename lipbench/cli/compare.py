@@ -14,7 +14,8 @@ from lipbench.cli.options import FailOn, Format, Output, RunArgument
 from lipbench.cli.printing import Printer
 
 SLOWER, MEMORY = "slower", "memory"
-DEFAULT = 0.05
+DEFAULT, LEAST_PAIRS = 0.05, 5
+"""as in `api.compare`"""
 
 
 def compare(
@@ -39,12 +40,19 @@ def compare(
     printer.print(found)
 
 
-def answer(base: Path, head: Path, fail_on: tuple[str, ...] = (), any_machine: bool = False, **more: int) -> Answer:
+def answer(
+    base: Path,
+    head: Path,
+    fail_on: tuple[str, ...] = (),
+    any_machine: bool = False,
+    least_pairs: int = LEAST_PAIRS,
+    alternating: bool = False,
+) -> Answer:
     """The comparison of two stored runs. Raises `LipbenchError` for runs that cannot be compared."""
     limits = dict(map(limit, fail_on))
     return api.compare(
         base, head, slower=limits.get(SLOWER, DEFAULT), memory=limits.get(MEMORY, DEFAULT), fail_on=tuple(limits),
-        any_machine=any_machine, **more,
+        any_machine=any_machine, least_pairs=least_pairs, alternating=alternating,
     )  # fmt: skip
 
 

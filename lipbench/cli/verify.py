@@ -70,7 +70,7 @@ def verify(
 
 
 def _listed(what: Sequence[str]) -> Iterator[str]:
-    """The runs and layers that were named, apart or with commas; a folder's name may contain some."""
+    """The runs and layers that were named, apart or with commas; a folder's name may contain commas."""
     for word in what:
         yield from (word,) if Path(word).exists() else split("METHOD", word, str, layers)
 

@@ -46,6 +46,7 @@ def measure(
             raise errors.not_against(option)
     if options.resume and options.out is None:
         raise errors.resume_without_run()
+    described = _described(python, ref)
     folder = against.new_folder(options.out or profiling.new_directory(Path("runs")), resume=options.resume)
     try:
         with _base(python, ref, folder, _arguments(options, arguments), _names(options)) as base:
@@ -56,7 +57,7 @@ def measure(
         raise
     finally:
         _shown(0, 0, "")
-    print(_described(python, ref))
+    print(described)
     _print(found, fail_on, traceback=traceback)
 
 
@@ -123,7 +124,7 @@ def _print(found: Alternated, fail_on: tuple[str, ...], *, traceback: bool) -> N
     print(found.head.path.parent)
     for line in against.told(found.turns, found.wanted):
         print(line)
-    answer = compare.answer(found.base.path, found.head.path, fail_on, least_pairs=against.LEAST_PAIRS)
+    answer = compare.answer(found.base.path, found.head.path, fail_on, least_pairs=against.LEAST_PAIRS, alternating=True)
     tracebacks = tuple(text for run in (found.base, found.head) for record in run.records for text in record.tracebacks)
     failed = answer.failed or found.failed
     Printer(None, None, traceback=traceback).print(replace(answer, failed=failed, tracebacks=tracebacks))

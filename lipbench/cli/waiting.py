@@ -33,7 +33,8 @@ def in_lines() -> Iterator[Callable[[str | Callable[[], str]], None]]:
         while not over.wait(PERIOD_S):
             minutes, seconds = divmod(round(time.monotonic() - began), 60)
             text = last[0] if isinstance(last[0], str) else last[0]()
-            streams.complain(f"lipbench: {minutes}:{seconds:02} {streams.shown(text)}")
+            if text:
+                streams.complain(f"lipbench: {minutes}:{seconds:02} {streams.shown(text)}")
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -35,7 +35,8 @@ NEGLIGIBLE = 1e-6
 JUMP = 1e-4
 """Jump at inputs of root mean square 1, relative to one entry, of a map that cannot be called continuous."""
 DISCONTINUITY = 0.05
-"""Jump relative to the size of the inputs, from which on no arithmetic and no tolerance of an iteration explains it."""
+"""Jump relative to an entry of the input, or of the output if that is larger, from which on neither float32 nor the tolerance
+of an iteration explains it."""
 ROUNDING = ("aten.round", "aten.floor", "aten.ceil", "aten.trunc", "aten.sign", "aten.bucketize", "quantize")
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -161,7 +162,9 @@ def survey(apply: Map, like: Tensor, restore: Restore | None = None) -> Noise:
     if found.is_explained:
         return found
     jump = max(jump / scale for scale, jump in found.jumps)
-    if jump > DISCONTINUITY and max(found.spread, coupled) <= SAME and not found.is_coupled:
+    is_coarse = found.dtype is not None and torch.finfo(found.dtype).eps > torch.finfo(torch.float32).eps
+    is_steady = max(found.spread, coupled) <= SAME and not found.is_coupled
+    if jump > DISCONTINUITY * max(1.0, found.size) and is_steady and not is_coarse:
         # The ends of the last half are at most 1.5 width · scale / 2^HALVINGS apart.
         found = replace(found, steepness=jump * 2.0**HALVINGS / (1.5 * found.width))
     return replace(found, jumps=_at_all_scales(found))

@@ -183,7 +183,8 @@ def _measure(side: Side, turn: int, deadline: float | None, further: Sequence[st
     if process.returncode in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if process.returncode not in (0, FAILED):
-        raise errors.version_failed(side.name, traces.last_line(stderr) or f"exit code {process.returncode}")
+        said = traces.last_line(stderr) if process.returncode > 0 else ""  # a killed one may have told its progress
+        raise errors.version_failed(side.name, said or f"exit code {process.returncode}")
     found = side.run()
     if found is not None and found.unreadable:
         raise errors.unreadable_version(side.name, found.unreadable[0])

@@ -49,14 +49,22 @@ def claiming_methods(implementations: Sequence[str]) -> list[str]:
 
 
 def specs(methods: Iterable[str], shapes: Shapes) -> list[LayerSpec]:
-    """Every method at every shape, method by method. Raises `LipbenchError` for an unknown name or implementation."""
+    """Every method at every shape, method by method, without implementations that it lacks if it has others of them.
+
+    Raises `LipbenchError` for an unknown name or implementation.
+    """
     names = [external.absolute(name, shapes.settings) for name in adapters.expand(methods)]
     external.check_options(names, shapes.settings, shapes.claim)
+    lacking = registry.lacking(names, shapes.implementations)
     for name in (name for name in names if not external.is_external(name)):
         for implementation in shapes.implementations:
-            registry.implementation(name, implementation)
+            if (name, implementation) not in lacking:
+                registry.implementation(name, implementation)
     sizes = list(itertools.product(shapes.channels, shapes.image_sizes, shapes.kernel_sizes, shapes.implementations))
-    return [LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0) for name in names for size in sizes]
+    return [
+        LayerSpec(name, *size, shapes.claim if external.is_external(name) else 1.0)
+        for name in names for size in sizes if (name, size[-1]) not in lacking
+    ]  # fmt: skip
 
 
 def verify(

@@ -120,17 +120,23 @@ def _origins(found: Side, modules: Sequence[str]) -> list[str]:
 
 
 def same_base(folder: Path, base: str, head: str = "") -> None:
-    """Note in the folder of both runs what base and head are. Raises `LipbenchError` if a resumed run had another base."""
+    """Note in the folder of both runs what base and head are. A resumed run may have another head, which is then unknown.
+
+    Raises `LipbenchError` if a resumed run had another base.
+    """
     note = folder / "against.json"
     if not note.exists():
         write_json(note, {"base": base, "head": head})
         return
     try:
-        before = str(json.loads(note.read_text())["base"])
+        noted = json.loads(note.read_text())
+        before, earlier = str(noted["base"]), str(noted.get("head", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.unreadable_file(note, traces.message(error)) from error
     if before != base:
         raise errors.another_base(folder, before, base)
+    if earlier not in ("", head):
+        write_json(note, {"base": base, "head": ""})
 
 
 def _git(folder: Path, *arguments: str, what: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Every method in every form that was measured: implementations, compiled or not, recomputed or not. How the ranking changes.
+"""Every 1-Lipschitz method in every form that was measured: implementations, compiled, recomputed. How the ranking changes.
 
 A form is an implementation under conditions with a label. All forms of all methods are relative to one reference, Standard as
 written, and ranked within their form alone.
@@ -36,6 +36,10 @@ class Form:
         """Those of the ranked methods."""
         return {one.method: entry for one, entry in self.found.ranking(measure.title)}
 
+    def shapes(self, measure: Measure) -> list[str]:
+        """The shapes that all ranked methods have."""
+        return list(self.found.comparisons[measure.title].shapes)
+
     def place(self, measure: Measure, method: str) -> str:
         """Its rank among the ranked methods: "2", or "2–4" where intervals overlap; "" where it has none."""
         ranked = self.ranked(measure)
@@ -71,10 +75,7 @@ def _title(one: Series) -> str:
 
 def tables(ready: Prepared) -> list[Table]:
     """One table per measure: a row per method, a column per form, each with the place within the form."""
-    found = forms(ready)
-    titles = dict(zip(ready.methods["method"].astype(str), ready.methods["title"].astype(str)))
-    titles |= {one.method: titles.get(one.method, one.name) for one in ready.series}
-    made = []
+    found, titles, made = forms(ready), _titles(ready), []
     for measure in SHOWN:
         methods = list(dict.fromkeys(
             name for form in found for name in _by_ratio(form.entries(measure))
@@ -86,8 +87,15 @@ def tables(ready: Prepared) -> list[Table]:
         columns = [(Column(form.title), [_cell(form, measure, name) for name in methods]) for form in found]
         base = found[0].found.reference
         assert base is not None
-        made.append(table(f"{measure.title.capitalize()} in each form, relative to {base.label} as written", [head, *columns]))
+        caption = f"{measure.title.capitalize()} in each form, relative to {base.label}{'' if base.marks else ' as written'}"
+        made.append(table(caption, [head, *columns]))
     return made
+
+
+def _titles(ready: Prepared) -> dict[str, str]:
+    """The titles of the methods in these rows."""
+    known = dict(zip(ready.methods["method"].astype(str), ready.methods["title"].astype(str)))
+    return {one.method: known.get(one.method, one.name) for one in ready.series}
 
 
 def _by_ratio(entries: dict[str, Relative]) -> list[str]:
@@ -113,12 +121,12 @@ def _cell(form: Form, measure: Measure, method: str) -> Cell:
 
 
 def verdict(ready: Prepared) -> list[str]:
-    """Sentences on how the ranking by a training step changes from the first form to each other one."""
-    found = forms(ready)
-    titles = {one.method: one.name.split(" · ")[0] for one in ready.series}
-    step = SHOWN[0]
+    """Sentences on how the ranking by a training step changes from the first form to each other one over the same shapes."""
+    found, titles, step = forms(ready), _titles(ready), SHOWN[0]
     sentences = []
     for form in found[1:]:
+        if form.shapes(step) != found[0].shapes(step):
+            continue
         told, swapped = _changed(found[0].ranked(step), form.ranked(step))
         if not told:
             continue

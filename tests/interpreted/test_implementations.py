@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from lipbench import certify, registry
 from lipbench.cases import TRITON, Case, LayerSpec
 from lipbench.layers import bcop
 from lipbench.layers.base import LipschitzConv2d, WithKernel
+from lipbench.layers.soc import TRAINED_BY_KERNEL
 from lipbench.meters import lipschitz, macs
 from lipbench.prediction import memory as predict
 from lipbench.run import doubts
@@ -142,6 +144,26 @@ def test_a_kernel_that_is_wrong_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
     workload = Workload.build(case, registry.build(case.spec))
     found = certify.certify(workload.module, workload.x)
     assert lipschitz.violates(found.evaluation[0])
+
+
+@pytest.mark.parametrize(("precision", "training"), [("ieee", True), ("tf32", True), ("tf32x3", True), ("ieee", False)])
+def test_soc_trains_by_its_kernel_where_that_is_predicted_to_win(
+    precision: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lipbench_kernels import soc_series
+
+    class UsedError(Exception):
+        pass
+
+    def used(*given: object) -> None:
+        raise UsedError
+
+    monkeypatch.setattr(soc_series, "soc_series", used)
+    _, triton = pair("soc", 4, 3, 5)
+    triton.precision = precision
+    triton.train(training)
+    with pytest.raises(UsedError) if not training or precision in TRAINED_BY_KERNEL else contextlib.nullcontext():
+        triton(torch.randn(2, 4, 5, 5))
 
 
 @pytest.mark.parametrize("method", METHODS)
