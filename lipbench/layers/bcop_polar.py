@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import sympy
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from lipbench.layers.base import Head, Implementation, LipschitzLinear, Method
-from lipbench.layers.bcop import BCOPConv2d, block_kernel_cost
+from lipbench.layers.base import Head, Implementation, Method
+from lipbench.layers.bcop import BCOPConv2d, BjorckLinear, block_kernel_cost
 from lipbench.layers.standard import PADDED
 from lipbench.theory import C, Complexity, Cost, b, c, k, t
 
@@ -112,21 +111,18 @@ class PolarBCOPConv2d(BCOPConv2d):
         return polar_factors(self.weight, self.quintics)
 
 
-class PolarLinear(LipschitzLinear):
+class PolarLinear(BjorckLinear):
     """`y = W x + bias`, W (out, in) the polar factor of a free matrix; initialised to the identity."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.eye_(self.weight)
         self.quintics = quintics(POLAR_STEPS)
+
+    def advance(self, image_size: int) -> tuple[Tensor, ...]:
+        return ()
 
     def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
         return (polar_factors(self.weight[None], self.quintics)[0],)
-
-    def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
-        return functional.linear(x, effective[0], self.bias)
 
 
 def _polar_cost(count: sympy.Expr) -> Cost:
