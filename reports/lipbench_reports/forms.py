@@ -54,12 +54,16 @@ class Form:
 
 def forms(ready: Prepared) -> list[Form]:
     """The forms of a run, the most usual first; [] if there are fewer than two, or no reference that makes no claim."""
-    base = costs(ready).reference
-    if base is None or base.key not in costs(ready).yardsticks:
+    timed = [one for one in ready.series if not one.columns["interpreted"]]
+    if len({_title(one) for one in timed}) < 2:
+        return []
+    usual = costs(ready)
+    base = usual.reference
+    if base is None or base.key not in usual.yardsticks:
         return []
     series: dict[str, list[Series]] = {}
-    for one in ready.series:
-        if one.method != base.method and not one.columns["interpreted"]:
+    for one in timed:
+        if one.method != base.method:
             series.setdefault(_title(one), []).append(one)
     found = []
     for title, own in series.items():
