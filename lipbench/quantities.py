@@ -25,6 +25,9 @@ ESTIMATED = ("formulas", "prediction")
 """Parts of external layers alone: what a report shows beside a run, counted on fake tensors by the process that measures, so
 that a report imports no external module. If one fails, its reason becomes a note of the `Estimate`."""
 
+FREED_MEMORY = "freed_memory"
+"""Flag of a `Machine`, on a CPU: 'kept' by the process, or 'returned' to the system; programs before this flag returned it."""
+
 CautionKind = Literal[
     "contended",  # other processes used the machine while the phases were timed
     "unsettled",  # the median of the phases had not converged at the time limit

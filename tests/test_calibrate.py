@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import lipbench
 from lipbench import errors, registry
@@ -111,7 +114,15 @@ def test_a_factor_that_is_only_marked_as_conjugate_is_copied() -> None:
     assert forms.copies("product", [x, x]) == ()
     assert forms.copies("product", [x.mH]) == (("complex elementwise", (2 * 8 * 48,)),)
     assert forms.copies("product", [x.permute(1, 2, 0)]) == ()
-    assert forms.copies("product", [torch.randn(3, 4, 4, 4)[..., 0]]) == (("rearrangement", (2 * 4 * 48, 4)),)
+    assert forms.copies("product", [torch.randn(4, 4, 4)[..., 0]]) == (("rearrangement", (2 * 4 * 16, 4)),)
+
+
+def test_matrices_without_rows_or_columns_are_multiplied_one_by_one() -> None:
+    """As the factors of a batch with spread elements; a transposed factor, and a single matrix, are none."""
+    x, spread = torch.randn(3, 4, 4), torch.randn(4, 4, 3).permute(2, 0, 1)
+    assert [forms._product(factors)[0] for factors in ((x, x.mT), (x, spread), (spread, x), (spread[:1], x[:1]))] == [
+        "product", "product of rearranged matrices", "product of rearranged matrices", "product",
+    ]  # fmt: skip
     assert forms.copies("elementwise", [x.mH]) == ()
 
 
@@ -167,6 +178,25 @@ def test_a_calibration_has_all_that_an_estimate_needs(tmp_path: Path) -> None:
     assert known["step"].kind == "floor"
 
 
+def test_calls_take_turns_and_their_results_stay_for_a_turn() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def making(value: float) -> Callable[[], Tensor]:
+        def call() -> Tensor:
+            result = torch.full((2,), value)
+            made.append(weakref.ref(result))
+            return result
+
+        return call
+
+    turn = sweep.in_turn([making(0.0), making(1.0), making(2.0)])
+    for _ in range(4):
+        turn()
+    kept = [one() for one in made]
+    assert kept[0] is None
+    assert [float(one[0]) for one in kept[1:] if one is not None] == [1.0, 2.0, 0.0]
+
+
 def test_overheads_come_from_a_layer_that_computes_nothing() -> None:
     layer, x = overheads.Nothing(1, 1, 1, 1), torch.randn(2, 1, 3, 3)
     with operations._Recorder() as seen:
@@ -176,8 +206,14 @@ def test_overheads_come_from_a_layer_that_computes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [({"tables": [{}]}, "missing"), ({"device": 1}, "device"), ({"schema": 99}, "99"), ({"other": 1}, "other")],
-    ids=["table", "type", "newer", "unknown"],
+    [
+        ({"tables": [{}]}, "missing"),
+        ({"device": 1}, "device"),
+        ({"schema": 99}, "99"),
+        ({"schema": 1}, "earlier"),
+        ({"other": 1}, "other"),
+    ],
+    ids=["table", "type", "newer", "older", "unknown"],
 )
 def test_damaged_rates_are_named(tmp_path: Path, change: dict[str, object], why: str) -> None:
     path = rates.write(KNOWN, tmp_path / "rates.json")

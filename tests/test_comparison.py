@@ -20,7 +20,7 @@ from lipbench.cases import Case, LayerSpec, to_dict
 from lipbench.cli import compare as verb
 from lipbench.cli.printing import TOO_NOISY
 from lipbench.errors import LipbenchError
-from lipbench.quantities import Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
+from lipbench.quantities import FREED_MEMORY, Bound, Certificate, Contention, Machine, Macs, Memory, Peak, Timing
 from lipbench.store.records import Run, save
 from lipbench.store.rounds import Part, Record, Round
 from lipbench.store.run_plan import RunPlan, save_plan
@@ -215,6 +215,15 @@ def test_people_see_what_changed_and_programs_everything(base: Path, tmp_path: P
     assert set(answer.frame["quantity"]) == {"time", "memory", "macs"}
     assert answer.remarks[0].startswith("times: 0 SAME, 0 FASTER, 1 SLOWER, 0 UNCLEAR")
     assert answer.remarks[1:] == ("memory: 1 SAME", "macs: 1 SAME", f"only in head: {SOC.id}")
+
+
+def test_times_with_and_without_freed_memory_are_told_apart(base: Path, tmp_path: Path) -> None:
+    """Runs of earlier programs say nothing of it: they returned it to the system."""
+    one, keeping = record(AOL, noisy()), replace(HERE, flags={FREED_MEMORY: "kept"})
+    kept = replace(one, rounds=tuple(replace(each, machine=keeping) for each in one.rounds))
+    head = stored(tmp_path / "head", kept)
+    assert any("kept the memory" in line for line in api.compare(base, head).remarks)
+    assert not any("kept the memory" in line for run in (base, head) for line in api.compare(run, run).remarks)
 
 
 def test_a_report_shows_what_changed_since_a_base(base: Path, tmp_path: Path) -> None:

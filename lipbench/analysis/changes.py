@@ -13,6 +13,7 @@ from lipbench import errors
 from lipbench.analysis import comparison, counterparts
 from lipbench.analysis.comparison import CONSTANT, FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
 from lipbench.answer import Answer
+from lipbench.quantities import FREED_MEMORY
 from lipbench.store.records import Run
 
 UNITS = {TIME: TIMES, MEMORY: BYTES, MACS: COUNTS}
@@ -122,4 +123,16 @@ def remarks(both: Compared) -> tuple[str, ...]:
     for name, only in (("base", before - after), ("head", after - before)):
         if only:
             lines.append(f"only in {name}: {', '.join(sorted(only))}")
+    freed = {_freed(run) for run in (both.base, both.head)}
+    if len(times) and len(freed) > 1:
+        lines.append(
+            "one run kept the memory that its processes freed, and the other returned it to the system, which takes up to half of "
+            "the time of a phase on a CPU: a difference of these times may not be that of the layers"
+        )
     return (*lines, *both.moved)
+
+
+def _freed(run: Run) -> str:
+    """What the processes of a run on a CPU did with freed memory."""
+    machines = [one.machine for record in run.records if record.case.device == "cpu" for one in record.rounds if one.machine]
+    return machines[0].flags.get(FREED_MEMORY, "returned") if machines else ""

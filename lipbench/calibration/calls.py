@@ -12,7 +12,7 @@ from torch import Tensor
 aten = torch.ops.aten
 
 Call = Callable[[], object]
-MOST_WORK = 3e8
+MOST_WORK = 4e8
 """multiply-accumulates, or bytes, of a call that is measured; larger calls take as long as their work says"""
 
 
@@ -37,6 +37,12 @@ def _products(matrices: int, side: int, dtype: torch.dtype) -> Call:
     if matrices == 1:
         return lambda: torch.mm(one[0], other[0])
     return lambda: torch.bmm(one, other)
+
+
+def _rearranged_products(matrices: int, side: int, dtype: torch.dtype) -> Call:
+    """The second factor has the number of the matrix as its last dimension, as spectra of images have."""
+    one, other = torch.randn(matrices, side, side, dtype=dtype), torch.randn(side, side, matrices, dtype=dtype)
+    return lambda: torch.bmm(one, other.permute(2, 0, 1))
 
 
 def _vectors(matrices: int, elements: int, dtype: torch.dtype) -> Call:
@@ -101,6 +107,19 @@ def _elementwise(operands: int, result: int, run: Callable[..., object]) -> Call
         return lambda: run(*given)
 
     return make
+
+
+def _norms(size: int, dtype: torch.dtype) -> Call:
+    """The norms of matrices."""
+    x = torch.randn(max(1, size // (dtype.itemsize * 32 * 32)), 32, 32, dtype=dtype)
+    return lambda: torch.linalg.vector_norm(x, dim=(1, 2))
+
+
+def _sliced(size: int, dtype: torch.dtype) -> Call:
+    """The gradient of images without their outer columns; it is read as rows, and written with the columns."""
+    count = max(1, size // (dtype.itemsize * 16 * 16 * 34))
+    x = torch.randn(count, 16, 16, 16, dtype=dtype)
+    return lambda: aten.slice_backward(x, (count, 16, 16, 18), 3, 1, 17, 1)
 
 
 def _some_dimensions(size: int, dtype: torch.dtype) -> Call:
@@ -169,6 +188,8 @@ def _of_transforms() -> tuple[Measured, ...]:
 
 MEASURED: tuple[Measured, ...] = (
     *(Measured("product", dtype, ((1, 8, 64, 512), _SIDES), _products, _cubic) for dtype in (F32, F64, C64)),
+    *(Measured("product of rearranged matrices", dtype, ((8, 64, 512), _SIDES[:6]), _rearranged_products, _cubic)
+      for dtype in (F32, C64)),
     *(Measured("matrix-vector product", dtype, ((1, 8, 64), (16, 256, 4096, 2**16, 2**20)), _vectors, lambda m, n: 8 * m * n)
       for dtype in (F32, C64)),
     *_of_convolutions(),
@@ -183,6 +204,9 @@ MEASURED: tuple[Measured, ...] = (
     Measured("fill", F32, (_BYTES,), _elementwise(0, 1, torch.zeros_like), _bytes),
     Measured("reduction", F32, (_BYTES,), _elementwise(1, 0, _sum), _bytes),
     Measured("reduction of some dimensions", F32, (_BYTES[1:],), _some_dimensions, _bytes),
+    Measured("norm", F32, (_BYTES,), _elementwise(1, 0, torch.linalg.vector_norm), _bytes),
+    *(Measured("norm of some dimensions", dtype, (_BYTES[2:],), _norms, _bytes) for dtype in (F32, C64)),
+    Measured("gradient of a slice", F32, (_BYTES[3:],), _sliced, _bytes),
     Measured("rearrangement", F32, (_BYTES[::2], (4, 16, 64, 256, 1024)), _rearranged, _bytes),
 )  # fmt: skip
 """all that `calibrate` measures"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,11 @@ from lipbench.prediction.rates import Table
 
 TOLERANCE = 0.1
 """relative difference up to which two times are the same"""
-SAMPLES, SLOW_SAMPLES, SLOW_S = 5, 3, 0.03
+SAMPLES, SLOW_SAMPLES, SLOW_S = 9, 3, 0.03
 """samples of a call in one sweep; fewer of a call that takes longer than this"""
+SETS = 8
+"""operands and results of a call, which take turns: as in a layer, they are not those of the last operation. Small ones stay in
+the caches near the cores, and large ones do not."""
 
 Progress = Callable[[int, int], object]
 """(calls measured, all calls)"""
@@ -41,10 +45,17 @@ class Point:
         return math.exp(statistics.median(map(math.log, self.seconds)))
 
 
-def median_s(call: Call) -> float:
-    """Median seconds of a call, from a few samples of a millisecond or more each."""
+def in_turn(calls: Sequence[Call]) -> Call:
+    """A call that makes the next of several in a ring, and keeps the result until all others have been made."""
+    ring, results = itertools.cycle(calls), deque[object](maxlen=len(calls))
+    return lambda: results.append(next(ring)())
+
+
+def median_s(call: Call, warm_up: int = 1) -> float:
+    """Median seconds of a call, from a few samples of a millisecond or more each, after so many calls."""
     sampler = CpuSampler({"call": call}, lambda: None)
-    sampler.first_call()
+    for _ in range(warm_up):
+        sampler.first_call()
     sampler.take()
     is_slow = sampler.sample_s > SLOW_S
     if not is_slow:
@@ -67,8 +78,8 @@ def swept(measured: Sequence[Measured], tell: Progress = lambda *_: None) -> lis
     for sweep in range(3):
         for place, point in enumerate(found):
             if sweep < 2 or point.differs:
-                call = point.measured.make(*point.sizes, point.measured.dtype)
-                found[place] = Point(point.measured, point.sizes, (*point.seconds, median_s(call)))
+                calls = [point.measured.make(*point.sizes, point.measured.dtype) for _ in range(SETS)]
+                found[place] = Point(point.measured, point.sizes, (*point.seconds, median_s(in_turn(calls), SETS + 1)))
             tell(sweep * len(found) + place + 1, 3 * len(found))
     return found
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from lipbench.meters.heap import keep_freed_memory
+
 WARMUP_BATCH_SAMPLES = 3
 SLOW_S = 0.2
 """A group whose iteration takes longer than this needs only one iteration to warm up, and one to measure host time."""
@@ -74,10 +76,14 @@ class Sampler(ABC):
 
 
 class CpuSampler(Sampler):
-    """Reads the host's clock around one call, or around a loop of calls where that is allowed."""
+    """Reads the host's clock around one call, or around a loop of calls where that is allowed.
+
+    From the first one on, the process keeps the memory that it frees.
+    """
 
     def __init__(self, group: Stages, prepare: Callable[[], object], whole: Whole | None = None) -> None:
         super().__init__(group, prepare)
+        keep_freed_memory()
         self._whole = whole
         self.clear()
 

@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from lipbench import errors
-from lipbench.meters import gpu
-from lipbench.quantities import Contention, Machine
+from lipbench.meters import gpu, heap
+from lipbench.quantities import FREED_MEMORY, Contention, Machine
 
 FOREIGN_LIMIT = 0.05
 """largest share of all cores that other processes may use while a phase is timed"""
@@ -171,7 +171,7 @@ def describe(device: str, threads: int) -> Machine:
         torch=torch.__version__,
         packages=_versions(),
         commit=_commit(),
-        flags=_flags(threads) | interpreter,
+        flags=_flags(threads) | interpreter | ({} if device == "cuda" else {FREED_MEMORY: heap.freed_memory()}),
         **(_describe_gpu() if device == "cuda" else {}),
     )
 

@@ -41,7 +41,7 @@ def _table(one: Operation, rates: Rates) -> Table:
     chosen = [table for table in same if table.dtype == dtype or not one.macs]  # what moves data takes as long as its bytes
     if not chosen:
         raise UnmeasuredError(f"{one.name} in {one.dtype}")
-    return chosen[0]
+    return max(chosen, key=lambda table: table.dtype == dtype)
 
 
 @functools.lru_cache(maxsize=256)

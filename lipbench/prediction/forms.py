@@ -19,6 +19,7 @@ Form = tuple[str, tuple[float, ...]]
 """name of a form, and its sizes in the order of `AXES`"""
 AXES: Mapping[str, tuple[str, ...]] = {
     "product": ("matrices", "side"),
+    "product of rearranged matrices": ("matrices", "side"),
     "matrix-vector product": ("matrices", "elements"),
     "convolution": ("images", "channels", "side", "kernel"),
     "gradients of a convolution": ("images", "channels", "side", "kernel"),
@@ -41,9 +42,12 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "elementwise": ("bytes",),
     "complex elementwise": ("bytes",),
     "rearrangement": ("bytes", "run"),
+    "gradient of a slice": ("bytes",),
     "fill": ("bytes",),
     "reduction": ("bytes",),
     "reduction of some dimensions": ("bytes",),
+    "norm": ("bytes",),
+    "norm of some dimensions": ("bytes",),
 }
 """form → what its sizes are: `side` of square matrices and images, of other shapes the side of those with as many elements;
 `run`: bytes that are next to each other in both tensors"""
@@ -81,9 +85,12 @@ def form_of(
         return None
     if kind == "reduction":
         whole = all(one.numel() <= 1 for one in made) or made[0].numel() * 8 > operands[0].numel()
-        return ("reduction" if whole else "reduction of some dimensions"), (moved,)
+        form = "norm" if name == "linalg_vector_norm" else "reduction"
+        return (form if whole else f"{form} of some dimensions"), (moved,)
     if name in _FILLS:
         return "fill", (moved,)
+    if name == "slice_backward":
+        return "gradient of a slice", (moved,)
     return _elementwise([one for one in (*operands, *made) if one.dim()], moved)
 
 
@@ -94,7 +101,14 @@ def _product(factors: Sequence[Tensor]) -> Form:
     matrices = max(1, math.prod(one.shape[:-2]))
     if min(rows, columns) == 1:
         return "matrix-vector product", (matrices, rows * inner * columns)
-    return "product", (matrices, (rows * inner * columns) ** (1 / 3))
+    form = "product" if matrices == 1 or all(_has_rows_or_columns(one) for one in factors) else "product of rearranged matrices"
+    return form, (matrices, (rows * inner * columns) ** (1 / 3))
+
+
+def _has_rows_or_columns(factor: Tensor) -> bool:
+    """Whether the rows of a factor, or its columns, lie in one piece each; of several matrices that do not, PyTorch copies and
+    multiplies one after another."""
+    return 1 in (factor.stride(-1), factor.stride(-2))
 
 
 def _convolution(name: str, arguments: Sequence[Any], made: Sequence[Tensor]) -> Form | None:
@@ -168,14 +182,14 @@ def run_bytes(tensors: Sequence[Tensor]) -> int:
 
 
 def copies(kind: str, operands: Sequence[Tensor]) -> tuple[Form, ...]:
-    """Copies that a product makes of its factors first: of those that are marked as conjugate, or have neither rows nor columns
-    in one piece."""
+    """Copies that a product makes of its factors first: of those that are marked as conjugate, and of a single matrix that has
+    neither rows nor columns in one piece."""
     if kind != "product":
         return ()
     found: list[Form] = []
     for one in operands:
         moved = 2 * one.numel() * one.element_size()
-        if one.dim() > 1 and 1 not in (one.stride(-1), one.stride(-2)):
+        if one.dim() == 2 and not _has_rows_or_columns(one):
             found.append(("rearrangement", (moved, one.element_size())))
         elif one.is_conj():
             found.append(("complex elementwise", (moved,)))

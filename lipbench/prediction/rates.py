@@ -15,8 +15,8 @@ from lipbench.quantities import Machine
 from lipbench.store.files import DAMAGED, load_versioned, write_errors, write_json
 from lipbench.store.typed import from_json, said
 
-SCHEMA = 1
-"""version of the file that `write` makes"""
+SCHEMA = 2
+"""version of the file that `write` makes; 1 was measured with operands that lay in the cache"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def write(rates: Rates, path: Path | None = None) -> Path:
 def read(path: Path) -> Rates:
     """Read what `write` wrote. Raises `LipbenchError` for anything else."""
     values = load_versioned(path, SCHEMA, errors.unreadable_file)
-    del values["schema"]
+    if values.pop("schema") < SCHEMA:
+        raise errors.unreadable_file(path, "rates of an earlier lipbench, which measured too short times")
     try:
         found: Rates = from_json(Rates, values)
     except DAMAGED as error:
