@@ -137,6 +137,8 @@ def test_gradients_of_the_series_and_of_the_block_are_those_of_differences(
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda *given: series.exponential(*given, 3, training=True, on_cpu=on_cpu), (x, first / 4))
     assert gradcheck(lambda *given: residual.residual(*given, training=True, on_cpu=on_cpu), (x, first, bias, second))
+    scale = torch.tensor(-0.7, dtype=x.dtype, requires_grad=True)
+    assert gradcheck(lambda *given: residual.scaled_residual(*given, training=True, on_cpu=on_cpu), (x, first, bias, scale))
     plain = series.exponential(x, first / 4, 3, training=False, on_cpu=on_cpu)
     torch.testing.assert_close(plain, exponential(x, first / 4, 3), rtol=1e-12, atol=1e-12)
 

@@ -93,13 +93,68 @@ def test_autocast_is_that_of_the_forward_pass(variant: Variant) -> None:
 
 
 @pytest.mark.heads
-def test_only_the_input_and_the_vectors_are_kept(variant: Variant) -> None:
+def test_only_the_input_and_what_is_not_repeated_are_kept(variant: Variant) -> None:
+    """The vectors of `advance()`, and Cayley's inverse of each block."""
     layer = variant.build()
     layer.recompute = True
     x = variant.image(layer).requires_grad_()
-    vectors = layer.train().advance(image_size(layer))
-    assert saved.saved_bytes(lambda: layer(x)) == saved.bytes_of([x]) + saved.bytes_of(vectors)
+    kept = [*layer.train().advance(image_size(layer))]
+    if variant.method.name in ("cayley", "sandwich"):
+        size = image_size(layer)
+        blocks = 1 if variant.implementation == HEAD else size * (size // 2 + 1)
+        channels = layer.out_features if variant.implementation == HEAD else layer.out_channels
+        dtype = torch.float64 if variant.implementation == HEAD else torch.complex128
+        kept.append(torch.empty(blocks, channels, channels, dtype=dtype))
+    assert saved.saved_bytes(lambda: layer(x)) == saved.bytes_of([x]) + saved.bytes_of(kept)
     assert saved.unseen_bytes(layer, x) == 0
+
+
+def test_an_inverse_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the backward pass runs twice; each time it has the gradients of the layer that keeps everything."""
+    calls: list[torch.Size] = []
+    inv_ex = torch.linalg.inv_ex
+    monkeypatch.setattr(torch.linalg, "inv_ex", lambda matrix: (calls.append(matrix.shape), inv_ex(matrix))[1])
+    for implementation in ("paper", "lean"):
+        layer = registry.build(LayerSpec("cayley", 4, 6, implementation=implementation)).train()
+        twin, x = recomputed(layer), torch.randn(2, 4, 6, 6)
+        output = twin(x)
+        layer(x).square().sum().backward()
+        assert len(calls) == 2
+        for _ in range(2):
+            twin.zero_grad()
+            output.square().sum().backward(retain_graph=True)
+            for one, other in zip(twin.parameters(), layer.parameters(), strict=True):
+                assert torch.equal(one.grad, other.grad)
+        assert len(calls) == 2
+        calls.clear()
+
+
+def test_a_recomputed_output_may_be_changed_in_place() -> None:
+    layer = registry.build(LayerSpec("cayley", 4, 6)).train()
+    x = torch.randn(2, 4, 6, 6)
+    outputs = [one(x).relu_() for one in (layer, recomputed(layer))]
+    for output in outputs:
+        output.sum().backward()
+    assert torch.equal(*outputs)
+
+
+def test_a_second_derivative_of_a_recomputed_inverse() -> None:
+    layer = registry.build(LayerSpec("cayley", 2, 4)).train().double()
+    found = []
+    for one in (layer, recomputed(layer)):
+        x = torch.ones(1, 2, 4, 4, dtype=torch.float64).mul(torch.arange(4)).requires_grad_()
+        (first,) = torch.autograd.grad(one(x).pow(3).sum(), one.weight, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), one.weight)[0])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(("method", "terms"), [("cpl", 1), ("soc", 4)])
+def test_the_last_convolution_of_lean_is_not_repeated(method: str, terms: int) -> None:
+    layer = registry.build(LayerSpec(method, 4, 6, implementation="lean")).train()
+    again = recomputed(layer)
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    counted = [macs.count(one(x).sum().backward).by_operation["aten.convolution"] for one in (layer, again)]
+    assert (counted[1] - counted[0]) // (2 * 4 * 4 * 36 * 9) == terms
 
 
 @pytest.mark.heads

@@ -126,8 +126,8 @@ def remarks(both: Compared) -> tuple[str, ...]:
     freed = {_freed(run) for run in (both.base, both.head)}
     if len(times) and len(freed) > 1:
         lines.append(
-            "one run kept the memory that its processes freed, and the other returned it to the system, which takes up to half of "
-            "the time of a phase on a CPU: a difference of these times may not be that of the layers"
+            "one run kept the memory that its processes freed, and the other returned it to the system, which takes up to half "
+            "of the time of a phase on a CPU: a difference of these times may not be that of the layers"
         )
     return (*lines, *both.moved)
 

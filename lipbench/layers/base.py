@@ -12,9 +12,9 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
-from torch.utils.checkpoint import checkpoint
 
 from lipbench import errors, theory
+from lipbench.layers.recomputation import recomputed
 from lipbench.theory import NOTHING, Complexity, Cost
 
 
@@ -167,8 +167,7 @@ class TwoHalves(nn.Module, ABC):
 
         with self._without_autocast():
             advanced = self.advance(image_size)
-        output: Tensor = checkpoint(halves, x, *advanced, use_reentrant=False, preserve_rng_state=False)
-        return output
+        return recomputed(halves, x, *advanced)
 
     def _without_autocast(self) -> AbstractContextManager[object]:
         return without_autocast(next(self.parameters()).device.type)
@@ -290,7 +289,7 @@ class Implementation:
     tail: sympy.Expr = NOTHING.macs
     """MACs after the last tensor that the backward pass needs: recomputation ends there"""
     advance: Cost | None = None
-    """its own costs of `advance()`; None: those of the method"""
+    """its own costs of `advance()` and of what else recomputation does not repeat; None: those of the method"""
 
 
 @dataclass(frozen=True)
@@ -311,7 +310,8 @@ class Method:
     evaluation_iterations: Mapping[str, int] = field(default_factory=dict)
     """values in evaluation mode; only those that differ"""
     advance: Cost = NOTHING
-    """MACs of `advance()` in training mode, and elements of the vectors that it returns"""
+    """What recomputation does not repeat: MACs of `advance()` and `computed_once()` in training mode, and elements of their
+    results."""
     linear: bool = True
     orthogonal: bool = False
     lipschitz: bool = True

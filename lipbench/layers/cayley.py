@@ -6,6 +6,7 @@ Source: Trockman & Kolter, "Orthogonalizing Convolutional Layers with the Cayley
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import sympy
 import torch
@@ -16,6 +17,7 @@ from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.layers.lean.cayley import lean_cayley_transform
 from lipbench.layers.lean.spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
+from lipbench.layers.recomputation import computed_once
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
@@ -66,9 +68,29 @@ def cayley_transform(weight: Tensor) -> Tensor:
     identity = torch.eye(columns, dtype=weight.dtype, device=weight.device)
     # inv_ex(), since inv() would wait for the device to check for errors. LAPACK's result is column-major, and products of the
     # input half want rows: the inverse of the transpose is the transpose of the inverse.
-    inverse = torch.linalg.inv_ex((identity + skew).mT).inverse.mT
+    matrix = (identity + skew).mT
+    inverse = computed_once(lambda: torch.linalg.inv_ex(matrix).inverse, lambda known: with_gradient(matrix, known)).mT
     square = 2 * inverse - identity
     return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverse)), dim=1)
+
+
+def with_gradient(matrix: Tensor, inverse: Tensor) -> Tensor:
+    """The known inverse of matrices (f, n, n), with its gradient."""
+    result: Tensor = _KnownInverse.apply(matrix, inverse)  # type: ignore[no-untyped-call]  # torch gives it no types
+    return result
+
+
+class _KnownInverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, inverse: Tensor) -> Tensor:
+        result = inverse.detach()
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (inverse,) = ctx.saved_tensors  # with the gradient of this function, if it is differentiated again
+        return -torch.matmul(inverse.mH, torch.matmul(gradient, inverse.mH)), None
 
 
 class CayleyConv2d(LipschitzConv2d):
@@ -160,6 +182,9 @@ EXACT_LEAN = Complexity(
     blocks_cost(s) + Cost(4 * half_plane(s) * c**3, P + 4 * half_plane(s) * c**2 + 3, 6 * half_plane(s) * c**3),
 )
 
+INVERSE, HEAD_INVERSE = Cost(4 * half_plane(s) * c**3, 2 * half_plane(s) * c**2), Cost(c**3, c**2)
+"""what recomputation does not repeat, in a convolution and in a head"""
+
 METHOD = Method(
     name="cayley",
     title="Cayley",
@@ -168,6 +193,7 @@ METHOD = Method(
         "paper": Implementation(CayleyConv2d, EXACT, tail=4 * b * half_plane(s) * c**2 + b * c * fft_macs(s)),
         "lean": Implementation(LeanCayleyConv2d, EXACT_LEAN, tail=last_macs(s)),
     },
+    advance=INVERSE,
     published=Complexity(
         Cost(b * s**2 * c**2, sympy.Rational(5, 2) * M), Cost(s**2 * c**3, sympy.Rational(3, 2) * s**2 * c**2)
     ),
@@ -176,6 +202,7 @@ METHOD = Method(
     head=Head(
         CayleyLinear,
         Complexity(Cost(b * c**2, b * c, 2 * b * c**2), Cost(c**3, 3 * c**2 + 3, 2 * c**3)),
+        advance=HEAD_INVERSE,
         tail=b * c**2,
     ),
 )

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.base import Implementation, LipschitzConv2d, Method
-from lipbench.layers.lean.residual import residual, residual_branch
+from lipbench.layers.lean.residual import scaled_residual
 from lipbench.theory import C, Complexity, Cost, M, P, c, k, s
 
 EPSILON = 1e-6
@@ -126,17 +126,11 @@ class CPLConv2d(LipschitzConv2d):
 
 
 class LeanCPLConv2d(CPLConv2d):
-    """The same function; the step size is part of the second kernel, and the block keeps its input and its activation."""
-
-    def transform_parameters(self, image_size: int, *advanced: Tensor) -> tuple[Tensor, ...]:
-        kernel, step = super().transform_parameters(image_size, *advanced)
-        return kernel, -step * kernel
+    """The same function; the block keeps its input and its activation alone, and scales no image in a pass of its own."""
 
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
-        return residual(x, effective[0], self.bias, effective[1], self.training, self.is_on_cpu(x))
-
-    def branch(self, x: Tensor, *effective: Tensor) -> Tensor:
-        return residual_branch(x, *effective)
+        kernel, step = effective
+        return scaled_residual(x, kernel, self.bias, -step, self.training, self.is_on_cpu(x))
 
 
 class PublishedCPLConv2d(CPLConv2d):
@@ -168,13 +162,13 @@ EXACT = Complexity(
     # The vectors are not differentiated: only the last of three convolutions has a gradient, with respect to its kernel alone.
     Cost(3 * s**2 * c**2 * k**2, P + 2 * s**2 * c + 3, s**2 * c**2 * k**2),
 )
-EXACT_LEAN = Complexity(Cost(2 * C, 2 * M, 4 * C), EXACT.parameters + Cost(C * 0, P, C * 0))
+EXACT_LEAN = Complexity(Cost(2 * C, 2 * M, 4 * C + M), EXACT.parameters)  # the gradient of the step is a product of images
 
 METHOD = Method(
     name="cpl",
     title="CPL",
     source="Meunier et al., ICML 2022, arXiv 2110.12690",
-    implementations={"paper": Implementation(CPLConv2d, EXACT), "lean": Implementation(LeanCPLConv2d, EXACT_LEAN)},
+    implementations={"paper": Implementation(CPLConv2d, EXACT), "lean": Implementation(LeanCPLConv2d, EXACT_LEAN, tail=C)},
     published=Complexity(Cost(2 * C, 3 * M), Cost(s**2 * c**2 * k**2, P + s**2 * c)),
     published_operations=("CONVs & ACT", "power method"),
     advance=Cost(2 * s**2 * c**2 * k**2, 2 * s**2 * c),

@@ -13,7 +13,15 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
-from lipbench.layers.cayley import apply_spectrum, cayley_transform, fft_macs, half_plane, kernel_spectrum
+from lipbench.layers.cayley import (
+    HEAD_INVERSE,
+    INVERSE,
+    apply_spectrum,
+    cayley_transform,
+    fft_macs,
+    half_plane,
+    kernel_spectrum,
+)
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
 
@@ -97,10 +105,12 @@ METHOD = Method(
     implementations={"paper": Implementation(SandwichConv2d, EXACT, tail=4 * b * _F * c**2 + b * c * _FFT)},
     published=None,
     published_operations=("", ""),
+    advance=INVERSE,
     linear=False,
     head=Head(
         SandwichLinear,
         Complexity(Cost(2 * b * c**2, 2 * b * c, 4 * b * c**2), Cost(3 * c**3, 9 * c**2 + 4 * c + 3, 6 * c**3)),
+        advance=HEAD_INVERSE,
         tail=b * c**2,
     ),
 )

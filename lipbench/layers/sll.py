@@ -110,7 +110,7 @@ METHOD = Method(
     source="Araujo et al., ICLR 2023, arXiv 2303.03169",
     implementations={
         "paper": Implementation(SLLConv2d, EXACT, tail=C),
-        "lean": Implementation(LeanSLLConv2d, EXACT_LEAN),
+        "lean": Implementation(LeanSLLConv2d, EXACT_LEAN, tail=C),
         "triton": Implementation(TritonSLLConv2d, needs="triton"),
     },
     published=Complexity(Cost(2 * C, 3 * M), Cost(c**3 * k**4, 5 * P)),

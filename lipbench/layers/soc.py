@@ -215,7 +215,7 @@ METHOD = Method(
     source="Singla & Feizi, ICML 2021, arXiv 2105.11417",
     implementations={
         "paper": Implementation(SOCConv2d, EXACT, tail=C),
-        "lean": Implementation(LeanSOCConv2d, EXACT_LEAN),
+        "lean": Implementation(LeanSOCConv2d, EXACT_LEAN, tail=C),
         "triton": Implementation(TritonSOCConv2d, needs="triton"),
     },
     published=Complexity(Cost(C * t1, M * t1), Cost(c**2 * k**2 * t2, P)),

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from lipbench.layers.base import without_autocast
 from lipbench.layers.lean.derivatives import Gradients, first_alone
+from lipbench.layers.recomputation import computed_once
 
 
 def _inverse(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
     """Parts of `(I + S)⁻¹` for S of these parts (f, n, n)."""
     identity = torch.eye(real.shape[-1], dtype=real.dtype, device=real.device)
     # Of the transpose, since LAPACK's result is column-major; see `cayley.cayley_transform`.
-    inverse = torch.linalg.inv_ex(torch.complex((identity + real).mT, imaginary.mT)).inverse.mT
+    inverse = computed_once(
+        lambda: torch.linalg.inv_ex(torch.complex((identity + real).mT, imaginary.mT)).inverse, lambda known: known
+    ).mT
     return inverse.real.contiguous(), inverse.imag.contiguous()
 
 

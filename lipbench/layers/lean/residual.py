@@ -1,4 +1,4 @@
-"""A residual block `y = x + Bᵀ relu(A ∗ x + bias)` that keeps its input and its activation."""
+"""Residual blocks `y = x + Bᵀ relu(A ∗ x + bias)` that keep their input and their activation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional
 from lipbench.layers.base import is_autocast
 from lipbench.layers.lean.convolution import WIDE_VECTORS, convolve, convolve_transposed, kernel_gradient, laid_out
 from lipbench.layers.lean.derivatives import Gradients, first_alone
+from lipbench.layers.recomputation import is_repeated
 
 
 def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool, on_cpu: bool) -> Tensor:
@@ -23,6 +24,14 @@ def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: b
         y: Tensor = _Residual.apply(x, first, bias, second, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
         return y
     return x + convolve_transposed(functional.relu(convolve(x, first, bias)), second)
+
+
+def scaled_residual(x: Tensor, kernel: Tensor, bias: Tensor, scale: Tensor, training: bool, on_cpu: bool) -> Tensor:
+    """`x + scale · Kᵀ relu(K ∗ x + bias)`: images (b, i, s, s), a kernel (o, i, k, k), bias (o,), a scalar; as `residual`."""
+    if training and not is_autocast(x.device.type):
+        y: Tensor = _ScaledResidual.apply(x, kernel, bias, scale, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
+        return y
+    return torch.addcmul(x, scale, convolve_transposed(functional.relu(convolve(x, kernel, bias)), kernel))
 
 
 def residual_branch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -40,6 +49,8 @@ class _Residual(torch.autograd.Function):
         start = laid_out(x, last)
         activation = convolve(start, first, bias).relu_()
         ctx.save_for_backward(x, first, second, activation)
+        if is_repeated():
+            return x.new_empty(()).expand_as(x)
         return convolve_transposed(activation, second).add_(start).contiguous()
 
     @staticmethod
@@ -59,3 +70,43 @@ class _Residual(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = convolve_transposed(inner, first).add_(incoming).contiguous()
         return of_x, of_first, of_bias, of_second, None
+
+
+class _ScaledResidual(torch.autograd.Function):
+    """Keeps the images, the activation, the kernel and the scale, which multiplies sums and gradients as they are added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor, scale: Tensor, on_cpu: bool) -> Tensor:
+        ctx.on_cpu = on_cpu
+        last = on_cpu and not WIDE_VECTORS
+        start = laid_out(x, last)
+        activation = convolve(start, kernel, bias).relu_()
+        ctx.save_for_backward(x, kernel, scale, activation)
+        if is_repeated():
+            return x.new_empty(()).expand_as(x)
+        return torch.addcmul(start, scale, convolve_transposed(activation, kernel)).contiguous()
+
+    @staticmethod
+    @first_alone
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        x, kernel, scale, activation = ctx.saved_tensors
+        of_x, of_kernel, of_bias, of_scale = (None,) * 4
+        last = ctx.on_cpu and not WIDE_VECTORS
+        incoming = laid_out(gradient, last)
+        inner = torch.ops.aten.threshold_backward(convolve(incoming, kernel), activation, 0)  # of the sum, without the scale
+        if ctx.needs_input_grad[1]:
+            of_kernel = kernel_gradient(incoming, activation, kernel, ctx.on_cpu)
+            of_kernel = of_kernel.add_(kernel_gradient(laid_out(x, last), inner, kernel, ctx.on_cpu)).mul_(scale)
+        if ctx.needs_input_grad[2]:
+            of_bias = inner.sum((0, 2, 3)).mul_(scale)
+        if ctx.needs_input_grad[3]:
+            of_scale = _dot(inner, activation).view_as(scale)
+        if ctx.needs_input_grad[0]:
+            of_x = torch.addcmul(incoming, scale, convolve_transposed(inner, kernel)).contiguous()
+        return of_x, of_kernel, of_bias, of_scale, None
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of products of two images (b, c, s, s), in the order of memory of the first."""
+    order = (0, 2, 3, 1) if one.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+    return torch.dot(one.permute(order).reshape(-1), other.permute(order).reshape(-1))
