@@ -130,7 +130,7 @@ class LeanCayleyConv2d(CayleyConv2d):
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         real, imaginary = effective
         with self._without_autocast():  # as complex products are
-            return apply_blocks(x, real, imaginary) + self.bias[:, None, None]
+            return apply_blocks(x, real, imaginary, self.training) + self.bias[:, None, None]
 
 
 class CayleyLinear(LipschitzLinear):

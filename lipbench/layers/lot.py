@@ -104,7 +104,7 @@ class LeanLOTConv2d(LOTConv2d):
     def transform_input(self, x: Tensor, *effective: Tensor) -> Tensor:
         real, imaginary = effective
         with self._without_autocast():  # as complex products are
-            return apply_blocks(x, real, imaginary, self.kernel_size // 2) + self.bias[:, None, None]
+            return apply_blocks(x, real, imaginary, self.training, self.kernel_size // 2) + self.bias[:, None, None]
 
 
 _F = half_plane(s + k - 1)

@@ -8,11 +8,15 @@ autograd's gradients. Complex products would copy each conjugated or strided mat
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
 
+from lipbench.layers.base import without_autocast
+from lipbench.layers.lean.derivatives import Gradients, first_alone
+from lipbench.layers.recomputation import is_repeated
 from lipbench.theory import Cost, b, c, k, s
 
 # In the shapes below, m = ⌊n/2⌋ + 1 and f = n m is the number of frequencies in the half plane of a real n × n image.
@@ -79,16 +83,63 @@ def kernel_blocks(kernel: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return real, imaginary
 
 
-def apply_blocks(x: Tensor, real: Tensor, imaginary: Tensor, padding: int = 0) -> Tensor:
+def apply_blocks(x: Tensor, real: Tensor, imaginary: Tensor, training: bool, padding: int = 0) -> Tensor:
     """Product of every frequency of x (b, i, s, s) with its block, given by parts (f, o, i): (b, o, s, s).
 
-    It is computed in the precision of the blocks.
+    It is computed in the precision of the blocks. In training it has a first derivative alone, backward alone.
     """
     torus = Torus(x.shape[-1], padding, real)
-    x_real, x_imaginary = torus.spectrum(x.to(real.dtype))
+    spectrum = torus.spectrum(x.to(real.dtype))
+    if training:
+        y: Tensor = _Applied.apply(*spectrum, real, imaginary, torus)  # type: ignore[no-untyped-call]  # torch gives it no types
+        return y
+    return torus.image(*_products(*spectrum, real, imaginary))
+
+
+def _products(x_real: Tensor, x_imaginary: Tensor, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts of `x Bᵀ` for a spectrum x (f, b, i) and blocks B (f, o, i): (f, b, o)."""
     y_real = torch.bmm(x_real, real.mT).baddbmm_(x_imaginary, imaginary.mT, alpha=-1)
-    y_imaginary = torch.bmm(x_real, imaginary.mT).baddbmm_(x_imaginary, real.mT)
-    return torus.image(y_real, y_imaginary)
+    return y_real, torch.bmm(x_real, imaginary.mT).baddbmm_(x_imaginary, real.mT)
+
+
+class _Applied(torch.autograd.Function):
+    """The image of the product of a spectrum with blocks; keeps both."""
+
+    @staticmethod
+    def forward(ctx: Any, x_real: Tensor, x_imaginary: Tensor, real: Tensor, imaginary: Tensor, torus: Torus) -> Tensor:
+        ctx.save_for_backward(x_real, x_imaginary, real, imaginary, torus.real, torus.imaginary, torus.inverse_half)
+        if is_repeated():
+            size = torus.image_size
+            return real.new_empty(()).expand(x_real.shape[1], real.shape[1], size, size)
+        return torus.image(*_products(x_real, x_imaginary, real, imaginary))
+
+    @staticmethod
+    @first_alone
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        x_real, x_imaginary, real, imaginary, *waves = ctx.saved_tensors
+        with without_autocast(gradient.device.type):
+            y_real, y_imaginary = _image_gradient(gradient, *waves)
+            of_blocks: list[Tensor | None] = [None, None]
+            if ctx.needs_input_grad[2]:
+                of_blocks = [
+                    torch.bmm(y_real.mT, x_real).baddbmm_(y_imaginary.mT, x_imaginary),
+                    torch.bmm(y_imaginary.mT, x_real).baddbmm_(y_real.mT, x_imaginary, alpha=-1),
+                ]
+            of_real = torch.bmm(y_real, real).baddbmm_(y_imaginary, imaginary)
+            of_imaginary = torch.bmm(y_imaginary, real).baddbmm_(y_real, imaginary, alpha=-1)
+        return of_real, of_imaginary, *of_blocks, None
+
+
+def _image_gradient(gradient: Tensor, real: Tensor, imaginary: Tensor, inverse_half: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of both parts (f, b, c) of a spectrum from that of `Torus.image`, (b, c, s, s), and its waves."""
+    batch, channels, size = gradient.shape[:3]
+    rows = torch.bmm(inverse_half.expand(size, -1, -1), gradient.permute(2, 0, 1, 3).reshape(size, -1, size).mT).view(
+        size, 2, -1
+    )
+    first, second = rows.unbind(1)
+    y_real = torch.mm(real, first).addmm_(imaginary, second, alpha=-1)
+    y_imaginary = torch.mm(imaginary, first).addmm_(real, second)
+    return y_real.view(-1, batch, channels), y_imaginary.view(-1, batch, channels)
 
 
 def applied_cost(size: sympy.Expr) -> Cost:
@@ -107,5 +158,6 @@ def blocks_cost(size: sympy.Expr) -> Cost:
 
 
 def last_macs(size: sympy.Expr) -> sympy.Expr:
-    """MACs of the last product of `apply_blocks`, which needs nothing that is not kept before it."""
-    return b * c * (sympy.floor(size / 2) + 1) * s**2
+    """MACs of `apply_blocks` after the spectrum, which recomputation does not repeat."""
+    columns = sympy.floor(size / 2) + 1
+    return applied_cost(size).macs - b * c * (2 * columns * s**2 + 4 * size * columns * s)
