@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 
 from lipbench import errors, theory
-from lipbench.layers.recomputation import recomputed
+from lipbench.recomputation import recomputed
 from lipbench.theory import NOTHING, Complexity, Cost
 
 

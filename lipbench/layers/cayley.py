@@ -17,7 +17,7 @@ from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
 from lipbench.layers.lean.cayley import lean_cayley_transform
 from lipbench.layers.lean.spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
-from lipbench.layers.recomputation import computed_once
+from lipbench.recomputation import computed_once
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipbench.meters import machine, peaks
+from lipbench.meters import heap, machine, peaks
 from lipbench.state import State
 from lipbench.train import chance, checkpoints, classifiers, losses
 from lipbench.train.augmentation import augmented
@@ -58,6 +58,8 @@ class Training:
     def __init__(self, case: TrainingCase, images: DataSet) -> None:
         """Build the network, and run one step to load and compile all that steps need; its effects are undone."""
         machine.set_precision(case.precision)
+        if case.device == "cpu":
+            heap.keep_freed_memory()
         self.case, self.images = case, images
         self._data_bytes = torch.cuda.memory_allocated() if case.device == "cuda" else 0
         self.module = classifiers.build(case)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipbench.layers.base import without_autocast
 from lipbench.layers.lean.derivatives import Gradients, first_alone
-from lipbench.layers.recomputation import computed_once
+from lipbench.recomputation import computed_once
 
 
 def _inverse(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from lipbench.layers.base import is_autocast
 from lipbench.layers.lean.convolution import WIDE_VECTORS, convolve, convolve_transposed, kernel_gradient, laid_out
 from lipbench.layers.lean.derivatives import Gradients, first_alone
-from lipbench.layers.recomputation import is_repeated
+from lipbench.recomputation import is_repeated
 
 
 def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool, on_cpu: bool) -> Tensor:

@@ -22,7 +22,7 @@ from lipbench.layers.lean.convolution import (
     laid_out,
 )
 from lipbench.layers.lean.derivatives import Gradients, first_alone
-from lipbench.layers.recomputation import is_repeated
+from lipbench.recomputation import is_repeated
 
 
 def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool, on_cpu: bool) -> Tensor:

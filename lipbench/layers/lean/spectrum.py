@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbench.layers.base import without_autocast
 from lipbench.layers.lean.derivatives import Gradients, first_alone
-from lipbench.layers.recomputation import is_repeated
+from lipbench.recomputation import is_repeated
 from lipbench.theory import Cost, b, c, k, s
 
 # In the shapes below, m = ⌊n/2⌋ + 1 and f = n m is the number of frequencies in the half plane of a real n × n image.
@@ -145,9 +145,14 @@ def _image_gradient(gradient: Tensor, real: Tensor, imaginary: Tensor, inverse_h
 def applied_cost(size: sympy.Expr) -> Cost:
     """Cost of `apply_blocks` on a torus of size × size, without the blocks and waves that it keeps."""
     columns = sympy.floor(size / 2) + 1
-    transform = b * c * (2 * columns * s**2 + 4 * size * columns * s)
-    products = 4 * b * size * columns * c**2
+    products, transform = 4 * b * size * columns * c**2, transform_macs(size)
     return Cost(products + 2 * transform, 2 * b * c * size * columns, 2 * products + 2 * transform)
+
+
+def transform_macs(size: sympy.Expr) -> sympy.Expr:
+    """MACs of one transform between a batch of images and their spectrum on a torus of size × size."""
+    columns = sympy.floor(size / 2) + 1
+    return b * c * (2 * columns * s**2 + 4 * size * columns * s)
 
 
 def blocks_cost(size: sympy.Expr) -> Cost:
@@ -159,5 +164,4 @@ def blocks_cost(size: sympy.Expr) -> Cost:
 
 def last_macs(size: sympy.Expr) -> sympy.Expr:
     """MACs of `apply_blocks` after the spectrum, which recomputation does not repeat."""
-    columns = sympy.floor(size / 2) + 1
-    return applied_cost(size).macs - b * c * (2 * columns * s**2 + 4 * size * columns * s)
+    return applied_cost(size).macs - transform_macs(size)
