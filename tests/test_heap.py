@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bench import freed_memory
 from lipbench.meters import heap, machine
 from lipbench.quantities import FREED_MEMORY
 
@@ -44,6 +45,17 @@ def test_a_sampled_process_meets_no_page_faults() -> None:
 @glibc
 def test_a_machine_says_so_on_a_cpu() -> None:
     assert machine.describe("cpu", 1).flags[FREED_MEMORY] == heap.freed_memory() == "kept"
+
+
+def test_both_ways_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(freed_memory, "PROCESSES", 1)
+    sizes = ["--channels", "4", "--image-size", "6", "--batch-size", "2"]
+    monkeypatch.setattr(sys, "argv", ["bench", "--method", "standard", *sizes])
+    freed_memory.main()
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["method", "phase", "returned", "faults", "kept", "faults", "ratio"]
+    assert [row.split()[:2] for row in rows] == [["standard", "forward"], ["standard", "backward"]]
+    assert all(float(row.split()[2]) > 0 and float(row.split()[-1]) > 0 for row in rows)
 
 
 def test_what_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
