@@ -63,23 +63,43 @@ class _WithResults(torch.autograd.Function):
 
 
 def is_repeated() -> bool:
-    """Whether the backward pass computes the halves again: it needs what functions save, and no output of the last one."""
+    """Whether the backward pass computes the halves again: then it needs what functions save, and no output of the last one.
+
+    Only a function that comes last in an input half may leave out its output.
+    """
     if torch.compiler.is_compiling():
         return False
     turn = _present.get()
     return turn is not None and turn.is_repeated
 
 
-def computed_once(compute: Callable[[], Tensor], known: Callable[[Tensor], Tensor]) -> Tensor:
-    """`compute()`; where the halves are computed again, `known(result)`, which gives the earlier result its gradient.
+def computed_once(compute: Callable[[Tensor], Tensor], operand: Tensor) -> Tensor:
+    """`compute(operand)`; where the halves are computed again, the earlier result.
 
-    Both must save tensors of the same sizes, in the same order.
+    `compute` is one operation that autograd gives its result to save, and nothing else. Where the graph behind it is entered
+    without the layer's output, as second derivatives may be, it is computed again too.
     """
     turn = None if torch.compiler.is_compiling() else _present.get()
-    if turn is None:
-        return compute()
+    if turn is None or (turn.is_repeated and not turn.results):
+        return compute(operand)
     if turn.is_repeated:
-        return known(turn.results.pop(0))
-    result = compute()
+        known: Tensor = _Known.apply(operand, turn.results.pop(0))  # type: ignore[no-untyped-call]
+        return known
+    result = compute(operand)
     turn.results.append(result.detach())
     return result
+
+
+class _Known(torch.autograd.Function):
+    """A known result of an operand. It is saved as the operation saves it; the gradient is that of the operation itself, since
+    a repetition replaces what the first graph saved, and its own graph is dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, operand: Tensor, result: Tensor) -> Tensor:
+        result = result.detach()
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        raise AssertionError("the graph of a repetition was entered")

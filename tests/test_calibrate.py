@@ -114,16 +114,16 @@ def test_a_factor_that_is_only_marked_as_conjugate_is_copied() -> None:
     assert forms.copies("product", [x, x]) == ()
     assert forms.copies("product", [x.mH]) == (("complex elementwise", (2 * 8 * 48,)),)
     assert forms.copies("product", [x.permute(1, 2, 0)]) == ()
+    assert forms.copies("elementwise", [x.mH]) == ()
     assert forms.copies("product", [torch.randn(4, 4, 4)[..., 0]]) == (("rearrangement", (2 * 4 * 16, 4)),)
 
 
 def test_matrices_without_rows_or_columns_are_multiplied_one_by_one() -> None:
-    """As the factors of a batch with spread elements; a transposed factor, and a single matrix, are none."""
+    """As the factors of a batch with spread elements; a transposed factor, and a single matrix, are not."""
     x, spread = torch.randn(3, 4, 4), torch.randn(4, 4, 3).permute(2, 0, 1)
     assert [forms._product(factors)[0] for factors in ((x, x.mT), (x, spread), (spread, x), (spread[:1], x[:1]))] == [
         "product", "product of rearranged matrices", "product of rearranged matrices", "product",
     ]  # fmt: skip
-    assert forms.copies("elementwise", [x.mH]) == ()
 
 
 @pytest.mark.parametrize(

@@ -123,16 +123,16 @@ def remarks(both: Compared) -> tuple[str, ...]:
     for name, only in (("base", before - after), ("head", after - before)):
         if only:
             lines.append(f"only in {name}: {', '.join(sorted(only))}")
-    freed = {_freed(run) for run in (both.base, both.head)}
+    freed = {_freed(run) for run in (both.base, both.head)} - {""}
     if len(times) and len(freed) > 1:
         lines.append(
-            "one run kept the memory that its processes freed, and the other returned it to the system, which takes up to half "
+            "one run kept the memory that its processes freed, and the other returned it to the system, which takes much "
             "of the time of a phase on a CPU: a difference of these times may not be that of the layers"
         )
     return (*lines, *both.moved)
 
 
 def _freed(run: Run) -> str:
-    """What the processes of a run on a CPU did with freed memory."""
+    """What the processes of a run did with freed memory on a CPU; "" where it has no case on one."""
     machines = [one.machine for record in run.records if record.case.device == "cpu" for one in record.rounds if one.machine]
     return machines[0].flags.get(FREED_MEMORY, "returned") if machines else ""

@@ -52,7 +52,7 @@ def in_turn(calls: Sequence[Call]) -> Call:
 
 
 def median_s(call: Call, warm_up: int = 1) -> float:
-    """Median seconds of a call, from a few samples of a millisecond or more each, after so many calls."""
+    """Median seconds of a call, from a few samples of a millisecond or more each, after `warm_up` calls."""
     sampler = CpuSampler({"call": call}, lambda: None)
     for _ in range(warm_up):
         sampler.first_call()

@@ -6,7 +6,6 @@ Source: Trockman & Kolter, "Orthogonalizing Convolutional Layers with the Cayley
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import sympy
 import torch
@@ -68,29 +67,9 @@ def cayley_transform(weight: Tensor) -> Tensor:
     identity = torch.eye(columns, dtype=weight.dtype, device=weight.device)
     # inv_ex(), since inv() would wait for the device to check for errors. LAPACK's result is column-major, and products of the
     # input half want rows: the inverse of the transpose is the transpose of the inverse.
-    matrix = (identity + skew).mT
-    inverse = computed_once(lambda: torch.linalg.inv_ex(matrix).inverse, lambda known: with_gradient(matrix, known)).mT
+    inverse = computed_once(lambda matrix: torch.linalg.inv_ex(matrix).inverse, (identity + skew).mT).mT
     square = 2 * inverse - identity
     return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverse)), dim=1)
-
-
-def with_gradient(matrix: Tensor, inverse: Tensor) -> Tensor:
-    """The known inverse of matrices (f, n, n), with its gradient."""
-    result: Tensor = _KnownInverse.apply(matrix, inverse)  # type: ignore[no-untyped-call]  # torch gives it no types
-    return result
-
-
-class _KnownInverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, inverse: Tensor) -> Tensor:
-        result = inverse.detach()
-        ctx.save_for_backward(result)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (inverse,) = ctx.saved_tensors  # with the gradient of this function, if it is differentiated again
-        return -torch.matmul(inverse.mH, torch.matmul(gradient, inverse.mH)), None
 
 
 class CayleyConv2d(LipschitzConv2d):

@@ -162,7 +162,8 @@ EXACT = Complexity(
     # The vectors are not differentiated: only the last of three convolutions has a gradient, with respect to its kernel alone.
     Cost(3 * s**2 * c**2 * k**2, P + 2 * s**2 * c + 3, s**2 * c**2 * k**2),
 )
-EXACT_LEAN = Complexity(Cost(2 * C, 2 * M, 4 * C + M), EXACT.parameters)  # the gradient of the step is a product of images
+# The gradient of the step is a product of images. The bias is kept, so that second derivatives are refused for it too.
+EXACT_LEAN = Complexity(Cost(2 * C, 2 * M, 4 * C + M), EXACT.parameters + Cost(C * 0, c, C * 0))
 
 METHOD = Method(
     name="cpl",

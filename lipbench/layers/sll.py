@@ -99,7 +99,7 @@ EXACT_LEAN = Complexity(
     Cost(2 * C, 2 * M, 4 * C),
     Cost(
         by_size(MACS, CORRELATION_MACS) + c**2,
-        2 * P + by_size(MEMORY, CORRELATION_MEMORY) + c**2 + 5 * c,
+        2 * P + by_size(MEMORY, CORRELATION_MEMORY) + c**2 + 6 * c,
         by_size(BACKWARD_MACS, 2 * CORRELATION_MACS) + c**2,
     ),
 )

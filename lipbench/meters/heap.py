@@ -2,8 +2,8 @@
 
 PyTorch allocates on a CPU by `malloc`. That of glibc returns freed memory to the system and gets it back page by page: each
 page of 4 kB is a fault, of about a microsecond in a virtual machine. How many there are depends on what the process has
-allocated before, so that one call takes up to twice as long in one process as in another. On a GPU, PyTorch's own allocator
-keeps memory.
+allocated before, so that one call takes longer in one process than in another (`python -m bench.freed_memory`). On a GPU,
+PyTorch's own allocator keeps memory. A preloaded allocator in place of glibc's does not hear of the settings.
 """
 
 from __future__ import annotations

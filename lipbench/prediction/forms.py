@@ -106,8 +106,8 @@ def _product(factors: Sequence[Tensor]) -> Form:
 
 
 def _has_rows_or_columns(factor: Tensor) -> bool:
-    """Whether the rows of a factor, or its columns, lie in one piece each; of several matrices that do not, PyTorch copies and
-    multiplies one after another."""
+    """Whether the elements of each row, or of each column, are next to each other. If not, PyTorch multiplies several
+    matrices one by one, as copies."""
     return 1 in (factor.stride(-1), factor.stride(-2))
 
 

@@ -16,9 +16,8 @@ def _inverse(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
     """Parts of `(I + S)⁻¹` for S of these parts (f, n, n)."""
     identity = torch.eye(real.shape[-1], dtype=real.dtype, device=real.device)
     # Of the transpose, since LAPACK's result is column-major; see `cayley.cayley_transform`.
-    inverse = computed_once(
-        lambda: torch.linalg.inv_ex(torch.complex((identity + real).mT, imaginary.mT)).inverse, lambda known: known
-    ).mT
+    matrix = torch.complex((identity + real).mT, imaginary.mT)
+    inverse = computed_once(lambda matrix: torch.linalg.inv_ex(matrix).inverse, matrix).mT
     return inverse.real.contiguous(), inverse.imag.contiguous()
 
 

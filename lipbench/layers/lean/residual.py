@@ -17,8 +17,8 @@ from lipbench.recomputation import is_repeated
 def residual(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, training: bool, on_cpu: bool) -> Tensor:
     """`x + Bᵀ relu(A ∗ x + bias)`: images (b, i, s, s), kernels A and B (o, i, k, k), bias (o,), zero padding.
 
-    In training it has a first derivative alone, backward alone, which is quicker. Under autocast and in evaluation, it consists
-    of PyTorch's operations.
+    In training it has a first derivative alone, backward alone, which is quicker, and must be the last function of an input
+    half. Under autocast and in evaluation, it consists of PyTorch's operations.
     """
     if training and not is_autocast(x.device.type):
         y: Tensor = _Residual.apply(x, first, bias, second, on_cpu)  # type: ignore[no-untyped-call]  # torch gives it no types
@@ -48,7 +48,7 @@ class _Residual(torch.autograd.Function):
         last = on_cpu and not WIDE_VECTORS  # with wide vectors, two convolutions are not worth the conversion
         start = laid_out(x, last)
         activation = convolve(start, first, bias).relu_()
-        ctx.save_for_backward(x, first, second, activation)
+        ctx.save_for_backward(x, first, bias, second, activation)
         if is_repeated():
             return x.new_empty(()).expand_as(x)
         return convolve_transposed(activation, second).add_(start).contiguous()
@@ -56,7 +56,7 @@ class _Residual(torch.autograd.Function):
     @staticmethod
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
-        x, first, second, activation = ctx.saved_tensors
+        x, first, _, second, activation = ctx.saved_tensors
         of_x, of_first, of_bias, of_second = (None,) * 4
         last = ctx.on_cpu and not WIDE_VECTORS
         incoming = laid_out(gradient, last)
@@ -81,7 +81,7 @@ class _ScaledResidual(torch.autograd.Function):
         last = on_cpu and not WIDE_VECTORS
         start = laid_out(x, last)
         activation = convolve(start, kernel, bias).relu_()
-        ctx.save_for_backward(x, kernel, scale, activation)
+        ctx.save_for_backward(x, kernel, bias, scale, activation)
         if is_repeated():
             return x.new_empty(()).expand_as(x)
         return torch.addcmul(start, scale, convolve_transposed(activation, kernel)).contiguous()
@@ -89,7 +89,7 @@ class _ScaledResidual(torch.autograd.Function):
     @staticmethod
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
-        x, kernel, scale, activation = ctx.saved_tensors
+        x, kernel, _, scale, activation = ctx.saved_tensors
         of_x, of_kernel, of_bias, of_scale = (None,) * 4
         last = ctx.on_cpu and not WIDE_VECTORS
         incoming = laid_out(gradient, last)

@@ -28,7 +28,8 @@ from lipbench.recomputation import is_repeated
 def exponential(x: Tensor, kernel: Tensor, terms: int, training: bool, on_cpu: bool) -> Tensor:
     """`Σ_{n=0..terms} Lⁿ x / n!` for images (b, c, s, s) and a kernel (c, c, k, k), zero padding.
 
-    In training it has a first derivative alone, backward alone, which is quicker. Under autocast and in evaluation, it consists
+    In training it has a first derivative alone, backward alone, which is quicker, and must come last in an input half, but for
+    what is added to it. Under autocast and in evaluation, it consists
     of PyTorch's operations.
     """
     if training and not is_autocast(x.device.type):
@@ -54,21 +55,22 @@ class _Exponential(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor, terms: int, on_cpu: bool) -> Tensor:
         ctx.on_cpu = on_cpu
         last = _channels_last(x, on_cpu)
-        start, kernel = laid_out(x, last), laid_out(kernel, last)
+        start, taps = laid_out(x, last), laid_out(kernel, last)
         total, later = start, []
         for n in range(terms, 1, -1):
-            total = convolve(total, kernel).mul_(1 / n).add_(start)
+            total = convolve(total, taps).mul_(1 / n).add_(start)
             later.append(total)
         ctx.save_for_backward(x, kernel, *later)
         if is_repeated():
             return x.new_empty(()).expand_as(x)
-        return convolve(total, kernel).add_(start).contiguous()
+        return convolve(total, taps).add_(start).contiguous()
 
     @staticmethod
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, kernel, *later = ctx.saved_tensors
         last = _channels_last(x, ctx.on_cpu)
+        kernel = laid_out(kernel, last)
         images, current = [*reversed(later), laid_out(x, last)], laid_out(gradient, last)
         of_x, of_kernel = current.clone(), None
         for n, image in enumerate(images, 1):

@@ -1,8 +1,8 @@
 """Fourier blocks in real arithmetic, for `lean` implementations: transforms as products with small matrices.
 
 A complex array is a pair of real ones, and the transforms of images as small as those of layers are matrix products. These
-write the frequencies in the order in which the next product reads them, take zero padding and cropping for nothing, and have
-autograd's gradients. Complex products would copy each conjugated or strided matrix on its own.
+write the frequencies in the order in which the next product reads them, and take zero padding and cropping for nothing. Complex
+products would copy each conjugated or strided matrix on its own.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def kernel_blocks(kernel: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def apply_blocks(x: Tensor, real: Tensor, imaginary: Tensor, training: bool, padding: int = 0) -> Tensor:
     """Product of every frequency of x (b, i, s, s) with its block, given by parts (f, o, i): (b, o, s, s).
 
-    It is computed in the precision of the blocks. In training it has a first derivative alone, backward alone.
+    It is computed in the precision of the blocks. In training it has a first derivative alone, backward alone, and must come
+    last in an input half, but for what is added to it.
     """
     torus = Torus(x.shape[-1], padding, real)
     spectrum = torus.spectrum(x.to(real.dtype))
@@ -125,9 +126,13 @@ class _Applied(torch.autograd.Function):
                     torch.bmm(y_real.mT, x_real).baddbmm_(y_imaginary.mT, x_imaginary),
                     torch.bmm(y_imaginary.mT, x_real).baddbmm_(y_real.mT, x_imaginary, alpha=-1),
                 ]
-            of_real = torch.bmm(y_real, real).baddbmm_(y_imaginary, imaginary)
-            of_imaginary = torch.bmm(y_imaginary, real).baddbmm_(y_real, imaginary, alpha=-1)
-        return of_real, of_imaginary, *of_blocks, None
+            of_spectrum: list[Tensor | None] = [None, None]
+            if ctx.needs_input_grad[0]:
+                of_spectrum = [
+                    torch.bmm(y_real, real).baddbmm_(y_imaginary, imaginary),
+                    torch.bmm(y_imaginary, real).baddbmm_(y_real, imaginary, alpha=-1),
+                ]
+        return *of_spectrum, *of_blocks, None
 
 
 def _image_gradient(gradient: Tensor, real: Tensor, imaginary: Tensor, inverse_half: Tensor) -> tuple[Tensor, Tensor]:
