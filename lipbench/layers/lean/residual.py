@@ -39,14 +39,18 @@ def residual_branch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return -convolve_transposed(convolve(x, first), second)
 
 
+def _laid_out(images: Tensor, on_cpu: bool) -> Tensor:
+    """Channels-last on a CPU, but with wide vectors: there, two convolutions are not worth the conversion."""
+    return laid_out(images, on_cpu and not WIDE_VECTORS)
+
+
 class _Residual(torch.autograd.Function):
     """Keeps the images, the activation, whose sign is the mask of active units, and both kernels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor, bias: Tensor, second: Tensor, on_cpu: bool) -> Tensor:
         ctx.on_cpu = on_cpu
-        last = on_cpu and not WIDE_VECTORS  # with wide vectors, two convolutions are not worth the conversion
-        start = laid_out(x, last)
+        start = _laid_out(x, on_cpu)
         activation = convolve(start, first, bias).relu_()
         ctx.save_for_backward(x, first, bias, second, activation)
         if is_repeated():
@@ -57,14 +61,13 @@ class _Residual(torch.autograd.Function):
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, first, _, second, activation = ctx.saved_tensors
-        of_x, of_first, of_bias, of_second = (None,) * 4
-        last = ctx.on_cpu and not WIDE_VECTORS
-        incoming = laid_out(gradient, last)
+        of_x = of_first = of_bias = of_second = None
+        incoming = _laid_out(gradient, ctx.on_cpu)
         if ctx.needs_input_grad[3]:
             of_second = kernel_gradient(incoming, activation, second, ctx.on_cpu)
         inner = torch.ops.aten.threshold_backward(convolve(incoming, second), activation, 0)
         if ctx.needs_input_grad[1]:
-            of_first = kernel_gradient(laid_out(x, last), inner, first, ctx.on_cpu)
+            of_first = kernel_gradient(_laid_out(x, ctx.on_cpu), inner, first, ctx.on_cpu)
         if ctx.needs_input_grad[2]:
             of_bias = inner.sum((0, 2, 3))
         if ctx.needs_input_grad[0]:
@@ -78,8 +81,7 @@ class _ScaledResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor, scale: Tensor, on_cpu: bool) -> Tensor:
         ctx.on_cpu = on_cpu
-        last = on_cpu and not WIDE_VECTORS
-        start = laid_out(x, last)
+        start = _laid_out(x, on_cpu)
         activation = convolve(start, kernel, bias).relu_()
         ctx.save_for_backward(x, kernel, bias, scale, activation)
         if is_repeated():
@@ -90,13 +92,12 @@ class _ScaledResidual(torch.autograd.Function):
     @first_alone
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, kernel, _, scale, activation = ctx.saved_tensors
-        of_x, of_kernel, of_bias, of_scale = (None,) * 4
-        last = ctx.on_cpu and not WIDE_VECTORS
-        incoming = laid_out(gradient, last)
+        of_x = of_kernel = of_bias = of_scale = None
+        incoming = _laid_out(gradient, ctx.on_cpu)
         inner = torch.ops.aten.threshold_backward(convolve(incoming, kernel), activation, 0)  # of the sum, without the scale
         if ctx.needs_input_grad[1]:
             of_kernel = kernel_gradient(incoming, activation, kernel, ctx.on_cpu)
-            of_kernel = of_kernel.add_(kernel_gradient(laid_out(x, last), inner, kernel, ctx.on_cpu)).mul_(scale)
+            of_kernel = of_kernel.add_(kernel_gradient(_laid_out(x, ctx.on_cpu), inner, kernel, ctx.on_cpu)).mul_(scale)
         if ctx.needs_input_grad[2]:
             of_bias = inner.sum((0, 2, 3)).mul_(scale)
         if ctx.needs_input_grad[3]:
