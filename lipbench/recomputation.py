@@ -23,6 +23,11 @@ class _Turn:
 _present: ContextVar[_Turn | None] = ContextVar("_present", default=None)
 
 
+def _turn() -> _Turn | None:
+    """The turn that is under way; None outside of one, and in a graph that is being compiled."""
+    return None if torch.compiler.is_compiling() else _present.get()
+
+
 def recomputed(halves: Callable[..., Tensor], *given: Tensor) -> Tensor:
     """`halves(*given)`, of which the backward pass keeps the given tensors, and computes everything else again.
 
@@ -67,9 +72,7 @@ def is_repeated() -> bool:
 
     Only a function that comes last in an input half may leave out its output.
     """
-    if torch.compiler.is_compiling():
-        return False
-    turn = _present.get()
+    turn = _turn()
     return turn is not None and turn.is_repeated
 
 
@@ -79,7 +82,7 @@ def computed_once(compute: Callable[[Tensor], Tensor], operand: Tensor) -> Tenso
     `compute` is one operation that autograd gives its result to save, and nothing else. Where the graph behind it is entered
     without the layer's output, as second derivatives may be, it is computed again too.
     """
-    turn = None if torch.compiler.is_compiling() else _present.get()
+    turn = _turn()
     if turn is None or (turn.is_repeated and not turn.results):
         return compute(operand)
     if turn.is_repeated:

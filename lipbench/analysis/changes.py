@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +13,7 @@ from lipbench import errors
 from lipbench.analysis import comparison, counterparts
 from lipbench.analysis.comparison import CONSTANT, FAILS, FASTER, LARGER, MACS, MEMORY, SAME, SLOWER, TIME, UNCLEAR, Comparison
 from lipbench.answer import Answer
-from lipbench.quantities import FREED_MEMORY
+from lipbench.quantities import FREED_MEMORY, Machine
 from lipbench.store.records import Run
 
 UNITS = {TIME: TIMES, MEMORY: BYTES, MACS: COUNTS}
@@ -71,8 +71,12 @@ def answer(
 
 def _machines(run: Run) -> set[str]:
     """Host and processor of the rounds of a run."""
-    described = (one.machine for record in run.records for one in record.rounds if one.machine)
-    return {f"{one.hostname} ({one.gpu or one.cpu})" for one in described}
+    return {f"{one.hostname} ({one.gpu or one.cpu})" for one in _described(run)}
+
+
+def _described(run: Run) -> Iterator[Machine]:
+    """The machines of the rounds of a run."""
+    return (one.machine for record in run.records for one in record.rounds if one.machine)
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,5 +138,4 @@ def remarks(both: Compared) -> tuple[str, ...]:
 
 def _freed(run: Run) -> str:
     """What the processes of a run did with freed memory on a CPU; "" where it has no case on one."""
-    machines = [one.machine for record in run.records if record.case.device == "cpu" for one in record.rounds if one.machine]
-    return machines[0].flags.get(FREED_MEMORY, "returned") if machines else ""
+    return next((one.flags.get(FREED_MEMORY, "returned") for one in _described(run) if not one.gpu), "")

@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from lipbench import errors
 from lipbench.layers.base import Head, Implementation, LipschitzConv2d, LipschitzLinear, Method
-from lipbench.layers.lean.cayley import lean_cayley_transform
+from lipbench.layers.lean.cayley import inverse, lean_cayley_transform
 from lipbench.layers.lean.spectrum import applied_cost, apply_blocks, blocks_cost, kernel_blocks, last_macs
-from lipbench.recomputation import computed_once
 from lipbench.theory import Complexity, Cost, M, P, b, c, s
 
 # In the shapes below, f = n (⌊n/2⌋ + 1) is the number of frequencies in the half plane of a real n × n image.
@@ -65,11 +64,9 @@ def cayley_transform(weight: Tensor) -> Tensor:
     if rows > columns:
         skew = skew + torch.bmm(lower.mH, lower)
     identity = torch.eye(columns, dtype=weight.dtype, device=weight.device)
-    # inv_ex(), since inv() would wait for the device to check for errors. LAPACK's result is column-major, and products of the
-    # input half want rows: the inverse of the transpose is the transpose of the inverse.
-    inverse = computed_once(lambda matrix: torch.linalg.inv_ex(matrix).inverse, (identity + skew).mT).mT
-    square = 2 * inverse - identity
-    return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverse)), dim=1)
+    inverted = inverse(identity + skew)
+    square = 2 * inverted - identity
+    return square if rows == columns else torch.cat((square, -2 * torch.bmm(lower, inverted)), dim=1)
 
 
 class CayleyConv2d(LipschitzConv2d):

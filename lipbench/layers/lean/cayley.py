@@ -12,13 +12,20 @@ from lipbench.layers.lean.derivatives import Gradients, first_alone
 from lipbench.recomputation import computed_once
 
 
+def inverse(matrices: Tensor) -> Tensor:
+    """The inverses of matrices (f, n, n), by rows, which recomputation does not repeat.
+
+    By `inv_ex()`, since `inv()` would wait for the device to check for errors. LAPACK's result is column-major, and products of
+    the input half want rows: the inverse of the transpose is the transpose of the inverse.
+    """
+    return computed_once(lambda matrix: torch.linalg.inv_ex(matrix).inverse, matrices.mT).mT
+
+
 def _inverse(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
     """Parts of `(I + S)⁻¹` for S of these parts (f, n, n)."""
     identity = torch.eye(real.shape[-1], dtype=real.dtype, device=real.device)
-    # Of the transpose, since LAPACK's result is column-major; see `cayley.cayley_transform`.
-    matrix = torch.complex((identity + real).mT, imaginary.mT)
-    inverse = computed_once(lambda matrix: torch.linalg.inv_ex(matrix).inverse, matrix).mT
-    return inverse.real.contiguous(), inverse.imag.contiguous()
+    found = inverse(torch.complex(identity + real, imaginary))
+    return found.real.contiguous(), found.imag.contiguous()
 
 
 class _Inverse(torch.autograd.Function):
@@ -60,11 +67,11 @@ def lean_cayley_transform(real: Tensor, imaginary: Tensor, training: bool) -> tu
         skew_real = skew_real + torch.bmm(lower_real.mT, lower_real) + torch.bmm(lower_imaginary.mT, lower_imaginary)
         mixed = torch.bmm(lower_real.mT, lower_imaginary)
         skew_imaginary = skew_imaginary + mixed - mixed.mT
-    inverse: tuple[Tensor, Tensor] = (_Inverse.apply if training else _inverse)(skew_real, skew_imaginary)
+    inverted: tuple[Tensor, Tensor] = (_Inverse.apply if training else _inverse)(skew_real, skew_imaginary)
     identity = torch.eye(columns, dtype=real.dtype, device=real.device)
-    square_real, square_imaginary = 2 * inverse[0] - identity, 2 * inverse[1]
+    square_real, square_imaginary = 2 * inverted[0] - identity, 2 * inverted[1]
     if rows == columns:
         return square_real, square_imaginary
-    rest_real = torch.bmm(lower_real, inverse[0]) - torch.bmm(lower_imaginary, inverse[1])
-    rest_imaginary = torch.bmm(lower_real, inverse[1]) + torch.bmm(lower_imaginary, inverse[0])
+    rest_real = torch.bmm(lower_real, inverted[0]) - torch.bmm(lower_imaginary, inverted[1])
+    rest_imaginary = torch.bmm(lower_real, inverted[1]) + torch.bmm(lower_imaginary, inverted[0])
     return torch.cat((square_real, -2 * rest_real), dim=1), torch.cat((square_imaginary, -2 * rest_imaginary), dim=1)

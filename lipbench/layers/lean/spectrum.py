@@ -138,10 +138,9 @@ class _Applied(torch.autograd.Function):
 def _image_gradient(gradient: Tensor, real: Tensor, imaginary: Tensor, inverse_half: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of both parts (f, b, c) of a spectrum from that of `Torus.image`, (b, c, s, s), and its waves."""
     batch, channels, size = gradient.shape[:3]
-    rows = torch.bmm(inverse_half.expand(size, -1, -1), gradient.permute(2, 0, 1, 3).reshape(size, -1, size).mT).view(
-        size, 2, -1
-    )
-    first, second = rows.unbind(1)
+    images = gradient.permute(2, 0, 1, 3).reshape(size, -1, size)
+    rows = torch.bmm(inverse_half.expand(size, -1, -1), images.mT)
+    first, second = rows.view(size, 2, -1).unbind(1)
     y_real = torch.mm(real, first).addmm_(imaginary, second, alpha=-1)
     y_imaginary = torch.mm(imaginary, first).addmm_(real, second)
     return y_real.view(-1, batch, channels), y_imaginary.view(-1, batch, channels)
